@@ -1,0 +1,172 @@
+"""The door: registers the commands, hoists the global options, turns exceptions into exit codes."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fedsite.cli import (
+    audit,
+    check,
+    config,
+    data,
+    enroll,
+    evaluate,
+    identity,
+    init,
+    inspect,
+    model,
+    prepare_data,
+    privacy,
+    server,
+    status,
+    tasks,
+    train_round,
+)
+from fedsite.cli.output import Output
+from fedsite.errors import FedsiteError, Interrupted, UsageError
+
+FLAGS = ("--json", "--quiet", "--verbose", "--version")
+
+
+class FedsiteGroup(TyperGroup):
+    """Lets the global options stand before and after the command, by moving them to the front."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's context is vendored
+        """Called by typer with everything that follows `fedsite`."""
+        return super().parse_args(ctx, hoist(args))
+
+
+def hoist(args: list[str]) -> list[str]:
+    """Moves --config FILE, --json, --quiet and --verbose to the front; what follows `--` is left alone."""
+    front, rest = [], []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in FLAGS or word.startswith("--config="):
+            front.append(word)
+        elif word == "--config":
+            front += [word, *[value for value in [next(words, None)] if value is not None]]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+app = typer.Typer(
+    name="fedsite",
+    cls=FedsiteGroup,
+    help="Takes a hospital's part in a federation: the model travels, the scans stay.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    config_path: Annotated[Path | None, typer.Option("--config", help="The site's configuration file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more; tracebacks of errors.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Takes a hospital's part in a federation: the model travels, the scans stay."""
+    output = context.obj
+    output.config_path, output.as_json = config_path, as_json
+    output.quiet, output.verbose = quiet, verbose
+    if version:
+        from fedsite import __version__
+
+        output.command = "version"
+        output.result("done", {"version": __version__}, lambda console: console.print(f"fedsite {__version__}"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+app.command("init")(init.init)
+app.command("enroll")(enroll.enroll)
+app.add_typer(identity.app, name="identity")
+app.command("check")(check.check)
+app.command("inspect")(inspect.inspect)
+app.command("prepare-data")(prepare_data.prepare_data)
+app.add_typer(data.app, name="data")
+app.command("train-round")(train_round.train_round)
+app.command("status")(status.status)
+app.add_typer(privacy.app, name="privacy")
+app.add_typer(audit.app, name="audit")
+app.add_typer(tasks.app, name="tasks")
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(config.app, name="config")
+app.add_typer(server.app, name="server")
+app.add_typer(model.app, name="model")
+
+
+def main() -> None:
+    """The installed command. Ends with one of cli.md's exit codes, never with a bare traceback."""
+    args = sys.argv[1:]
+    output = Output(command=_command_name(args), as_json="--json" in args, verbose="--verbose" in args)
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_run(args, output))
+
+
+def _run(args: list[str], output: Output) -> int:
+    try:
+        return int(app(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
+    except FedsiteError as error:
+        output.error(error)
+        return error.exit_code
+    except typer.TyperException as error:
+        output.error(UsageError(error.format_message(), f"See fedsite {output.command} --help.".replace("  ", " ")))
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        output.error(Interrupted("Interrupted. What was done so far is kept; run the command again to go on."))
+        return Interrupted.exit_code
+    except _Terminated:
+        output.error(Interrupted("Terminated. What was done so far is kept; run the command again to go on."))
+        return 143
+    except BrokenPipeError:
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported as one, exit code 1
+        output.error(_Bug(f"A bug in fedsite: {type(error).__name__}.", "Run again with --verbose and report it."))
+        return _Bug.exit_code
+
+
+class _Bug(FedsiteError):
+    """Something that fedsite's authors did not foresee. Its text is withheld: it may hold an identifier."""
+
+    code = "bug"
+    exit_code = 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised in the main thread so that every `with` and `finally` on the way out still runs."""
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _command_name(args: list[str]) -> str:
+    """The command as written in the JSON answer: `train-round`, `privacy show`, `server round open`."""
+    names: list[str] = []
+    commands: Any = typer.main.get_command(app)
+    for word in hoist(args):
+        known = getattr(commands, "commands", {})
+        if word in known:
+            names.append(word)
+            commands = known[word]
+        elif names:
+            break
+    return " ".join(names)
+
+
+if __name__ == "__main__":
+    main()

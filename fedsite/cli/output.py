@@ -1,0 +1,103 @@
+"""What a command says, and where: results on stdout, everything for people on stderr.
+
+With --json stdout holds exactly one JSON object (cli.md's envelope), whatever happens. Progress is drawn only
+where stderr is a terminal.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from fedsite.errors import FedsiteError
+
+Progress = Callable[[int, int], None]
+OUTCOME_OF_ERRORS = {75: "pending", 80: "refused", 81: "refused"}
+
+
+@dataclass
+class Output:
+    """The two streams of one command, and the global options that shape them."""
+
+    command: str = ""
+    config_path: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @staticmethod
+    def of(context: typer.Context) -> "Output":
+        """The output of the command that is running."""
+        output = context.find_root().obj
+        assert isinstance(output, Output)
+        return output
+
+    @property
+    def stderr(self) -> Console:
+        """The console for people; rich honours NO_COLOR and drops colours where there is no terminal."""
+        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    def result(
+        self, outcome: str, data: dict[str, Any] | None = None, human: Callable[[Console], None] | None = None
+    ) -> None:
+        """Says how the command ended: one JSON object, or what `human` draws (nothing under --quiet)."""
+        if self.as_json:
+            self._print_json(outcome, data or {}, None)
+        elif human is not None and not self.quiet:
+            human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, for people."""
+        if not self.quiet:
+            self.stderr.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Something that wants attention, for people; --quiet does not hide it."""
+        self.stderr.print(f"Warning: {text}", style="yellow", markup=False)
+
+    def error(self, error: FedsiteError) -> None:
+        """The one or two lines of an error: what and where, then the mend. A traceback only with --verbose."""
+        if self.as_json:
+            body = {"code": error.code, "message": error.message, "mend": error.mend}
+            self._print_json(OUTCOME_OF_ERRORS.get(error.exit_code, "failed"), getattr(error, "data", {}), body)
+        if self.verbose:
+            self.stderr.print(_frames(error), markup=False)
+        self.stderr.print(f"Error: {error.message}", style="red", markup=False)
+        if error.mend:
+            self.stderr.print(error.mend, markup=False)
+
+    @contextmanager
+    def step(self, description: str) -> Iterator[Progress]:
+        """A step that may take a while: gives the callback (done, total) that moves its bar."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=self.stderr, transient=True) as bar:
+            task = bar.add_task(description, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _print_json(self, outcome: str, data: dict[str, Any], error: dict[str, str] | None) -> None:
+        envelope = {"schema": 1, "command": self.command, "outcome": outcome, "data": data, "error": error}
+        sys.stdout.write(json.dumps(envelope, allow_nan=False, default=str) + "\n")
+        sys.stdout.flush()
+
+
+def _frames(error: BaseException) -> str:
+    """Where an error came from, without the exceptions' texts: those may hold a path or a name (law 8)."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += [f"{type(cause).__module__}.{type(cause).__qualname__} at", *traceback.format_tb(cause.__traceback__)]
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(line.rstrip() for line in lines)

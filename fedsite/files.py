@@ -1,0 +1,85 @@
+"""Writing files so that a crash leaves the old file or the new one, never half of one."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from fedsite.errors import CannotWrite, SourceMissing
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+@contextmanager
+def atomic_writer(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path`; on a clean exit fsyncs it and renames it into place.
+
+    On any exception the temporary file is removed and `path` is untouched.
+    Raises CannotWrite when the folder does not take the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        try:
+            os.fchmod(descriptor, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Replaces `path` by `content` durably, in one step."""
+    with atomic_writer(path, mode) as file:
+        file.write(content)
+
+
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """Creates a folder (and its parents) if it is not there."""
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def fsync_folder(path: Path) -> None:
+    """Makes the names in a folder durable (a rename is only safe once its folder is)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise SourceMissing(f"{path.name} is not there.") from error
+
+
+def is_private(path: Path) -> bool:
+    """True when only the user who runs fedsite can read or write `path` (owner and mode, links not followed)."""
+    status = path.lstat()
+    return status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o077
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWrite:
+    """Names the folder, not the file: a file name below an export may be a patient's."""
+    return CannotWrite(
+        f"Cannot write in {path.parent}: {error.strerror or error}.",
+        "Give the user who runs fedsite write permission there, or free some space; then run the command again.",
+    )

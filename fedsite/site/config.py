@@ -1,0 +1,217 @@
+"""The site's configuration: one YAML file, one closed schema, found in fixed places, never in the current folder."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from platformdirs import user_config_path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fedsite.errors import ConfigurationError
+
+SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
+NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks")
+WEAK_PRIVACY_SENTENCE = "We know that this gives the patients no meaningful guarantee."
+NO_PRIVACY_SENTENCE = "We know that what leaves is not private."
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path: cron and systemd start fedsite elsewhere")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Millimetres = Annotated[float, Field(ge=0.2, le=10)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Paths(Section):
+    """Where fedsite keeps what it writes."""
+
+    state: AbsolutePath = Field(description="The state folder: identity, ledger, audit. One per site and federation.")
+    data: AbsolutePath = Field(description="Where prepare-data puts cases, manifest and report.")
+
+
+class PreparationSettings(Section):
+    """How prepare-data turns series into cases."""
+
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = Field(
+        default=None, description="Voxel size of the prepared cases; the task's own where this is not set."
+    )
+    validation_fraction: float = Field(
+        default=0.2, ge=0, le=0.5, description="Share of patients held out at home, chosen by a keyed hash."
+    )
+
+
+class TrainingSettings(Section):
+    """How this machine computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes the GPU if there is one.")
+    evaluate: bool = Field(default=True, description="Measure each global model on the held-out patients, at home.")
+
+
+class NetworkSettings(Section):
+    """How this machine reaches the federation."""
+
+    proxy: str | None = Field(default=None, description="Forward proxy, http://host:port; else HTTPS_PROXY, NO_PROXY.")
+    patience_seconds: float = Field(
+        default=120, gt=0, le=86_400, description="How long a run keeps trying while nothing moves."
+    )
+
+
+class Policy(Section):
+    """What this site allows. A plan asks; the stricter of plan and policy wins."""
+
+    tasks: list[str] = Field(default=[], description="Tasks that may be trained here.")
+    algorithms: list[str] = Field(default=["fedavg"], description="Algorithms that may run here.")
+    maximum_steps: int = Field(default=1000, ge=0, description="Optimiser steps in one round.")
+    maximum_download_megabytes: float = Field(default=1024, gt=0, description="Size of a model that may be fetched.")
+    minimum_noise_multiplier: float = Field(default=0.0, ge=0, description="sigma; a plan with less noise is refused.")
+    maximum_epsilon_per_round: float | None = Field(
+        default=None, gt=0, description="Privacy that a single round may cost, at the ledger's delta."
+    )
+    maximum_epsilon: float | None = Field(
+        default=None, gt=0, description="Tightens the ledger's budget; it can never widen it."
+    )
+    weak_privacy: str = Field(
+        default="", description=f"To allow an epsilon above 20, write here: {WEAK_PRIVACY_SENTENCE}"
+    )
+    no_privacy: str = Field(default="", description=f"To allow plans without noise, write here: {NO_PRIVACY_SENTENCE}")
+    public_weight: float | None = Field(
+        default=None, gt=0, description="This site's weight where a plan takes declared ones. It becomes public."
+    )
+
+
+class PrivacySettings(Section):
+    """The ledger's terms. They are fixed when the ledger is created and cannot be changed later."""
+
+    epsilon: float = Field(gt=0, description="The budget over the lifetime of the ledger.")
+    delta: float = Field(default=1e-6, gt=0, lt=0.1, description="Below 1 / patients.")
+    nominal_patients: int = Field(ge=1, description="About how many patients this site has; typed, never counted.")
+
+
+class SiteConfig(Section):
+    """The whole of site.yaml."""
+
+    paths: Paths
+    preparation: PreparationSettings = PreparationSettings()
+    training: TrainingSettings = TrainingSettings()
+    network: NetworkSettings = NetworkSettings()
+    policy: Policy = Policy()
+    privacy: PrivacySettings
+
+
+def find(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file: --config, else $FEDSITE_CONFIG, else the user's, else the system's."""
+    if explicit is not None or environment.get("FEDSITE_CONFIG"):
+        path = explicit or Path(environment["FEDSITE_CONFIG"])
+        if not path.is_file():
+            raise ConfigurationError(f"There is no configuration at {path}.", "Name an existing file, or: fedsite init")
+        return path
+    candidates = [user_config_path("fedsite") / "site.yaml", SYSTEM_CONFIG]
+    for path in candidates:
+        if path.is_file():
+            return path
+    places = " nor ".join(str(path) for path in candidates)
+    raise ConfigurationError(f"There is no configuration: neither {places} exists.", "Write one with: fedsite init")
+
+
+def load(explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> SiteConfig:
+    """Reads, checks and freezes the configuration. Raises ConfigurationError naming key and mend."""
+    path = find(explicit, environment)
+    _check_owner(path)
+    settings = read_yaml(path)
+    _apply_environment(settings, environment)
+    try:
+        return SiteConfig.model_validate(settings)
+    except ValidationError as error:
+        raise explain_invalid(error, SiteConfig, path.name) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file; refuses duplicate keys. Raises ConfigurationError."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read.", "It must be a UTF-8 text file that you may read."
+        ) from error
+    except yaml.YAMLError as error:
+        where = (
+            f" (line {error.problem_mark.line + 1})"
+            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark
+            else ""
+        )
+        raise ConfigurationError(f"{path} is not valid YAML{where}.", "Mend the line; indent with spaces.") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} holds no settings.", "Compare it with sample_configs.")
+    return content
+
+
+def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str) -> ConfigurationError:
+    """The first fault as an error that names its key's path and, for an unknown key, the nearest known one."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path, known_keys(schema), n=1, cutoff=0.5)
+        mend = f"Did you mean {near[0]}?" if near else "Remove it; fedsite config schema lists what there is."
+        return ConfigurationError(f"{name}: unknown key {path}.", mend)
+    if first["type"] == "missing":
+        return ConfigurationError(f"{name}: {path} is missing.", "Add it; sample_configs shows every key.")
+    return ConfigurationError(f"{name}: {path}: {first['msg']}.", "fedsite config explain KEY tells what it means.")
+
+
+def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key of a schema by its dotted path."""
+    keys: list[str] = []
+    for name, field in schema.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _check_owner(path: Path) -> None:
+    """A file that somebody else can change would let them decide in the site's name."""
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(f"{path} belongs to another user.", "It must belong to root or to the user who runs.")
+    if status.st_mode & 0o002:
+        raise ConfigurationError(f"{path} can be changed by every user.", f"Run: chmod o-w {path}")
+
+
+def _apply_environment(settings: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """FEDSITE_SECTION__KEY overrides a setting, except where a site decides about its patients (law 3)."""
+    for variable, value in environment.items():
+        section, found, key = variable.removeprefix("FEDSITE_").lower().partition("__")
+        if not variable.startswith("FEDSITE_") or not found:
+            continue
+        if section in NEVER_FROM_ENVIRONMENT:
+            raise ConfigurationError(
+                f"${variable} tries to set {section}.{key}.", "Only the configuration file can: unset the variable."
+            )
+        block = settings.setdefault(section, {})
+        if isinstance(block, dict):
+            block[key] = yaml.safe_load(value)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which silently takes the last of two equal keys, made to refuse them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Called by yaml for every mapping."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value} appears twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

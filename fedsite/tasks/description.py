@@ -1,0 +1,59 @@
+"""What a task is, without torch: channels, labels, ranges. The server and the command line read this alone."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedsite.errors import FedsiteError
+
+
+class OutOfRange(FedsiteError):
+    """A plan asks a network or a task for a setting that its description does not allow."""
+
+    code = "plan-out-of-range"
+    exit_code = 76
+
+
+@dataclass(frozen=True)
+class Range:
+    """Inclusive bounds of a number in a network's settings; `length` bounds those of a list of such numbers."""
+
+    low: float
+    high: float
+    default: int | float | tuple[int, ...]
+    whole: bool = True
+    length: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """A network by name, and what may be set about it."""
+
+    name: str
+    summary: str
+    settings: dict[str, Range]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One image of a case. `modality` is DICOM's (0008,0060); b-values in s/mm2 where diffusion decides."""
+
+    name: str
+    modality: str
+    summary: str
+    b_values: tuple[float, float] | None = None
+    bids_suffix: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What can be learned. `labels` maps the stored value to its meaning, 0 is background."""
+
+    name: str
+    title: str
+    channels: tuple[Channel, ...]
+    labels: dict[int, str]
+    default_spacing_mm: tuple[float, float, float]
+    networks: tuple[NetworkDescription, ...]
+    input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
+    reference: str = ""
+    notes: str = field(default="", repr=False)

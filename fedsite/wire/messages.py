@@ -1,0 +1,290 @@
+"""The JSON messages of the wire: one source for the site's client, the server and its OpenAPI document.
+
+Every model is closed (an unknown field is an error), typed and bounded; `parse` is the only way in for bytes
+that came over the network: it refuses duplicate keys, NaN and infinity, deep nesting and oversize before
+pydantic sees anything. Protocol: `/v1`; enrolment is EST (RFC 7030) and lives in `wire.enrolment`.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROTOCOL_VERSIONS = (1,)
+MAX_MESSAGE_BYTES = 1 << 20
+MAX_DEPTH = 16
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+Millimetres = Annotated[float, Field(ge=0.2, le=10)]
+Message = TypeVar("Message", bound="Closed")
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+RefusalReason = Literal["policy", "budget", "window", "technical"]
+RoundStatus = Literal["open", "closing", "aggregated", "failed"]
+Encoding = Literal["float32", "float16"]
+
+
+class MalformedMessage(ValueError):
+    """Bytes that are no valid message; the text says which rule they break, never their content."""
+
+
+class Closed(BaseModel):
+    """A message: immutable, without room for unknown fields, without silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_inf_nan="null")
+
+    def to_bytes(self) -> bytes:
+        """The message as JSON, one spelling for one content (fields in order, no spaces)."""
+        return self.model_dump_json().encode()
+
+
+def parse(kind: type[Message], content: bytes, limit: int = MAX_MESSAGE_BYTES) -> Message:
+    """Reads a message of the given kind; raises MalformedMessage on anything that is not exactly one."""
+    if len(content) > limit:
+        raise MalformedMessage(f"{kind.__name__} is larger than {limit} bytes")
+    check_json(content)
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the message"
+        raise MalformedMessage(f"{kind.__name__}: {place}: {first['msg']}") from None
+
+
+def check_json(content: bytes) -> None:
+    """Refuses what parsers read differently from each other: duplicate keys, NaN, infinity, deep nesting."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise MalformedMessage("a key appears twice")
+        return found
+
+    def constant(word: str) -> None:
+        raise MalformedMessage(f"{word} is no JSON number")
+
+    if _nesting(content) > MAX_DEPTH:
+        raise MalformedMessage(f"nested deeper than {MAX_DEPTH}")
+    try:
+        json.loads(content, object_pairs_hook=unique, parse_constant=constant)
+    except MalformedMessage:
+        raise
+    except (ValueError, RecursionError):
+        raise MalformedMessage("not JSON") from None
+
+
+def _nesting(content: bytes) -> int:
+    """How deep brackets nest outside strings (counted before parsing: a parser may recurse)."""
+    outside = _STRING.sub(b"", content)
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(outside):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+class PublicKey(Closed):
+    """An Ed25519 public key (RFC 8032) as 64 hexadecimal digits; `id` is the first 16 of its SHA-256."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    ed25519: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Signature(Closed):
+    """One signature of a DSSE envelope (base64)."""
+
+    keyid: str
+    sig: Annotated[str, Field(max_length=128)]
+
+
+class Envelope(Closed):
+    """A DSSE envelope (Dead Simple Signing Envelope, v1.0): the signed bytes, their type, the signatures."""
+
+    payload: Annotated[str, Field(max_length=MAX_MESSAGE_BYTES)]
+    payloadType: Annotated[str, Field(max_length=100)]  # noqa: N815 - DSSE's own spelling
+    signatures: Annotated[list[Signature], Field(min_length=1, max_length=16)]
+
+
+class FederationInfo(Closed):
+    """`GET /v1/federation`, the one answer that needs no certificate."""
+
+    protocol_versions: list[int]
+
+
+class Trust(Closed):
+    """`GET /v1/trust`: what an enrolled site pins. The agreement's text comes with its digest."""
+
+    federation: Name
+    site: Name
+    plan_keys: Annotated[list[PublicKey], Field(min_length=1, max_length=16)]
+    plan_threshold: Annotated[int, Field(ge=1, le=16)]
+    agreement: Annotated[str, Field(max_length=200_000)]
+    agreement_sha256: Sha256
+
+
+class Preparation(Closed):
+    """How the images of a plan were prepared; a site's prepared data must say the same."""
+
+    input_state: Literal["whole-head", "skull-stripped"]
+    spacing_mm: Annotated[tuple[Millimetres, Millimetres, Millimetres], Field(strict=False)]
+
+
+class Network(Closed):
+    """Name and settings of a network; their ranges stand in the task's description (`fedsite.tasks`)."""
+
+    name: Name
+    settings: Annotated[
+        dict[Name, int | float | bool | Annotated[list[int], Field(max_length=16)]], Field(max_length=32)
+    ]
+
+
+class LocalWork(Closed):
+    """What a site computes in one round. `steps: 0` is legal: nothing is trained, the release is pure noise."""
+
+    steps: Annotated[int, Field(ge=0, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 2
+    patch_voxels: Annotated[tuple[int, int, int], Field(strict=False)] = (40, 40, 40)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.67
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+
+    @model_validator(mode="after")
+    def _patch_in_range(self) -> "LocalWork":
+        if not all(16 <= side <= 512 and side % 8 == 0 for side in self.patch_voxels):
+            raise ValueError("patch_voxels: each side is a multiple of 8 from 16 to 512")
+        return self
+
+
+class PrivacyAsked(Closed):
+    """The mechanism that the plan asks for. The site's policy may demand more noise, never less."""
+
+    mechanism: Literal["gaussian-update"]
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)]
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e6)]
+    sampling_rate: Literal[1] = 1
+    steps: Literal[1] = 1
+
+
+class RoundRules(Closed):
+    """When a round ends: at its deadline if `quorum` updates are in, at once when `enough` are."""
+
+    quorum: Annotated[int, Field(ge=1, le=10_000)]
+    enough: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    deadline_seconds: Annotated[int, Field(ge=1, le=366 * 86_400)]
+
+    @model_validator(mode="after")
+    def _enough_is_a_quorum(self) -> "RoundRules":
+        if self.enough is not None and self.enough < self.quorum:
+            raise ValueError("enough must not be below quorum")
+        return self
+
+
+class Plan(Closed):
+    """One signed document for a series of rounds. `round_key` and `receipt_key` are filled in by the server."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    federation: Name
+    plan: Name
+    task: Name
+    channels: Annotated[list[Name], Field(min_length=1, max_length=8)]
+    preparation: Preparation
+    network: Network
+    algorithm: Literal["fedavg"]
+    local: LocalWork
+    privacy: PrivacyAsked
+    max_update_norm: Annotated[float, Field(gt=0, le=1e12)]
+    weights: Literal["equal", "declared"] = "equal"
+    maximum_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    payload: Encoding = "float32"
+    rounds: RoundRules
+    expires: AwareDatetime
+    round_key: PublicKey
+    receipt_key: PublicKey
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
+class Ticket(Closed):
+    """One round of a plan, signed by the round key; tickets form a chain by the digest of the one before."""
+
+    federation: Name
+    plan_sha256: Sha256
+    round: RoundNumber
+    previous_ticket: Sha256 | None
+    model_sha256: Sha256
+    model_bytes: Annotated[int, Field(gt=0, le=1 << 40)]
+    opened: AwareDatetime
+    expires: AwareDatetime
+
+
+class ParticipationRequest(Closed):
+    """`POST /v1/participation`: a site asks whether something is due and names its last ledger sequence."""
+
+    protocol: int
+    ledger_sequence: Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class Participation(Closed):
+    """The answer: nothing due (ask again after `retry_after` seconds), or plan and ticket; always the receipts
+    of this site whose ledger sequence lies beyond the one that it named.
+    """
+
+    retry_after: Annotated[int, Field(ge=0, le=30 * 86_400)] | None = None
+    plan: Envelope | None = None
+    ticket: Envelope | None = None
+    receipts: Annotated[list[Envelope], Field(max_length=1000)] = []
+
+
+class Tickets(Closed):
+    """`GET /v1/tickets?after=N`: the chain of tickets after round N, in order (at most 1000)."""
+
+    tickets: Annotated[list[Envelope], Field(max_length=1000)]
+
+
+class RoundAnswer(Closed):
+    """`GET /v1/rounds/N`: whether the round still stands for this site."""
+
+    round: RoundNumber
+    status: RoundStatus
+    ticket_sha256: Sha256
+
+
+class Refusal(Closed):
+    """`POST /v1/rounds/N/refusal`: one of four words, never anything derived from data."""
+
+    reason: RefusalReason
+
+
+class Receipt(Closed):
+    """Signed by the receipt key: this update, of this site, for this ticket, is durably here."""
+
+    federation: Name
+    site: Name
+    round: RoundNumber
+    plan_sha256: Sha256
+    ticket_sha256: Sha256
+    update_sha256: Sha256
+    update_bytes: Annotated[int, Field(gt=0)]
+    ledger_sequence: Annotated[int, Field(ge=1)]
+    received: AwareDatetime
+
+
+class Problem(Closed):
+    """An error answer (RFC 9457, `application/problem+json`): `type` is a stable word, `detail` for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+
+
+def utc_now() -> datetime:
+    """The present instant, aware, in UTC, whole seconds (what messages carry)."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,71 @@
+"""Ed25519 signatures (RFC 8032) in DSSE envelopes (https://github.com/secure-systems-lab/dsse, v1.0)."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from fedsite.wire.messages import Envelope, MalformedMessage, Message, PublicKey, Signature, parse
+
+PLAN = "application/vnd.fedsite.plan.v1+json"
+TICKET = "application/vnd.fedsite.ticket.v1+json"
+RECEIPT = "application/vnd.fedsite.receipt.v1+json"
+
+
+def public_key(key: Ed25519PrivateKey) -> PublicKey:
+    """The public half as it travels."""
+    raw = key.public_key().public_bytes_raw()
+    return PublicKey(id=hashlib.sha256(raw).hexdigest()[:16], ed25519=raw.hex())
+
+
+def sign(message: bytes, kind: str, keys: Iterable[Ed25519PrivateKey]) -> Envelope:
+    """Wraps the bytes of a message in an envelope, signed by each key."""
+    signed = _pre_authentication_encoding(kind, message)
+    signatures = [Signature(keyid=public_key(key).id, sig=base64.b64encode(key.sign(signed)).decode()) for key in keys]
+    return Envelope(payload=base64.b64encode(message).decode(), payloadType=kind, signatures=signatures)
+
+
+def digest(envelope: Envelope) -> str:
+    """The SHA-256 of the signed bytes: the name by which plans, tickets and receipts refer to each other."""
+    return hashlib.sha256(_decode(envelope.payload)).hexdigest()
+
+
+def open_envelope(
+    envelope: Envelope, message: type[Message], kind: str, keys: Iterable[PublicKey], threshold: int = 1
+) -> Message:
+    """The message inside, once `threshold` distinct ones of `keys` have signed it.
+
+    Raises MalformedMessage on a wrong type, too few good signatures, or bytes that are no such message.
+    """
+    if envelope.payloadType != kind:
+        raise MalformedMessage(f"the envelope holds {envelope.payloadType!r}, not {kind!r}")
+    content = _decode(envelope.payload)
+    signed = _pre_authentication_encoding(kind, content)
+    pinned = {key.ed25519 for key in keys}
+    good = {key for key in pinned if any(_verifies(key, one.sig, signed) for one in envelope.signatures)}
+    if threshold < 1 or len(good) < threshold:
+        raise MalformedMessage(f"{len(good)} of {threshold} needed signatures are good")
+    return parse(message, content)
+
+
+def _pre_authentication_encoding(kind: str, content: bytes) -> bytes:
+    """DSSE's PAE: the type is signed with the content, lengths first, so that neither can be shifted."""
+    return b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(content), content)
+
+
+def _verifies(key: str, signature: str, signed: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(_decode(signature), signed)
+    except (InvalidSignature, MalformedMessage, ValueError):
+        return False
+    return True
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedMessage("not base64") from None
