@@ -1,5 +1,6 @@
 """Writing files so that a crash leaves the old file or the new one, never half of one."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -12,6 +13,16 @@ from fedsite.errors import CannotWrite, SourceMissing
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+_WRITE_FAULTS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOENT,
+}
 
 
 @contextmanager
@@ -30,13 +41,15 @@ def atomic_writer(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
             fsync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise cannot_write(path, error) from error
+        if error.errno in _WRITE_FAULTS:
+            raise cannot_write(path, error) from error
+        raise
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:

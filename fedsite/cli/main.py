@@ -135,11 +135,11 @@ def _run(args: list[str], output: Output) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported as one, exit code 1
-        output.error(_Bug(f"A bug in fedsite: {type(error).__name__}.", "Run again with --verbose and report it."))
-        return _Bug.exit_code
+        output.error(_BugError(f"A bug in fedsite: {type(error).__name__}.", "Run again with --verbose and report it."))
+        return _BugError.exit_code
 
 
-class _Bug(FedsiteError):
+class _BugError(FedsiteError):
     """Something that fedsite's authors did not foresee. Its text is withheld: it may hold an identifier."""
 
     code = "bug"
@@ -150,7 +150,7 @@ class _Terminated(BaseException):
     """SIGTERM, raised in the main thread so that every `with` and `finally` on the way out still runs."""
 
 
-def _terminated(signum: int, frame: FrameType | None) -> None:
+def _terminated(_signum: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 

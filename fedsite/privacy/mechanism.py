@@ -1,0 +1,172 @@
+"""The gate: clip, quantise, noise. Nothing else in fedsite makes a file that leaves the building.
+
+The whole update is clipped to C in L2 (norm in float64), scaled by S = 2^20 / C and truncated toward zero, so that
+the integer vector's norm is at most C*S before noise; Gaussian noise of standard deviation sigma*C*S is rounded and
+added in integers, so the floating-point grid of the result says nothing about the update (Mironov 2012). Rounding
+the noise at integers is post-processing of the continuous Gaussian mechanism. Everything fails closed: what is not
+finite, or cannot be proven small enough, raises, and no payload exists.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from fedsite.errors import DataNotFit
+from fedsite.files import PRIVATE_FILE, atomic_writer
+
+STEPS_PER_CLIP_NORM = 1 << 20
+CHUNK = 1 << 17
+GENERATOR = "AES-256-CTR keyed by os.urandom, Box-Muller in float64, added in integers"
+SMALLEST_NOISE_STEPS = 64  # below this the grid is too coarse for the noise to be Gaussian in any useful sense
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+ReadUpdate = Callable[[slice], Floats]
+
+
+class NoiseSource(Protocol):
+    """Where standard normal values come from. A release takes `SystemNoise`, tests may bring another."""
+
+    def standard_normal(self, count: int) -> Floats:
+        """`count` independent values of N(0, 1)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The mechanism's settings: clip norm C > 0, noise multiplier sigma >= 0, number of values d >= 1."""
+
+    clip_norm: float
+    noise_multiplier: float
+    values: int
+
+    def __post_init__(self) -> None:
+        """Refuses settings under which the promise could not be kept."""
+        finite = math.isfinite(self.clip_norm) and math.isfinite(self.noise_multiplier)
+        if not finite or self.clip_norm <= 0 or self.noise_multiplier < 0 or self.values < 1:
+            raise DataNotFit("The privacy mechanism's settings are out of range.", "Nothing was released.")
+        if 0 < self.noise_multiplier * STEPS_PER_CLIP_NORM < SMALLEST_NOISE_STEPS:
+            raise DataNotFit(
+                f"A noise multiplier of {self.noise_multiplier:g} is finer than the gate's grid.",
+                f"The plan must ask for at least {SMALLEST_NOISE_STEPS / STEPS_PER_CLIP_NORM:.1g}, or for none.",
+            )
+
+    @property
+    def scale(self) -> float:
+        """S: grid steps per unit of the update."""
+        return STEPS_PER_CLIP_NORM / self.clip_norm
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Norm of the largest possible update over the expected norm of the noise: 1 / (sigma * sqrt(d))."""
+        return math.inf if self.noise_multiplier == 0 else 1 / (self.noise_multiplier * math.sqrt(self.values))
+
+    @property
+    def tail(self) -> float:
+        """What the noise's tail beyond 53 bits adds to delta: a pair of values is cut with probability 2^-53."""
+        return 0.0 if self.noise_multiplier == 0 else self.values * 2.0**-53
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A payload in the outbox. The norms are for this site's eyes only: the first one depends on patients."""
+
+    path: Path
+    sha256: str
+    size: int
+    norm_before: float
+    norm_clipped: float
+
+
+class SystemNoise:
+    """Standard normal values from an AES-CTR keystream that the operating system's entropy keys."""
+
+    def __init__(self) -> None:
+        key, counter = os.urandom(32), os.urandom(16)
+        self._keystream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+
+    def standard_normal(self, count: int) -> Floats:
+        """Box and Muller (1958) on u in (0, 1] with 53 bits, so that no logarithm of zero occurs."""
+        half = (count + 1) // 2
+        uniform = np.frombuffer(self._keystream.update(bytes(16 * half)), np.uint64).reshape(2, half) >> np.uint64(11)
+        radius = np.sqrt(-2 * np.log((uniform[0] + 1.0) * 2.0**-53))
+        angle = uniform[1] * (2.0**-53 * 2 * math.pi)
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floating], destination: Path) -> Sealed:
+    """Clips and noises the update and writes it, header first, into the outbox.
+
+    `read` gives the values of the update at a slice, float64, shape [stop - start]; it is called twice for each
+    chunk. `header` and `dtype` are the payload's encoding. Raises DataNotFit on anything that is not finite, and
+    CannotWrite; the destination then does not exist.
+    """
+    norm = measure_norm(read, gate.values)
+    digest = hashlib.sha256()
+    noise = SystemNoise()
+    integer_square = 0
+    with atomic_writer(destination, PRIVATE_FILE) as file:
+        digest.update(header)
+        file.write(header)
+        for clipped in quantised(read, gate, norm):
+            integer_square += int(np.dot(clipped, clipped))
+            noised = add_noise(clipped, gate, noise)
+            block = _encode(noised / gate.scale, dtype)
+            digest.update(block)
+            file.write(block)
+        if integer_square > STEPS_PER_CLIP_NORM**2:
+            raise DataNotFit("The clipped update is longer than its bound.", "Nothing was released; report this bug.")
+    norm_clipped = math.sqrt(integer_square) / gate.scale
+    return Sealed(destination, digest.hexdigest(), destination.stat().st_size, norm, norm_clipped)
+
+
+def measure_norm(read: ReadUpdate, values: int) -> float:
+    """The L2 norm of an update in float64. Raises DataNotFit when it is not finite."""
+    total = 0.0
+    for part in _chunks(values):
+        chunk = read(part)
+        if not np.isfinite(chunk).all():
+            raise DataNotFit(
+                "The update holds values that are not finite (NaN or infinity).",
+                "Nothing was released. The training diverged: look at the round's loss; the plan's learning rate may"
+                " be too high.",
+            )
+        total += float(np.dot(chunk, chunk))
+    if not math.isfinite(total):
+        raise DataNotFit("The update's norm is not finite.", "Nothing was released. The training diverged.")
+    return math.sqrt(total)
+
+
+def quantised(read: ReadUpdate, gate: Gate, norm: float) -> Iterator[Integers]:
+    """The clipped update in grid steps, truncated toward zero, chunk by chunk: its norm is at most 2^20."""
+    # One part in 2^40 less than C, so that no rounding of the product can lift the norm above the bound.
+    factor = gate.scale * min(1.0, gate.clip_norm * (1 - 2.0**-40) / norm) if norm > 0 else gate.scale
+    for part in _chunks(gate.values):
+        yield np.trunc(read(part) * factor).astype(np.int64)
+
+
+def add_noise(clipped: Integers, gate: Gate, noise: NoiseSource) -> Integers:
+    """Adds rounded Gaussian noise of standard deviation sigma * C * S in integers."""
+    if gate.noise_multiplier == 0:
+        return clipped
+    deviation = gate.noise_multiplier * STEPS_PER_CLIP_NORM
+    return clipped + np.rint(noise.standard_normal(len(clipped)) * deviation).astype(np.int64)
+
+
+def _encode(values: Floats, dtype: np.dtype[np.floating]) -> bytes:
+    """Float values as the wire wants them; saturates at the largest finite value of a narrow type."""
+    largest = float(np.finfo(dtype).max)
+    return np.clip(values, -largest, largest).astype(dtype).tobytes()
+
+
+def _chunks(values: int) -> Iterator[slice]:
+    for start in range(0, values, CHUNK):
+        yield slice(start, min(start + CHUNK, values))
