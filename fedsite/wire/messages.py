@@ -186,8 +186,8 @@ class RoundRules(Closed):
         return self
 
 
-class Plan(Closed):
-    """One signed document for a series of rounds. `round_key` and `receipt_key` are filled in by the server."""
+class PlanDraft(Closed):
+    """A plan as its coordinator writes it (YAML, `wire.plans`), before the server adds its keys."""
 
     schema_version: Literal[1] = Field(alias="schema")
     federation: Name
@@ -205,10 +205,15 @@ class Plan(Closed):
     payload: Encoding = "float32"
     rounds: RoundRules
     expires: AwareDatetime
-    round_key: PublicKey
-    receipt_key: PublicKey
 
     model_config = ConfigDict(serialize_by_alias=True)
+
+
+class Plan(PlanDraft):
+    """One signed document for a series of rounds, with the keys that its tickets and receipts are signed by."""
+
+    round_key: PublicKey
+    receipt_key: PublicKey
 
 
 class Ticket(Closed):
