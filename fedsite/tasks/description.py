@@ -22,6 +22,13 @@ class Range:
     default: int | float | tuple[int, ...]
     whole: bool = True
     length: tuple[int, int] | None = None
+    multiple_of: int = 1
+
+    def __str__(self) -> str:
+        kind = f"multiples of {self.multiple_of}" if self.multiple_of > 1 else "whole numbers"
+        kind = kind if self.whole else "numbers"
+        count = "" if self.length is None else f"{self.length[0]} to {self.length[1]} "
+        return f"{count}{kind} from {self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -57,3 +64,12 @@ class Task:
     input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
     reference: str = ""
     notes: str = field(default="", repr=False)
+
+    def check_channels(self, names: list[str]) -> None:
+        """Raises OutOfRange unless a plan's channels are this task's, in this order."""
+        own = [channel.name for channel in self.channels]
+        if names != own:
+            raise OutOfRange(
+                f"The plan asks {self.name} for the channels {', '.join(names)}; the task has {', '.join(own)}.",
+                "Ask the coordinator for a plan that names the task's channels.",
+            )

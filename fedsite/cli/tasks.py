@@ -1,0 +1,67 @@
+"""`fedsite tasks`: what can be learned, and what it needs."""
+
+from typing import Annotated, Any
+
+import typer
+
+from fedsite.cli.output import Output
+
+app = typer.Typer(help="What can be learned, and what it needs.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_tasks(context: typer.Context) -> None:
+    """Lists the tasks that this fedsite knows."""
+    from fedsite.tasks import registry
+
+    tasks = [registry.get(name) for name in registry.names()]
+    data = [{"name": task.name, "title": task.title} for task in tasks]
+
+    def human(console: Any) -> None:  # noqa: ANN401 - rich's console; rich is imported by output alone
+        width = max(len(task.name) for task in tasks)
+        for task in tasks:
+            console.print(f"{task.name:<{width}}  {task.title}", markup=False)
+
+    Output.of(context).result("listed", {"tasks": data}, human)
+
+
+@app.command("show")
+def show(context: typer.Context, name: Annotated[str, typer.Argument(help="A task's name, as listed.")]) -> None:
+    """Shows a task: its channels, labels and networks with the ranges of their settings."""
+    from fedsite.tasks import registry
+
+    task = registry.get(name)
+    data = {
+        "name": task.name,
+        "title": task.title,
+        "reference": task.reference,
+        "notes": task.notes,
+        "channels": [vars(channel) for channel in task.channels],
+        "labels": {str(value): meaning for value, meaning in task.labels.items()},
+        "default_spacing_mm": list(task.default_spacing_mm),
+        "input_states": list(task.input_states),
+        "networks": [
+            {
+                "name": network.name,
+                "summary": network.summary,
+                "settings": {key: vars(allowed) for key, allowed in network.settings.items()},
+            }
+            for network in task.networks
+        ],
+    }
+    Output.of(context).result("shown", data, lambda console: console.print("\n".join(_lines(task)), markup=False))
+
+
+def _lines(task: Any) -> list[str]:  # noqa: ANN401
+    """The screen of one task."""
+    lines = [f"{task.name}: {task.title}", task.reference, task.notes, "", "Channels"]
+    for channel in task.channels:
+        b_values = f", b {channel.b_values[0]:g} to {channel.b_values[1]:g} s/mm2" if channel.b_values else ""
+        lines.append(f"  {channel.name}: {channel.summary} ({channel.modality}{b_values}; BIDS {channel.bids_suffix})")
+    lines += ["", "Labels", *[f"  {value}: {meaning}" for value, meaning in task.labels.items()], ""]
+    lines += [f"Spacing  {' x '.join(f'{side:g}' for side in task.default_spacing_mm)} mm", ""]
+    lines += ["Networks"]
+    for network in task.networks:
+        lines.append(f"  {network.name}: {network.summary}")
+        lines += [f"    {key}: {allowed}, default {allowed.default}" for key, allowed in network.settings.items()]
+    return lines
