@@ -68,9 +68,13 @@ def best_order(epsilon: float, delta: float) -> float:
     A Gaussian's divergence at order a is a*rho, so the filter admits rho = (epsilon - c(a)) / a with c the cost of
     the conversion at a; the best a is found on a fine grid, since c has no simple inverse.
     """
-    grid = [1 + 10 ** (exponent / 200) for exponent in range(-400, 560)]
-    usable = [order for order in grid if LOWEST_ORDER <= order <= HIGHEST_ORDER]
-    return round(max(usable, key=lambda order: (epsilon - _conversion(order, delta)) / order), 4)
+
+    def admitted(order: float) -> float:
+        return (epsilon - _conversion(order, delta)) / order
+
+    grid = [1 + math.exp(exponent / 80) for exponent in range(-320, 510)]
+    best = max((order for order in grid if LOWEST_ORDER <= order <= HIGHEST_ORDER), key=admitted)
+    return math.floor(best * 1e4) / 1e4
 
 
 def sequence_epsilon(releases: Sequence[Release], delta: float) -> float:

@@ -32,7 +32,8 @@ class Terms:
 @dataclass(frozen=True)
 class Charge:
     """What one round asks the ledger for. `sensitivity` is how far one patient can move the sum, in the update's
-    units; `release` is None when the plan adds no noise."""
+    units; `release` is None when the plan adds no noise.
+    """
 
     federation: str
     round: int
