@@ -8,13 +8,14 @@ header length, JSON header padded with spaces to 8 bytes, then the tensors' byte
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsite.files import atomic_writer
 from fedsite.wire.messages import MalformedMessage, check_json
 
 MAX_HEADER_BYTES = 4 << 20
@@ -146,3 +147,13 @@ def tensors_of(path: Path) -> dict[str, NDArray[np.floating]]:
         found[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape)
         start += tensor.size
     return found
+
+
+def write_model(path: Path, tensors: Mapping[str, NDArray[np.floating]], mode: int = 0o644) -> Layout:
+    """Writes tensors, in their order, as a float32 model file in our form; gives its layout. Atomic and durable."""
+    layout = Layout(tuple(Tensor(name, tuple(values.shape)) for name, values in tensors.items()))
+    with atomic_writer(path, mode) as file:
+        file.write(layout.header)
+        for values in tensors.values():
+            file.write(np.ascontiguousarray(values, dtype=layout.dtype).tobytes())
+    return layout
