@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ class Layout:
         """Number of values in all tensors: the dimension d of an update."""
         return sum(tensor.size for tensor in self.tensors)
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """The file's first bytes, length field included."""
         entries: dict[str, object] = {}
@@ -129,6 +130,18 @@ def map_values(path: Path, layout: Layout) -> NDArray[np.floating]:
     values: NDArray[np.floating] = np.memmap(
         path, dtype=layout.dtype, mode="r", offset=len(layout.header), shape=(layout.values,)
     )
+    return values
+
+
+def read_values(path: Path, layout: Layout, part: slice) -> NDArray[np.floating]:
+    """The values of one slice, read rather than mapped: what a process maps and touches counts as its memory.
+
+    Raises MalformedMessage when the file ends before the slice does.
+    """
+    offset = len(layout.header) + part.start * layout.dtype.itemsize
+    values: NDArray[np.floating] = np.fromfile(path, layout.dtype, count=part.stop - part.start, offset=offset)
+    if values.size != part.stop - part.start:
+        raise MalformedMessage("the file ends before its tensors do")
     return values
 
 

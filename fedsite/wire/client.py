@@ -1,0 +1,186 @@
+"""The site's side of `/v1`: one class, one method per request of protocol.md.
+
+It carries bytes and checks their form; signatures, policy and ledger are the round job's business. Raises
+Unreachable (after `patience` without progress), NotAuthorised, TryAgainLater (the round no longer stands),
+RecordsDamaged (the server holds another update of this site) and ServerBrokeProtocol.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import httpx
+
+from fedsite.errors import FedsiteError, NotAuthorised, ServerBrokeProtocol, Unreachable
+from fedsite.wire import transfer
+from fedsite.wire.messages import (
+    Closed,
+    Envelope,
+    FederationInfo,
+    MalformedMessage,
+    Message,
+    Participation,
+    ParticipationRequest,
+    Refusal,
+    RefusalReason,
+    RoundAnswer,
+    Tickets,
+    Trust,
+    parse,
+)
+from fedsite.wire.transfer import Progress, silent
+from fedsite.wire.transport import (
+    ENROL_AGAIN,
+    Answer,
+    Patience,
+    TlsIdentity,
+    ask,
+    clock_skew,
+    once,
+    open_http,
+    trusting,
+)
+
+__all__ = ["FederationClient", "TlsIdentity", "ask_federation"]
+
+Result = TypeVar("Result")
+
+
+class FederationClient:
+    """A connection to the federation server as one enrolled site; a context manager.
+
+    `patience` is the number of seconds without progress after which a request is given up. `proxy` overrides
+    the usual environment variables (HTTPS_PROXY, NO_PROXY).
+    """
+
+    def __init__(
+        self,
+        server: str,
+        tls: TlsIdentity,
+        *,
+        proxy: str | None = None,
+        patience: float = 120.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        tls.check_dates(clock())
+        self._server, self._tls, self._proxy, self._budget, self._clock = server, tls, proxy, patience, clock
+        self._http = open_http(server, tls.context(), proxy)
+
+    def __enter__(self) -> "FederationClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def federation(self) -> FederationInfo:
+        """The protocol versions that the server speaks. Asked without the certificate: anyone may know."""
+        return self._ask_openly()[0]
+
+    def clock_skew(self) -> float | None:
+        """By how many seconds this machine's clock is ahead of the server's (None: the server told no time)."""
+        return self._ask_openly()[1]
+
+    def trust(self) -> Trust:
+        """What a site pins at enrolment: plan keys, agreement, its own name."""
+        return self._get(Trust, "/v1/trust")
+
+    def participate(self, request: ParticipationRequest) -> Participation:
+        """Whether something is due. Signatures in the answer are not verified here."""
+        answer = self._ask("POST", "/v1/participation", request)
+        return _read(Participation, answer)
+
+    def tickets(self, after: int) -> Tickets:
+        """The chain of round tickets after a round, in order."""
+        return self._get(Tickets, f"/v1/tickets?after={after:d}")
+
+    def round_answer(self, number: int) -> RoundAnswer:
+        """Whether a round still stands."""
+        return self._get(RoundAnswer, f"/v1/rounds/{number:d}")
+
+    def refuse(self, number: int, reason: RefusalReason) -> None:
+        """Says that this site does not take part in a round, in one of four words."""
+        self._ask("POST", f"/v1/rounds/{number:d}/refusal", Refusal(reason=reason))
+
+    def download_model(self, sha256: str, size: int, destination: Path, progress: Progress = silent) -> None:
+        """Fetches a model of known digest and size (bytes) to `destination`.
+
+        A cut download leaves `destination.with_suffix(".part")` and goes on from there. Raises CannotWrite when the
+        disk is full, ServerBrokeProtocol when the bytes are not those of the digest.
+        """
+        self._explained(lambda: transfer.download(self._http, sha256, size, destination, self._patience(), progress))
+
+    def upload(
+        self,
+        number: int,
+        path: Path,
+        sha256: str,
+        ledger_sequence: int,
+        *,
+        weight: float | None = None,
+        progress: Progress = silent,
+    ) -> Envelope:
+        """Sends the released update of a round, resuming where the server's copy ends; gives the signed receipt.
+
+        The digest must be the one in the ledger: RecordsDamaged is raised, and nothing sent, when the file's is
+        another. `weight` is given where the plan's weights are declared. Sending the same again gives the same receipt.
+        """
+        update = transfer.Update(number, path, sha256, ledger_sequence, weight)
+        return self._explained(lambda: transfer.upload(self._http, update, self._patience(), progress))
+
+    def _get(self, kind: type[Message], path: str) -> Message:
+        return _read(kind, self._ask("GET", path))
+
+    def _ask(self, method: str, path: str, message: Closed | None = None) -> Answer:
+        headers = {"Content-Type": "application/json"} if message else None
+        content = message.to_bytes() if message else None
+        return self._explained(lambda: ask(self._http, method, path, self._patience(), headers, content))
+
+    def _patience(self) -> Patience:
+        return Patience(self._budget)
+
+    def _ask_openly(self, patience: float | None = None) -> tuple[FederationInfo, float | None]:
+        budget = self._budget if patience is None else patience
+        return ask_federation(self._server, self._tls.ca, proxy=self._proxy, patience=budget, clock=self._clock)
+
+    def _explained(self, act: Callable[[], Result]) -> Result:
+        """Runs a request; tells a server that closes the line on this certificate from one that is not there."""
+        try:
+            return act()
+        except Unreachable as error:
+            skew = None
+            try:
+                _, skew = self._ask_openly(patience=0.0)
+                once(self._http, "GET", "/v1/trust")
+            except FedsiteError:
+                raise error from None
+            except httpx.TransportError:
+                ahead = f" This machine's clock is {skew:+.0f} s off the server's." if skew and abs(skew) > 60 else ""
+                raise NotAuthorised(
+                    f"The server answers, but not once this site shows its certificate.{ahead}", ENROL_AGAIN
+                ) from error
+            raise
+
+
+def ask_federation(
+    server: str,
+    ca: Path,
+    *,
+    proxy: str | None = None,
+    patience: float = 120.0,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> tuple[FederationInfo, float | None]:
+    """`GET /v1/federation` without a certificate: the versions, and this clock's seconds ahead of the server's."""
+    with open_http(server, trusting(ca.read_bytes()), proxy) as http:
+        answer = ask(http, "GET", "/v1/federation", Patience(patience))
+    return _read(FederationInfo, answer), clock_skew(answer, clock())
+
+
+def _read(kind: type[Message], answer: Answer) -> Message:
+    try:
+        return parse(kind, answer.body)
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(f"The server's answer is broken: {error}.", "Tell the coordinator.") from None

@@ -1,0 +1,259 @@
+"""Enrolment over Secure Transport (EST, RFC 7030): invitation, key, request and certificates, for both sides.
+
+The invitation makes the first contact trustworthy in both directions: its fingerprint tells the site the right CA,
+its secret tells the server the right site. The key is made where it is used and never travels; the request carries
+only its public half, and the server alone decides the names in the certificate.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+import ssl
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.x509.oid import NameOID
+from pydantic import Field
+
+from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UsageError
+from fedsite.wire.messages import Closed, MalformedMessage, Name, Sha256, parse
+from fedsite.wire.transport import Answer, Patience, TlsIdentity, ask, open_http, retry_after, trusting
+
+EST = "/.well-known/est"
+PKCS10 = {"Content-Type": "application/pkcs10", "Content-Transfer-Encoding": "base64"}
+PKCS7_TYPE = "application/pkcs7-mime; smime-type=certs-only"
+MAX_REQUEST_BYTES = 16 << 10
+
+_LINE = re.compile(r"fedsite-invitation-1\.([A-Za-z0-9_-]{1,2000})\.([0-9a-f]{8})")
+_COPY_AGAIN = "Copy the whole line that `fedsite server invite` printed, from fedsite-invitation to its end."
+
+
+class _Content(Closed):
+    """What an invitation's line encodes."""
+
+    server: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]_-]+$", max_length=300)]
+    site: Name
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22,86}$")]
+    ca_sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """One site's way in: where the server is, who the site will be, a one-time secret, the CA's SHA-256 (DER)."""
+
+    server: str
+    site: str
+    secret: str = field(repr=False)
+    ca_sha256: str
+
+    def encode(self) -> str:
+        """One line that survives mail and terminals; its last eight digits betray a torn copy."""
+        content = _Content(server=self.server, site=self.site, secret=self.secret, ca_sha256=self.ca_sha256)
+        body = base64.urlsafe_b64encode(content.to_bytes()).decode().rstrip("=")
+        return f"fedsite-invitation-1.{body}.{_checksum(body)}"
+
+    @classmethod
+    def decode(cls, line: str) -> "Invitation":
+        """Reads an invitation; raises UsageError when the line is not exactly one."""
+        found = _LINE.fullmatch(line.strip())
+        if found is None:
+            raise UsageError("This is no invitation.", _COPY_AGAIN)
+        body, checksum = found.groups()
+        if checksum != _checksum(body):
+            raise UsageError("This invitation is not as it was printed: a part is missing or changed.", _COPY_AGAIN)
+        try:
+            content = parse(_Content, base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+        except (MalformedMessage, binascii.Error) as error:
+            raise UsageError(
+                f"This invitation cannot be used: {error}.", "Ask the coordinator for a new one."
+            ) from None
+        return cls(content.server, content.site, content.secret, content.ca_sha256)
+
+
+def new_secret() -> str:
+    """A one-time secret of 256 bits."""
+    return secrets.token_urlsafe(32)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A private key on the curve P-256."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_to_pem(key: ec.EllipticCurvePrivateKey, passphrase: str) -> bytes:
+    """The key as encrypted PKCS#8 PEM."""
+    encryption = serialization.BestAvailableEncryption(passphrase.encode())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def key_from_pem(pem: bytes, passphrase: str) -> ec.EllipticCurvePrivateKey:
+    """Reads what `key_to_pem` wrote; raises RecordsDamaged when passphrase or file are wrong."""
+    try:
+        key = serialization.load_pem_private_key(pem, passphrase.encode())
+    except (ValueError, TypeError) as error:
+        raise RecordsDamaged("This site's private key cannot be opened with its passphrase.") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise RecordsDamaged("This site's private key is not of the kind that fedsite makes.")
+    return key
+
+
+def signing_request(key: ec.EllipticCurvePrivateKey, site: str) -> x509.CertificateSigningRequest:
+    """A PKCS#10 request (RFC 2986) that proves possession of the key; the name in it is only a courtesy."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)])
+    return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """The SHA-256 of a certificate's DER as 64 hexadecimal digits."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def spki_sha256(key: CertificatePublicKeyTypes) -> str:
+    """The SHA-256 of a public key's SubjectPublicKeyInfo: the name of a key, whatever certificate it is in."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def to_pem(certificates: list[x509.Certificate]) -> bytes:
+    """Certificates as concatenated PEM."""
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
+
+
+def encode_certificates(certificates: list[x509.Certificate]) -> bytes:
+    """A certs-only PKCS#7 in base64, as EST answers (RFC 7030, 4.1.3)."""
+    return base64.encodebytes(pkcs7.serialize_certificates(certificates, serialization.Encoding.DER))
+
+
+def decode_certificates(content: bytes) -> list[x509.Certificate]:
+    """Reads what `encode_certificates` wrote; raises MalformedMessage on anything else."""
+    try:
+        return pkcs7.load_der_pkcs7_certificates(base64.b64decode(b"".join(content.split()), validate=True))
+    except (ValueError, binascii.Error):
+        raise MalformedMessage("no certs-only PKCS#7 in base64") from None
+
+
+def fetch_ca(server: str, ca_sha256: str, proxy: str | None = None, patience: Patience | None = None) -> bytes:
+    """The federation's root certificate (PEM), fetched from an address that cannot be trusted yet.
+
+    Only the fingerprint of the invitation makes it trusted: raises ServerBrokeProtocol when no certificate in the
+    answer has it.
+    """
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    with open_http(server, unverified, proxy) as http:
+        answer = ask(http, "GET", f"{EST}/cacerts", patience or Patience())
+    for certificate in _certificates(answer):
+        if fingerprint(certificate) == ca_sha256:
+            return to_pem([certificate])
+    raise ServerBrokeProtocol(
+        f"The server at {server} does not show the certificate authority that the invitation names.",
+        "Another server or a proxy may answer there. Compare with `fedsite server init` or ask the coordinator; "
+        "nothing was sent.",
+    )
+
+
+def enroll(
+    invitation: Invitation,
+    ca_pem: bytes,
+    key: ec.EllipticCurvePrivateKey,
+    proxy: str | None = None,
+    patience: Patience | None = None,
+) -> bytes:
+    """Asks for the first certificate (PEM, the site's own first). Asking again with the same key gives the same one.
+
+    Raises NotAuthorised when the secret is wrong, expired or spent on another key; TryAgainLater while a person's
+    approval is awaited; ServerBrokeProtocol when the answer is no certificate for this key.
+    """
+    with open_http(invitation.server, trusting(ca_pem), proxy) as http:
+        answer = ask(
+            http,
+            "POST",
+            f"{EST}/simpleenroll",
+            patience or Patience(),
+            headers=PKCS10,
+            content=_encode_request(key, invitation.site),
+            auth=(invitation.site, invitation.secret),
+        )
+    return _issued(answer, ca_pem, key)
+
+
+def reenroll(
+    server: str,
+    tls: TlsIdentity,
+    site: str,
+    key: ec.EllipticCurvePrivateKey,
+    proxy: str | None = None,
+    patience: Patience | None = None,
+) -> bytes:
+    """Asks for the next certificate (PEM) for a new key, shown the present one. Raises as `enroll` does."""
+    with open_http(server, tls.context(), proxy) as http:
+        answer = ask(
+            http,
+            "POST",
+            f"{EST}/simplereenroll",
+            patience or Patience(),
+            headers=PKCS10,
+            content=_encode_request(key, site),
+        )
+    return _issued(answer, tls.ca.read_bytes(), key)
+
+
+def _issued(answer: Answer, ca_pem: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The certificates of an EST answer, once they are what was asked for."""
+    if answer.status == 202:
+        wait = f"{retry_after(answer):.0f} seconds" if retry_after(answer) else "a while"
+        raise TryAgainLater("The coordinator must approve this site first.", f"Run the command again in {wait}.")
+    mine = spki_sha256(key.public_key())
+    certificates = _certificates(answer)
+    try:
+        own = [one for one in certificates if spki_sha256(one.public_key()) == mine]
+    except (ValueError, UnsupportedAlgorithm):
+        own = []
+    if len(own) != 1:
+        raise ServerBrokeProtocol("The server answered with a certificate for another key.", "Tell the coordinator.")
+    others = [one for one in certificates if one is not own[0]]
+    _check_chain(own[0], others, x509.load_pem_x509_certificate(ca_pem))
+    return to_pem(own + others)
+
+
+def _check_chain(leaf: x509.Certificate, others: list[x509.Certificate], root: x509.Certificate) -> None:
+    """Raises ServerBrokeProtocol unless the leaf leads to the pinned root."""
+    present, left = leaf, list(others)
+    while True:
+        for issuer in [root, *left]:
+            try:
+                present.verify_directly_issued_by(issuer)
+            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+                continue
+            break
+        else:
+            raise ServerBrokeProtocol("The server's certificate for this site does not lead to the federation's CA.")
+        if issuer is root:
+            return
+        present, left = issuer, [one for one in left if one is not issuer]
+
+
+def _certificates(answer: Answer) -> list[x509.Certificate]:
+    try:
+        return decode_certificates(answer.body)
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(
+            f"The server's enrolment answer is broken: {error}.", "Tell the coordinator."
+        ) from None
+
+
+def _encode_request(key: ec.EllipticCurvePrivateKey, site: str) -> bytes:
+    return base64.encodebytes(signing_request(key, site).public_bytes(serialization.Encoding.DER))
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:8]

@@ -1,0 +1,229 @@
+"""HTTPS as enrolment and the client share it: who we are, whom we trust, how long we wait, what answers mean."""
+
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+
+import fedsite
+from fedsite.errors import (
+    ConfigurationError,
+    FedsiteError,
+    NotAuthorised,
+    RecordsDamaged,
+    ServerBrokeProtocol,
+    TryAgainLater,
+    Unreachable,
+)
+from fedsite.wire.messages import MAX_MESSAGE_BYTES, MalformedMessage, Problem, parse
+
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+LONGEST_ANSWER = 60.0
+ENROL_AGAIN = "Ask the coordinator for a new invitation, then run fedsite enroll."
+KEPT = "What was reached so far is kept; run the command again."
+
+
+@dataclass(frozen=True)
+class TlsIdentity:
+    """What a site shows and what it trusts, as files: PEM certificate, encrypted PKCS#8 key, the federation's CA."""
+
+    certificate: Path
+    key: Path
+    passphrase: str = field(repr=False)
+    ca: Path
+
+    def context(self) -> ssl.SSLContext:
+        """A TLS context that shows this certificate; raises NotAuthorised or RecordsDamaged when it cannot."""
+        try:
+            context = trusting(self.ca.read_bytes())
+            context.load_cert_chain(self.certificate, self.key, lambda: self.passphrase)
+        except FileNotFoundError as error:
+            raise NotAuthorised("This site has no certificate for the federation.", ENROL_AGAIN) from error
+        except (OSError, ValueError) as error:
+            raise RecordsDamaged("This site's key, certificate or passphrase does not fit.", ENROL_AGAIN) from error
+        return context
+
+    def check_dates(self, now: datetime) -> None:
+        """Raises NotAuthorised outside the certificate's validity.
+
+        Asked before every connection: a server can only refuse such a certificate by closing the line.
+        """
+        try:
+            certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        except FileNotFoundError as error:
+            raise NotAuthorised("This site has no certificate for the federation.", ENROL_AGAIN) from error
+        except ValueError as error:
+            raise RecordsDamaged("This site's certificate cannot be read.", ENROL_AGAIN) from error
+        if now >= certificate.not_valid_after_utc:
+            raise NotAuthorised(f"This site's certificate expired on {certificate.not_valid_after_utc}.", ENROL_AGAIN)
+        if now < certificate.not_valid_before_utc:
+            raise NotAuthorised(
+                f"This site's certificate is valid from {certificate.not_valid_before_utc}, but it is {now} here.",
+                "Set this machine's clock.",
+            )
+
+
+class Patience:
+    """The end of every wait: retries with full jitter until `budget` seconds have passed without progress."""
+
+    def __init__(
+        self,
+        budget: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._budget, self._clock, self._sleep = budget, clock, sleep
+        self._failures, self._since = 0, clock()
+
+    def progress(self) -> None:
+        """Something was reached: the budget starts anew."""
+        self._failures, self._since = 0, self._clock()
+
+    def check(self, reason: str) -> None:
+        """Raises Unreachable once the budget is spent."""
+        if self._clock() - self._since >= self._budget:
+            raise Unreachable(f"No progress for {self._budget:.0f} seconds: {reason}.", KEPT)
+
+    def pause(self, reason: str, at_least: float = 0.0) -> None:
+        """Waits before the next attempt; raises Unreachable when it could not come within the budget."""
+        self.check(reason)
+        delay = at_least + secrets.SystemRandom().uniform(0, min(15.0, 0.25 * 2 ** min(self._failures, 10)))
+        left = self._since + self._budget - self._clock()
+        if at_least > left:
+            raise TryAgainLater(f"The federation server asks to wait {at_least:.0f} seconds: {reason}.", KEPT)
+        self._failures += 1
+        self._sleep(min(delay, left))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer read whole."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+def trusting(ca_pem: bytes) -> ssl.SSLContext:
+    """A TLS context that trusts one CA and nothing else (TLS 1.2 or later, the server's name checked)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    return context
+
+
+def open_http(server: str, context: ssl.SSLContext, proxy: str | None = None) -> httpx.Client:
+    """An HTTP/1.1 client for one server; proxies by argument, else by the usual environment variables."""
+    if not server.startswith("https://"):
+        raise ConfigurationError(f"The server's address {server!r} does not start with https://.")
+    try:
+        return httpx.Client(
+            base_url=server,
+            verify=context,
+            proxy=proxy,
+            timeout=TIMEOUT,
+            headers={"User-Agent": f"fedsite/{fedsite.__version__}", "Accept-Encoding": "identity"},
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigurationError(f"The address of the server or of the proxy cannot be used: {error}.") from error
+
+
+def ask(
+    http: httpx.Client,
+    method: str,
+    path: str,
+    patience: Patience,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+    auth: tuple[str, str] | None = None,
+) -> Answer:
+    """One idempotent request, repeated after connection errors and 5xx; a 4xx raises what it means."""
+    while True:
+        try:
+            answer = once(http, method, path, headers, content, auth)
+        except httpx.TransportError as error:
+            patience.pause(reason(error))
+            continue
+        if answer.status < 400:
+            return answer
+        if answer.status < 500 and answer.status != 429:
+            raise refusal(answer)
+        patience.pause(f"the server answered {answer.status}", retry_after(answer))
+
+
+def once(
+    http: httpx.Client,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | Iterable[bytes] | None = None,
+    auth: tuple[str, str] | None = None,
+) -> Answer:
+    """One request, one attempt; the answer is read up to the size of the largest message, for a minute at most."""
+    with http.stream(method, path, headers=headers, content=content, auth=auth) as response:
+        body, end = bytearray(), time.monotonic() + LONGEST_ANSWER
+        for block in response.iter_raw():
+            body += block
+            if len(body) > MAX_MESSAGE_BYTES:
+                raise ServerBrokeProtocol(f"The server's answer is larger than {MAX_MESSAGE_BYTES} bytes.")
+            if time.monotonic() > end:
+                raise httpx.ReadTimeout(f"an answer took more than {LONGEST_ANSWER:.0f} seconds")
+        return Answer(response.status_code, response.headers, bytes(body))
+
+
+def reason(error: httpx.TransportError) -> str:
+    """Why a connection failed, in one line. Raises ServerBrokeProtocol where trying again cannot help."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise ServerBrokeProtocol(
+                f"The server's certificate is not this federation's: {cause.verify_message}.",
+                "A proxy that inspects TLS, or another server, answers at this address: ask the network's operators.",
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+    return str(error).strip() or type(error).__name__
+
+
+def retry_after(answer: Answer) -> float:
+    """The seconds of a Retry-After header, 0 when there is none (its date form is never sent by our server)."""
+    text = answer.headers.get("Retry-After", "")
+    return min(float(text), 86_400.0) if text.isascii() and text.isdigit() else 0.0
+
+
+def refusal(answer: Answer) -> FedsiteError:
+    """What a 4xx (or 507) means to a site."""
+    problem = _problem(answer)
+    text = f"{problem.title} {problem.detail}".strip()[:500]
+    text = "".join(sign if sign.isprintable() else " " for sign in text)
+    if problem.type in ("no-such-round", "round-closed"):
+        return TryAgainLater(f"The round no longer stands: {text}", "Nothing is to be done; the next round will come.")
+    if problem.type == "another-update":
+        return RecordsDamaged(
+            f"The server holds something else from this site than this site remembers: {text}",
+            "Was the state folder restored from a backup? See fedsite audit verify.",
+        )
+    if answer.status in (401, 403):
+        return NotAuthorised(f"The server refused this site: {text}", ENROL_AGAIN)
+    return ServerBrokeProtocol(f"The server answered {answer.status}: {text}", "Tell the coordinator.")
+
+
+def clock_skew(answer: Answer, now: datetime) -> float | None:
+    """By how many seconds this machine's clock is ahead of the server's, None when the server told no time."""
+    try:
+        told = datetime.strptime(answer.headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return (now - told).total_seconds()
+
+
+def _problem(answer: Answer) -> Problem:
+    try:
+        return parse(Problem, answer.body)
+    except MalformedMessage:
+        return Problem(type="unexplained", title="It gave no reason.", status=answer.status)
