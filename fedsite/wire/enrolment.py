@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.wire.messages import Closed, MalformedMessage, Name, Sha256, parse
@@ -55,8 +55,18 @@ class Invitation:
     ca_sha256: str
 
     def encode(self) -> str:
-        """One line that survives mail and terminals; its last eight digits betray a torn copy."""
-        content = _Content(server=self.server, site=self.site, secret=self.secret, ca_sha256=self.ca_sha256)
+        """One line that survives mail and terminals; its last eight digits betray a torn copy.
+
+        Raises UsageError when the address or the site's name cannot stand in one.
+        """
+        try:
+            content = _Content(server=self.server, site=self.site, secret=self.secret, ca_sha256=self.ca_sha256)
+        except ValidationError as error:
+            place = error.errors(include_input=False, include_url=False)[0]["loc"][0]
+            raise UsageError(
+                f"An invitation cannot hold this {place}.",
+                "An address is https://HOST:PORT; a site's name is lower-case letters, digits, dots and dashes.",
+            ) from None
         body = base64.urlsafe_b64encode(content.to_bytes()).decode().rstrip("=")
         return f"fedsite-invitation-1.{body}.{_checksum(body)}"
 

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 PROTOCOL_VERSIONS = (1,)
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_DEPTH = 16
+MAX_AGREEMENT = 200_000
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -124,7 +125,7 @@ class Trust(Closed):
     site: Name
     plan_keys: Annotated[list[PublicKey], Field(min_length=1, max_length=16)]
     plan_threshold: Annotated[int, Field(ge=1, le=16)]
-    agreement: Annotated[str, Field(max_length=200_000)]
+    agreement: Annotated[str, Field(max_length=MAX_AGREEMENT)]
     agreement_sha256: Sha256
 
 

@@ -1,0 +1,223 @@
+"""Who may come in: invitations, certificates, revocation (the registration side of EST, RFC 7030).
+
+Every request is judged anew against the database, so a revocation takes effect at the next request.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from fedsite.errors import UsageError
+from fedsite.server.authority import LIFETIME
+from fedsite.server.federation import Federation
+from fedsite.server.problems import Refused
+from fedsite.server.storage import CertificateRow, InvitationRow, UploadRow
+from fedsite.wire.enrolment import Invitation, fingerprint, new_secret, spki_sha256
+from fedsite.wire.messages import Trust
+from fedsite.wire.signing import public_key
+
+CURVES = ("secp256r1", "secp384r1")
+MIN_RSA_BITS = 3072
+UNAUTHORISED = {"WWW-Authenticate": 'Basic realm="est"'}
+
+
+@dataclass(frozen=True)
+class SiteStanding:
+    """A site as the coordinator sees it. `status` is invited, enrolled, expired or revoked."""
+
+    site: str
+    status: str
+    certificate_expires: datetime | None
+    contributions: int
+
+
+def invite(federation: Federation, site: str, lifetime: timedelta, url: str) -> Invitation:
+    """Makes an invitation; only the hash of its secret is kept."""
+    invitation = Invitation(url, site, new_secret(), fingerprint(federation.authority.certificate))
+    invitation.encode()
+    now = federation.clock()
+    with federation.database.writing() as session:
+        hashed = _hashed(invitation.secret)
+        session.add(InvitationRow(secret_sha256=hashed, site=site, created=now, expires=now + lifetime))
+    return invitation
+
+
+def enrol(federation: Federation, site: str, secret: str, request: bytes) -> x509.Certificate:
+    """The certificate for a PKCS#10 request (DER) that comes with an invitation's secret.
+
+    The same key gets the same certificate again (its first answer may have been lost). Refuses: 401 for a wrong
+    secret, 403 when the invitation is expired, revoked or has served another key, 400 for an unfit request.
+    """
+    now = federation.clock()
+    with federation.database.writing() as session:
+        invitation = session.get(InvitationRow, _hashed(secret))
+        if invitation is None or invitation.site != site:
+            raise Refused(
+                HTTPStatus.UNAUTHORIZED, "invitation-wrong", "Site and invitation do not match.", UNAUTHORISED
+            )
+        if invitation.revoked:
+            raise _forbidden("invitation-revoked", "The invitation was revoked.")
+        key = _requested_key(request)
+        if invitation.spki_sha256 is not None:
+            if invitation.spki_sha256 != spki_sha256(key):
+                raise _forbidden("invitation-spent", "The invitation has served another key.")
+            return _issued_for(session, site, invitation.spki_sha256)
+        if invitation.expires <= now:
+            raise _forbidden("invitation-expired", "The invitation has expired.")
+        invitation.spki_sha256 = spki_sha256(key)
+        return _issue(federation, session, site, key, now)
+
+
+def reenrol(federation: Federation, site: str, request: bytes) -> x509.Certificate:
+    """The next certificate of an authenticated site. The same young key gets its certificate again."""
+    now = federation.clock()
+    key = _requested_key(request)
+    with federation.database.writing() as session:
+        row = _newest_certificate(session, site, spki_sha256(key))
+        if row is not None and row.revoked is None and row.expires - now > LIFETIME * 2 / 3:
+            return x509.load_der_x509_certificate(row.der)
+        return _issue(federation, session, site, key, now)
+
+
+def authenticate(federation: Federation, certificate: bytes | None) -> str:
+    """The site that a TLS client certificate (DER) stands for.
+
+    TLS has verified it against our root; here it must also be known, unexpired and unrevoked. Refuses with 401
+    (none shown) or 403.
+    """
+    if certificate is None:
+        raise Refused(HTTPStatus.UNAUTHORIZED, "certificate-needed", "This needs a site's certificate.")
+    with federation.database.reading() as session:
+        row = session.get(CertificateRow, hashlib.sha256(certificate).hexdigest())
+    if row is None:
+        raise _forbidden("certificate-unknown", "This certificate was not issued to a site.")
+    if row.revoked is not None:
+        raise _forbidden("certificate-revoked", f"The certificate of {row.site} was revoked.")
+    if row.expires <= federation.clock():
+        raise _forbidden("certificate-expired", f"The certificate of {row.site} has expired.")
+    return row.site
+
+
+def revoke(federation: Federation, site: str) -> int:
+    """Revokes a site's certificates and invitations; gives how many certificates. UsageError for an unknown site."""
+    now = federation.clock()
+    with federation.database.writing() as session:
+        known = {*session.scalars(select(InvitationRow.site)), *session.scalars(select(CertificateRow.site))}
+        if site not in known:
+            raise UsageError(f"There is no site {site!r}.", "See fedsite server site list.")
+        invitations = update(InvitationRow).where(InvitationRow.site == site, InvitationRow.revoked.is_(None))
+        session.execute(invitations.values(revoked=now))
+        certificates = update(CertificateRow).where(CertificateRow.site == site, CertificateRow.revoked.is_(None))
+        revoked = session.scalars(certificates.values(revoked=now).returning(CertificateRow.sha256)).all()
+    return len(revoked)
+
+
+def standings(federation: Federation) -> list[SiteStanding]:
+    """All sites that were ever invited, by name."""
+    now = federation.clock()
+    with federation.database.reading() as session:
+        sites = sorted(set(session.scalars(select(InvitationRow.site))))
+        certificates = session.scalars(select(CertificateRow).order_by(CertificateRow.expires)).all()
+        counted = select(UploadRow.site, func.count()).where(UploadRow.state == "accepted").group_by(UploadRow.site)
+        contributions = {site: count for site, count in session.execute(counted)}
+    standing = []
+    for site in sites:
+        own = [one for one in certificates if one.site == site]
+        valid = [one for one in own if one.revoked is None]
+        expires = (valid or own)[-1].expires if own else None
+        standing.append(SiteStanding(site, _status(own, valid, now), expires, contributions.get(site, 0)))
+    return standing
+
+
+def enrolled(session: Session, now: datetime) -> set[str]:
+    """The sites that hold a valid certificate."""
+    valid = select(CertificateRow.site).where(CertificateRow.revoked.is_(None), CertificateRow.expires > now)
+    return set(session.scalars(valid))
+
+
+def trust(federation: Federation, site: str) -> Trust:
+    """What a site pins once it is enrolled."""
+    return Trust(
+        federation=federation.name,
+        site=site,
+        plan_keys=[public_key(federation.plan_key)],
+        plan_threshold=1,
+        agreement=federation.agreement,
+        agreement_sha256=hashlib.sha256(federation.agreement.encode()).hexdigest(),
+    )
+
+
+def _status(own: Sequence[CertificateRow], valid: Sequence[CertificateRow], now: datetime) -> str:
+    if not own:
+        return "invited"
+    if not valid:
+        return "revoked"
+    return "enrolled" if valid[-1].expires > now else "expired"
+
+
+def _issue(
+    federation: Federation,
+    session: Session,
+    site: str,
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+    now: datetime,
+) -> x509.Certificate:
+    certificate = federation.authority.issue_site(key, site, now)
+    session.add(
+        CertificateRow(
+            sha256=fingerprint(certificate),
+            site=site,
+            spki_sha256=spki_sha256(key),
+            der=certificate.public_bytes(Encoding.DER),
+            issued=now,
+            expires=certificate.not_valid_after_utc,
+        )
+    )
+    return certificate
+
+
+def _issued_for(session: Session, site: str, spki: str) -> x509.Certificate:
+    row = _newest_certificate(session, site, spki)
+    assert row is not None  # the invitation and its certificate are written in one transaction
+    return x509.load_der_x509_certificate(row.der)
+
+
+def _newest_certificate(session: Session, site: str, spki: str) -> CertificateRow | None:
+    found = select(CertificateRow).where(CertificateRow.site == site, CertificateRow.spki_sha256 == spki)
+    return session.scalars(found.order_by(CertificateRow.expires.desc()).limit(1)).first()
+
+
+def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
+    """The public key of a request that proves possession of it, if it is strong enough."""
+    try:
+        parsed = x509.load_der_x509_csr(request)
+        key = parsed.public_key()
+        proven = parsed.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+        raise Refused(HTTPStatus.BAD_REQUEST, "request-malformed", "This is no PKCS#10 request.") from None
+    if not proven:
+        raise Refused(HTTPStatus.BAD_REQUEST, "request-unproven", "The request is not signed by its own key.")
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES:
+        return key
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
+        return key
+    raise Refused(
+        HTTPStatus.BAD_REQUEST, "key-weak", f"The key must be EC P-256 or P-384, or RSA of {MIN_RSA_BITS} bits."
+    )
+
+
+def _forbidden(kind: str, title: str) -> Refused:
+    return Refused(HTTPStatus.FORBIDDEN, kind, title)
+
+
+def _hashed(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,199 @@
+"""One folder is one federation: its keys, its database, its models and what sites have sent.
+
+    FOLDER/               0700
+      federation.db       the truth (storage.py)
+      keys/               the root, the server's certificate, and the keys of plans, tickets and receipts (0600)
+      models/             global models by SHA-256
+      incoming/           updates that are still arriving, by upload
+      updates/            updates that have their receipt, until their round is aggregated
+      refused/            updates that admission refused, for a person to look at
+
+Several processes share it: the running server and the coordinator's commands.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import URL, select
+
+from fedsite.errors import ConfigurationError, SourceMissing, UsageError
+from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, is_private, make_folder, write_atomically
+from fedsite.server.authority import LIFETIME, Authority, unencrypted_pem
+from fedsite.server.storage import SCHEMA_VERSION, Blobs, Database, FederationRow
+from fedsite.wire.enrolment import Invitation, new_secret, to_pem
+from fedsite.wire.messages import MAX_AGREEMENT, Name, utc_now
+
+FOLDERS = ("keys", "models", "incoming", "updates", "refused")
+SIGNING_KEYS = ("plan", "round", "receipt")
+
+_HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:-]{0,252})")
+
+
+@dataclass(frozen=True)
+class Federation:
+    """An opened folder. `clock` tells the time; tests bring their own."""
+
+    folder: Path
+    name: str
+    url: str
+    hosts: tuple[str, ...]
+    agreement: str
+    authority: Authority
+    plan_key: Ed25519PrivateKey
+    round_key: Ed25519PrivateKey
+    receipt_key: Ed25519PrivateKey
+    database: Database
+    models: Blobs
+    clock: Callable[[], datetime] = utc_now
+
+    @property
+    def server_certificate(self) -> Path:
+        """The server's private key and its certificate (PEM)."""
+        return self.folder / "keys" / "server.pem"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The root (PEM)."""
+        return self.folder / "keys" / "ca.pem"
+
+
+def init(folder: Path, name: str, hosts: list[str], url: str, agreement: str, now: datetime) -> None:
+    """Makes a federation in a folder that is not there yet or empty: all of it, or nothing.
+
+    Raises UsageError when there is something in the folder already or a name cannot stand in a certificate,
+    CannotWrite when the folder cannot be made.
+    """
+    _check_names(name, hosts, url, agreement)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty.", "Name a new folder, or an empty one.")
+    make_folder(folder.parent)
+    draft = folder.with_name(f".{folder.name}.init")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=PRIVATE_FOLDER)
+        _fill(draft, name, hosts, url, agreement, now)
+        draft.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_names(name: str, hosts: list[str], url: str, agreement: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise UsageError(
+            f"A federation cannot be named {name!r}.", "Use lower-case letters, digits, dots and dashes, at most 63."
+        ) from None
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise UsageError(f"{host!r} is no host name and no IP address.")
+    if len(agreement) > MAX_AGREEMENT:
+        raise UsageError(f"The agreement is longer than {MAX_AGREEMENT} characters.")
+    Invitation(url, "any-site", new_secret(), "0" * 64).encode()
+
+
+def _fill(folder: Path, name: str, hosts: list[str], url: str, agreement: str, now: datetime) -> None:
+    for one in FOLDERS:
+        (folder / one).mkdir(mode=PRIVATE_FOLDER)
+    keys = folder / "keys"
+    authority = Authority.create(name, now)
+    write_atomically(keys / "ca.key", unencrypted_pem(authority.key), PRIVATE_FILE)
+    write_atomically(keys / "ca.pem", to_pem([authority.certificate]), PRIVATE_FILE)
+    for one in SIGNING_KEYS:
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_atomically(keys / f"{one}.key", pem, PRIVATE_FILE)
+    _issue_server_certificate(folder, authority, hosts, now)
+    write_atomically(folder / "federation.db", b"", PRIVATE_FILE)  # SQLite keeps the mode, for its companions too
+    database = Database(_database_url(folder))
+    database.create()
+    with database.writing() as session:
+        session.add(FederationRow(name=name, url=url, hosts="\n".join(hosts), agreement=agreement, created=now))
+    database.close()
+
+
+def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Federation:
+    """Opens a federation's folder.
+
+    Raises SourceMissing when there is none, ConfigurationError when others could read its keys, when a key is damaged
+    or when a newer fedsite made it.
+    """
+    if not (folder / "federation.db").is_file():
+        raise SourceMissing(
+            f"There is no federation in {folder}.", "Name its folder with --dir, or make one with init."
+        )
+    keys = folder / "keys"
+    for path in sorted(keys.iterdir()):
+        if not is_private(path):
+            raise ConfigurationError(f"{path} is not this user's alone.", f"Run chmod 600 {path} as its owner.")
+    database = Database(_database_url(folder))
+    with database.reading() as session:
+        row = session.scalars(select(FederationRow)).one()
+    if row.schema_version != SCHEMA_VERSION:
+        raise ConfigurationError(f"{folder} has schema {row.schema_version}, not {SCHEMA_VERSION}.", "Update fedsite.")
+    try:
+        plan_key, round_key, receipt_key = (_signing_key(keys / f"{one}.key") for one in SIGNING_KEYS)
+        authority = _authority(keys)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"A key in {keys} cannot be read.", "Restore the folder from a backup.") from error
+    return Federation(
+        folder=folder,
+        name=row.name,
+        url=row.url,
+        hosts=tuple(row.hosts.splitlines()),
+        agreement=row.agreement,
+        authority=authority,
+        plan_key=plan_key,
+        round_key=round_key,
+        receipt_key=receipt_key,
+        database=database,
+        models=Blobs(folder / "models"),
+        clock=clock,
+    )
+
+
+def renew_server_certificate(federation: Federation) -> bool:
+    """Issues the server's next certificate once two thirds of the present one's life are over; True when it did."""
+    present = x509.load_pem_x509_certificate(federation.server_certificate.read_bytes())
+    now = federation.clock()
+    if present.not_valid_after_utc - now > LIFETIME / 3:
+        return False
+    _issue_server_certificate(federation.folder, federation.authority, federation.hosts, now)
+    return True
+
+
+def _issue_server_certificate(folder: Path, authority: Authority, hosts: Sequence[str], now: datetime) -> None:
+    """One file for key and certificate, so that the two can never be of different ages."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = authority.issue_server(key.public_key(), hosts, now)
+    write_atomically(folder / "keys" / "server.pem", unencrypted_pem(key) + to_pem([certificate]), PRIVATE_FILE)
+
+
+def _authority(keys: Path) -> Authority:
+    key = serialization.load_pem_private_key((keys / "ca.key").read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the root's key is of another kind")
+    return Authority(x509.load_pem_x509_certificate((keys / "ca.pem").read_bytes()), key)
+
+
+def _signing_key(path: Path) -> Ed25519PrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("a signing key is of another kind")
+    return key
+
+
+def _database_url(folder: Path) -> URL:
+    return URL.create("sqlite", database=str(folder.absolute() / "federation.db"))

@@ -1,0 +1,232 @@
+"""What the server remembers: SQLAlchemy tables (SQLite in WAL mode by default) and model files by SHA-256.
+
+The database is the truth; a file counts only once a row says so. Every writer therefore writes the file first,
+fsynced and renamed, and the row after it: a crash between the two leaves a file that nobody mentions, and whoever
+repeats the work writes the same file again.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, ForeignKey, UniqueConstraint, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeDecorator
+
+from fedsite.files import PRIVATE_FILE, fsync_folder
+
+SCHEMA_VERSION = 1
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware instant. SQLite forgets time zones, so it is given UTC and trusted to hold UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """On the way in: to UTC."""
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """On the way out: aware again."""
+        return value and value.replace(tzinfo=UTC)
+
+
+class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    """The root of all tables."""
+
+    type_annotation_map = {datetime: Instant}  # noqa: RUF012 - SQLAlchemy's own spelling
+
+
+class FederationRow(Table):
+    """The one row that says what this folder is. `hosts` are the names in the server's certificate, one a line."""
+
+    __tablename__ = "federation"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    hosts: Mapped[str]
+    agreement: Mapped[str]
+    created: Mapped[datetime]
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
+
+
+class InvitationRow(Table):
+    """An invitation, its secret hashed. It serves one public key, `spki_sha256`, once that is known."""
+
+    __tablename__ = "invitations"
+    secret_sha256: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str]
+    created: Mapped[datetime]
+    expires: Mapped[datetime]
+    spki_sha256: Mapped[str | None] = mapped_column(default=None)
+    revoked: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class CertificateRow(Table):
+    """A certificate that this federation's authority has issued to a site."""
+
+    __tablename__ = "certificates"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(index=True)
+    spki_sha256: Mapped[str]
+    der: Mapped[bytes]
+    issued: Mapped[datetime]
+    expires: Mapped[datetime]
+    revoked: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class ModelRow(Table):
+    """A global model. `round` is the one that made it, None for a model that a person brought."""
+
+    __tablename__ = "models"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    created: Mapped[datetime]
+    round: Mapped[int | None] = mapped_column(default=None)
+
+
+class SeriesRow(Table):
+    """A plan and how many rounds it runs for."""
+
+    __tablename__ = "series"
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    plan_sha256: Mapped[str]
+    plan: Mapped[str]
+    rounds: Mapped[int]
+
+
+class RoundRow(Table):
+    """One round; `status` is one of messages.RoundStatus, `reason` says why it closed, `result` is its model."""
+
+    __tablename__ = "rounds"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    place_in_series: Mapped[int]
+    ticket: Mapped[str]
+    ticket_sha256: Mapped[str]
+    model_sha256: Mapped[str] = mapped_column(ForeignKey("models.sha256"))
+    opened: Mapped[datetime]
+    expires: Mapped[datetime]
+    status: Mapped[str] = mapped_column(default="open", index=True)
+    closed: Mapped[datetime | None] = mapped_column(default=None)
+    reason: Mapped[str] = mapped_column(default="")
+    result_sha256: Mapped[str | None] = mapped_column(default=None)
+
+
+class AttendanceRow(Table):
+    """What a site was told of a round, and what it answered short of an update."""
+
+    __tablename__ = "attendance"
+    round: Mapped[int] = mapped_column(ForeignKey("rounds.number"), primary_key=True)
+    site: Mapped[str] = mapped_column(primary_key=True)
+    offered: Mapped[datetime | None] = mapped_column(default=None)
+    refused: Mapped[datetime | None] = mapped_column(default=None)
+    refusal: Mapped[str] = mapped_column(default="")
+    late: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class UploadRow(Table):
+    """A site's one update for a round. `offset` counts fsynced bytes only.
+
+    `state` is `receiving`, then `accepted` (there is a receipt), `refused` (`reason` says why) or `late`.
+    """
+
+    __tablename__ = "uploads"
+    __table_args__ = (UniqueConstraint("round", "site"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    round: Mapped[int] = mapped_column(ForeignKey("rounds.number"))
+    site: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int]
+    ledger_sequence: Mapped[int]
+    weight: Mapped[float]
+    created: Mapped[datetime]
+    offset: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(default="receiving")
+    reason: Mapped[str] = mapped_column(default="")
+    received: Mapped[datetime | None] = mapped_column(default=None)
+    receipt: Mapped[str | None] = mapped_column(default=None)
+
+
+class Database:
+    """Transactions on a database URL. Rows stay readable after their transaction has ended."""
+
+    def __init__(self, url: URL) -> None:
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            _prepare_sqlite(self._engine)
+        self._writer = self._engine.execution_options(writing=True)
+
+    def create(self) -> None:
+        """Makes the tables."""
+        Table.metadata.create_all(self._writer)
+
+    def close(self) -> None:
+        """Gives all connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A consistent view; what is changed in it is forgotten."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that holds the write lock from its start, so that what it reads is still true when it writes.
+
+        Commits at the end, rolls back on any exception.
+        """
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """WAL with synchronous=FULL (a commit survives a power cut), and transactions that begin when we say so."""
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+class Blobs:
+    """Files named by their SHA-256 in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Where the file of a digest is, or would be."""
+        return self._folder / sha256
+
+    def add(self, blocks: Iterable[bytes], draft: str) -> tuple[str, int]:
+        """Stores bytes as they come; gives (SHA-256, size). A crash leaves `.draft`, which the next try overwrites."""
+        digest, size, temporary = hashlib.sha256(), 0, self._folder / f".{draft}"
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "wb") as file:
+                for block in blocks:
+                    digest.update(block)
+                    size += file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(self.path(digest.hexdigest()))
+        fsync_folder(self._folder)
+        return digest.hexdigest(), size
