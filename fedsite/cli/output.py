@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from fedsite.errors import FedsiteError
+from fedsite.errors import FedsiteError, UsageError
 
 Progress = Callable[[int, int], None]
 OUTCOME_OF_ERRORS = {75: "pending", 80: "refused", 81: "refused"}
@@ -101,3 +101,12 @@ def _frames(error: BaseException) -> str:
         lines += [f"{type(cause).__module__}.{type(cause).__qualname__} at", *traceback.format_tb(cause.__traceback__)]
         cause = cause.__cause__ or cause.__context__
     return "\n".join(line.rstrip() for line in lines)
+
+
+def duration(text: str) -> float:
+    """Seconds in `90`, `90s`, `10m`, `24h` or `7d`. Raises UsageError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not number.isdecimal():
+        raise UsageError(f"{text!r} is no duration.", "Write a number and s, m, h or d, such as 24h.")
+    return int(number) * units[unit]

@@ -128,6 +128,13 @@ def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floatin
     return Sealed(destination, digest.hexdigest(), destination.stat().st_size, norm, norm_clipped)
 
 
+def preview(read: ReadUpdate, gate: Gate) -> tuple[float, float]:
+    """The update's norm before and after clipping, for this site's eyes; nothing is written. Raises DataNotFit."""
+    norm = measure_norm(read, gate.values)
+    square = sum(int(np.dot(clipped, clipped)) for clipped in quantised(read, gate, norm))
+    return norm, math.sqrt(square) / gate.scale
+
+
 def measure_norm(read: ReadUpdate, values: int) -> float:
     """The L2 norm of an update in float64. Raises DataNotFit when it is not finite."""
     total = 0.0

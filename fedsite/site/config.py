@@ -162,12 +162,33 @@ def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str) 
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path, known_keys(schema), n=1, cutoff=0.5)
-        mend = f"Did you mean {near[0]}?" if near else "Remove it; fedsite config schema lists what there is."
-        return ConfigurationError(f"{name}: unknown key {path}.", mend)
+        return ConfigurationError(f"{name}: unknown key {path}.", suggestion(path, schema))
     if first["type"] == "missing":
         return ConfigurationError(f"{name}: {path} is missing.", "Add it; sample_configs shows every key.")
     return ConfigurationError(f"{name}: {path}: {first['msg']}.", "fedsite config explain KEY tells what it means.")
+
+
+def suggestion(key: str, schema: type[BaseModel]) -> str:
+    """The mend for a key that does not exist: the nearest one that does."""
+    near = difflib.get_close_matches(key, known_keys(schema), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else "fedsite config schema lists the keys that there are."
+
+
+def describe(key: str) -> dict[str, Any] | None:
+    """Meaning, type and default of one key of site.yaml by its dotted path; None when there is no such key."""
+    schema: type[BaseModel] = SiteConfig
+    *sections, last = key.split(".")
+    for section in sections:
+        annotation = schema.model_fields[section].annotation if section in schema.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        schema = annotation
+    if last not in schema.model_fields:
+        return None
+    described: dict[str, Any] = schema.model_json_schema()["properties"][last]
+    environment = None if sections[:1] and sections[0] in NEVER_FROM_ENVIRONMENT else f"FEDSITE_{key.upper()}"
+    overridden = environment.replace(".", "__") if environment and sections else None
+    return {"key": key, **described, "environment": overridden}
 
 
 def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from fedsite.errors import NotAuthorised, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, write_atomically
@@ -117,6 +118,15 @@ def certificate(files: IdentityFiles) -> Certificate:
         found.not_valid_before_utc,
         found.not_valid_after_utc,
     )
+
+
+def authority_sha256(files: IdentityFiles) -> str:
+    """The SHA-256 of the pinned CA's certificate (DER). Raises RecordsDamaged when it is none."""
+    try:
+        authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    except ValueError as error:
+        raise RecordsDamaged("identity/ca.pem is no certificate.", "Restore it, or enrol anew.") from error
+    return authority.fingerprint(hashes.SHA256()).hex()
 
 
 def create_pseudonyms(files: IdentityFiles) -> None:

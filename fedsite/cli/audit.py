@@ -1,0 +1,52 @@
+"""`fedsite audit`."""
+
+from typing import Annotated
+
+import typer
+
+from fedsite.cli.output import Output
+
+app = typer.Typer(help="The hash-chained record of everything that left or was refused.")
+
+
+@app.command()
+def show(
+    context: typer.Context, last: Annotated[int, typer.Option(min=1, help="How many records, newest last.")] = 50
+) -> None:
+    """Shows the newest records."""
+    from fedsite.jobs.site import open_state
+
+    out = Output.of(context)
+    with open_state(out.config_path) as state:
+        newest = state.last("audit")
+        after = max(0, (newest.sequence if newest else 0) - last)
+        records = [
+            {"sequence": record.sequence, "time": record.time, **record.body, "hash": record.hash}
+            for record in state.records("audit", after)
+        ]
+    text = "\n".join(_line(record) for record in records)
+    out.result("shown", {"records": records}, lambda console: console.print(text, markup=False))
+
+
+@app.command()
+def verify(context: typer.Context) -> None:
+    """Recomputes both chains; names the first record that is altered, missing or out of order (exit 74)."""
+    from fedsite.jobs.site import open_state
+
+    out = Output.of(context)
+    with open_state(out.config_path) as state:
+        lengths = state.verify()
+    out.result(
+        "whole",
+        {"records": lengths},
+        lambda console: console.print(
+            f"The ledger ({lengths['ledger']} records) and the audit ({lengths['audit']} records) are whole.",
+            markup=False,
+        ),
+    )
+
+
+def _line(record: dict[str, object]) -> str:
+    facts = {key: value for key, value in record.items() if key not in ("sequence", "time", "event", "hash")}
+    details = "  ".join(f"{key}={value}" for key, value in facts.items())
+    return f"{record['sequence']:>6}  {record['time']}  {record['event']}  {details}"

@@ -1,0 +1,39 @@
+"""`fedsite check`."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from fedsite.cli.output import Output
+
+if TYPE_CHECKING:
+    from fedsite.jobs.check import Check
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
+
+
+def check(context: typer.Context) -> None:
+    """Runs every pre-flight check and says what to mend before the next round."""
+    from fedsite.jobs import check as job
+
+    out = Output.of(context)
+    with out.step("Checking") as progress:
+        found = job.check(out.config_path, progress)
+    worst = next((one for one in found if one.status == "error"), None)
+    out.result(
+        "failed" if worst else "ready",
+        {"checks": [asdict(one) for one in found]},
+        lambda console: console.print(_table(found)),
+    )
+    if worst:
+        raise typer.Exit(worst.exit_code)
+
+
+def _table(found: "list[Check]") -> Table:
+    table = Table(box=None, show_header=False)
+    for one in found:
+        text = f"{one.message}\n{one.mend}" if one.mend else one.message
+        table.add_row(f"[{COLOURS[one.status]}]{one.status}[/]", one.name, text)
+    return table

@@ -1,0 +1,81 @@
+"""`fedsite init`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from fedsite.cli.output import Output
+from fedsite.errors import UsageError
+
+Value = TypeVar("Value", str, int, float)
+
+
+def init(
+    context: typer.Context,
+    state: Annotated[Path | None, typer.Option(help="The state folder: identity, ledger, audit.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where prepared cases will lie.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task that this site allows; repeat for several.")] = None,
+    epsilon: Annotated[float | None, typer.Option(min=0, help="Privacy budget of this ledger, for ever.")] = None,
+    delta: Annotated[float | None, typer.Option(min=0, max=0.1, help="Below 1 / patients.")] = None,
+    nominal_patients: Annotated[int | None, typer.Option(min=1, help="About how many patients; typed.")] = None,
+) -> None:
+    """Sets this site up: a commented site.yaml, the state folder, the privacy ledger."""
+    from platformdirs import user_config_path, user_data_path
+
+    from fedsite.jobs import init as job
+    from fedsite.tasks import registry
+
+    out = Output.of(context)
+    path = out.config_path or user_config_path("fedsite") / "site.yaml"
+    tasks = tuple(task or registry.names())
+    for name in tasks:
+        registry.get(name)
+    home = user_data_path("fedsite")
+    answers = job.Answers(
+        state=Path(_ask("State folder", "--state", str(state) if state else None, str, str(home / "state"))).absolute(),
+        data=Path(
+            _ask("Folder of prepared data", "--data", str(data) if data else None, str, str(home / "data"))
+        ).absolute(),
+        tasks=tasks,
+        epsilon=_ask("Privacy budget epsilon (cannot be changed later)", "--epsilon", epsilon, float, "8"),
+        delta=_ask("delta, below 1 / patients (cannot be changed later)", "--delta", delta, float, "1e-6"),
+        nominal_patients=_ask(
+            "About how many patients (cannot be changed later)", "--nominal-patients", nominal_patients, int, None
+        ),
+    )
+    terms = job.initialise(path.absolute(), answers)
+    out.result(
+        "initialised",
+        {
+            "config": str(path.absolute()),
+            "state": str(answers.state),
+            "epsilon": terms.epsilon,
+            "delta": terms.delta,
+            "order": terms.order,
+            "nominal_patients": terms.nominal_patients,
+        },
+        lambda console: console.print(
+            f"Wrote {path.absolute()} and the state folder {answers.state}.\n"
+            f"Budget: epsilon {terms.epsilon:g} per patient (add or remove one), delta {terms.delta:g}.\n"
+            "Next: fedsite enroll --invitation FILE",
+            markup=False,
+        ),
+    )
+
+
+def _ask(question: str, option: str, given: Value | None, kind: Callable[[str], Value], default: str | None) -> Value:
+    """The option's value; else an answer on a terminal; else, without a terminal, an error that names the option."""
+    if given is not None:
+        return given
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            f"{option} is needed: it is asked only on a terminal.", "fedsite init --help lists the options."
+        )
+    answer: str = typer.prompt(question, default=default, err=True)
+    try:
+        return kind(answer)
+    except ValueError:
+        raise UsageError(f"{answer!r} is no value for {option}.") from None

@@ -1,0 +1,61 @@
+"""`fedsite train-round`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsite.cli.output import Output, duration
+
+if TYPE_CHECKING:
+    from fedsite.jobs.participate import Outcome
+
+
+def train_round(
+    context: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train, then show what would leave and what it would cost; send nothing.")
+    ] = False,
+    wait: Annotated[
+        str, typer.Option(help="How long to wait for another run that holds the lock, such as 30s, 10m, 1h.")
+    ] = "0s",
+) -> None:
+    """Takes part in one round: fetch, train, clip, add noise, charge the ledger, upload once."""
+    from fedsite.jobs import participate
+    from fedsite.jobs.site import open_site
+
+    out = Output.of(context)
+    with open_site(out.config_path) as site:
+        outcome = participate.take_part(site, out.step, dry_run=dry_run, wait_seconds=duration(wait))
+    out.result(outcome.outcome, outcome.data, lambda console: console.print(_sentence(outcome), markup=False))
+
+
+def _sentence(outcome: "Outcome") -> str:
+    data = outcome.data
+    if outcome.outcome == "nothing-to-do":
+        return "Nothing to do: no round is waiting for this site."
+    if outcome.outcome == "previewed":
+        return "\n".join(
+            [
+                f"Round {data['round']}, dry run: nothing was charged, nothing left.",
+                f"  would leave    {len(data['tensors'])} tensors, {data['values']:,} values, {data['bytes']:,} bytes",
+                f"  update's norm  {data['norm_before']:.4g} before clipping, {data['norm_after_clipping']:.4g} after",
+                f"  noise          standard deviation {data['noise_standard_deviation']:.4g} on every value",
+                f"  ledger before  {_epsilon(data['epsilon_before'])}",
+                f"  ledger after   {data['guarantee_after']}",
+            ]
+        )
+    lines = [f"Round {data['round']}: the update is at the server ({data['bytes_sent']:,} bytes), receipt verified."]
+    lines.append(f"Spent so far: {data['guarantee']}.")
+    if data["signal_to_noise"] is not None:
+        lines.append(f"Signal to noise of this update: at most {data['signal_to_noise']:.3g}.")
+    if data["evaluation"]:
+        found = data["evaluation"]
+        lines.append(
+            f"Global model before this round: Dice {found['mean_dice']:.3f} on {found['cases']} held-out cases (stays"
+            " at home)."
+        )
+    return "\n".join(lines)
+
+
+def _epsilon(value: float | None) -> str:
+    return "not private" if value is None else f"epsilon {value:,.4g}"

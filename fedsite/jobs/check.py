@@ -1,0 +1,156 @@
+"""`fedsite check`: every pre-flight check runs, whatever the others say; each names problem and mend."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedsite.dataset import manifest
+from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised, Unreachable
+from fedsite.jobs.lock import only_run
+from fedsite.jobs.site import Site, open_site
+from fedsite.site import identity
+from fedsite.wire.messages import PROTOCOL_VERSIONS
+
+Status = Literal["ok", "warning", "error", "skipped"]
+LOW_DISK_BYTES = 2 * 10**9
+TOLERATED_SKEW_SECONDS = 120.0
+RENEW_SOON_DAYS = 14
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's answer. `exit_code` is that of the error that a run would meet."""
+
+    name: str
+    status: Status
+    message: str
+    mend: str = ""
+    exit_code: int = 0
+
+
+def check(config_path: Path | None, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
+    """Runs all checks in order. Never raises for a finding; the first one with status `error` decides the exit."""
+    try:
+        with open_site(config_path) as site:
+            found = [Check("configuration", "ok", "The configuration and the state folder can be read.")]
+            for number, (name, run) in enumerate(CHECKS.items(), start=1):
+                found.append(_guarded(name, run, site))
+                progress(number, len(CHECKS))
+            return found
+    except FedsiteError as error:
+        skipped = [Check(name, "skipped", "Needs the configuration and the state folder.") for name in CHECKS]
+        return [_failed("configuration", error), *skipped]
+
+
+def _guarded(name: str, run: Callable[[Site], Check], site: Site) -> Check:
+    try:
+        return run(site)
+    except FedsiteError as error:
+        return _failed(name, error)
+
+
+def _failed(name: str, error: FedsiteError) -> Check:
+    return Check(name, "error", error.message, error.mend, error.exit_code)
+
+
+def _records(site: Site) -> Check:
+    lengths = site.state.verify()
+    return Check("records", "ok", f"Ledger ({lengths['ledger']}) and audit ({lengths['audit']} records) are whole.")
+
+
+def _lock(site: Site) -> Check:
+    with only_run(site.state.folder):
+        return Check("lock", "ok", "No other run is at work.")
+
+
+def _certificate(site: Site) -> Check:
+    days = identity.certificate(site.files).days_left()
+    if days <= 0:
+        raise NotAuthorised("This site's certificate has expired.", "Ask the coordinator for a new invitation.")
+    if days < RENEW_SOON_DAYS:
+        return Check("certificate", "warning", f"The certificate ends in {days:.0f} days.", "Tell the coordinator.")
+    return Check("certificate", "ok", f"The certificate is good for {days:.0f} days.")
+
+
+def _agreement(site: Site) -> Check:
+    from fedsite.jobs.participate import require_agreement
+
+    require_agreement(site.pinned)
+    return Check("agreement", "ok", "The data-use agreement is accepted, or there is none.")
+
+
+def _key(site: Site) -> Check:
+    with site.client():
+        return Check("key", "ok", "The private key opens without a person, a desktop or a prompt.")
+
+
+def _server(site: Site) -> Check:
+    started = time.monotonic()
+    with site.client() as client:
+        versions = client.federation().protocol_versions
+        client.trust()
+    if not set(versions) & set(PROTOCOL_VERSIONS):
+        raise Unreachable(f"The server speaks versions {versions} of the protocol, none of ours.", "Update fedsite.")
+    return Check("server", "ok", f"The server knows this site and answers in {time.monotonic() - started:.2f} s.")
+
+
+def _clock(site: Site) -> Check:
+    with site.client() as client:
+        skew = client.clock_skew()
+    if skew is None:
+        return Check("clock", "warning", "The server told no time; this machine's clock could not be compared.")
+    if abs(skew) > TOLERATED_SKEW_SECONDS:
+        ahead = "ahead of" if skew > 0 else "behind"
+        return Check("clock", "error", f"This clock is {abs(skew):.0f} s {ahead} the server's.", "Set up NTP.", 77)
+    return Check("clock", "ok", f"This clock and the server's differ by {abs(skew):.0f} s.")
+
+
+def _disk(site: Site) -> Check:
+    free = shutil.disk_usage(site.state.folder).free
+    if free < LOW_DISK_BYTES:
+        raise CannotWrite(f"Only {free / 1e9:.1f} GB are free in the state folder.", "Free some space.")
+    if not os.access(site.state.folder, os.W_OK):
+        raise CannotWrite("The state folder cannot be written.", "Mend its permissions.")
+    return Check("disk", "ok", f"{free / 1e9:.0f} GB are free.")
+
+
+def _data(site: Site) -> Check:
+    found = manifest.load(site.config.paths.data)
+    training, validation = len(found.of_split("training")), len(found.of_split("validation"))
+    missing = [case.id for case in found.cases if not (site.config.paths.data / case.file).is_file()]
+    if missing:
+        raise DataNotFit(f"{len(missing)} prepared cases are gone, {missing[0]} first.", "Run fedsite prepare-data.")
+    if found.task not in site.config.policy.tasks:
+        return Check("data", "warning", f"The prepared task {found.task} is not in policy.tasks.", "Add it there.")
+    return Check("data", "ok", f"{training} cases for training, {validation} held out, task {found.task}.")
+
+
+def _device(site: Site) -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return Check(
+            "device", "ok", f"GPU {torch.cuda.get_device_name()}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free."
+        )
+    if site.config.training.device == "cuda":
+        return Check("device", "error", "training.device asks for CUDA and there is none.", "See nvidia-smi.", 78)
+    return Check("device", "warning", "No GPU: training runs on the CPU, which is slow.", "Fine for a small network.")
+
+
+CHECKS: dict[str, Callable[[Site], Check]] = {
+    "records": _records,
+    "lock": _lock,
+    "disk": _disk,
+    "data": _data,
+    "certificate": _certificate,
+    "agreement": _agreement,
+    "key": _key,
+    "server": _server,
+    "clock": _clock,
+    "device": _device,
+}

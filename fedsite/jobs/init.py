@@ -1,0 +1,132 @@
+"""`fedsite init`: writes a commented configuration and makes the state folder with its ledger."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fedsite.errors import ConfigurationError, UsageError
+from fedsite.files import make_folder, write_atomically
+from fedsite.privacy import accountant
+from fedsite.privacy.ledger import Ledger, Terms
+from fedsite.site import config as configuration
+from fedsite.site import identity
+from fedsite.site.identity import IdentityFiles
+from fedsite.site.state import State
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a person decides when a site is set up. The last three cannot be changed later."""
+
+    state: Path
+    data: Path
+    tasks: tuple[str, ...]
+    epsilon: float
+    delta: float
+    nominal_patients: int
+
+
+def initialise(path: Path, answers: Answers) -> Terms:
+    """Writes `path` and creates the state folder; gives the ledger's terms.
+
+    Going on after an interruption is harmless: what is there already is kept, if it says the same. Raises
+    ConfigurationError when the file or the ledger say something else, UsageError on values out of range,
+    CannotWrite.
+    """
+    if answers.delta * answers.nominal_patients >= 1:
+        raise UsageError(
+            f"delta {answers.delta:g} is not below 1 / {answers.nominal_patients} patients.",
+            "Choose a smaller delta: one patient in so many would otherwise lie outside the promise.",
+        )
+    if path.exists():
+        raise ConfigurationError(f"{path} exists already.", "Edit it, or name another file with --config.")
+    text = site_yaml(answers)
+    terms = _create_state(answers)
+    make_folder(path.parent)
+    write_atomically(path, text.encode())
+    configuration.load(path)
+    return terms
+
+
+def _create_state(answers: Answers) -> Terms:
+    terms = Terms(
+        epsilon=answers.epsilon,
+        delta=answers.delta,
+        order=accountant.best_order(answers.epsilon, answers.delta),
+        nominal_patients=answers.nominal_patients,
+    )
+    there = (answers.state / "state.db").exists()
+    with State.open(answers.state) if there else State.create(answers.state) as state:
+        identity.create_pseudonyms(IdentityFiles(state.folder / "identity"))
+        if state.last("ledger") is None:
+            with state.transaction():
+                state.audit("initialised")
+                Ledger.create(state, terms)
+        elif Ledger(state).terms != terms:
+            raise ConfigurationError(
+                f"The state folder {answers.state} has a ledger with other terms: {Ledger(state).terms}.",
+                "A ledger's terms never change: give the same ones, or choose a new state folder.",
+            )
+    return terms
+
+
+def site_yaml(answers: Answers) -> str:
+    """The commented configuration, with the answers filled in."""
+    values = {
+        "state": _scalar(answers.state),
+        "data": _scalar(answers.data),
+        "tasks": yaml.safe_dump(list(answers.tasks), default_flow_style=True).strip(),
+        "epsilon": f"{answers.epsilon:g}",
+        "delta": f"{answers.delta:.10f}".rstrip("0"),
+        "nominal_patients": str(answers.nominal_patients),
+        "weak": configuration.WEAK_PRIVACY_SENTENCE,
+        "none": configuration.NO_PRIVACY_SENTENCE,
+    }
+    return _TEMPLATE.format(**values)
+
+
+def _scalar(path: Path) -> str:
+    return yaml.safe_dump(str(path), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+
+
+_TEMPLATE = """\
+# fedsite: this site's configuration. Every key: fedsite config schema; one key: fedsite config explain KEY
+# A setting can be overridden by FEDSITE_SECTION__KEY, except in policy and privacy.
+
+paths:
+  state: {state}   # identity, ledger, audit. One per site and federation; back it up
+  data: {data}   # prepared cases, manifest, report
+
+preparation:
+  spacing_mm: null          # voxel size of prepared cases, such as [2, 2, 2]; null takes the task's own
+  validation_fraction: 0.2  # share of patients held out at home, chosen by a keyed hash
+
+training:
+  device: auto     # auto takes the GPU if there is one; cpu, cuda
+  evaluate: true   # measure each global model on the held-out patients; the result stays at home
+
+network:
+  proxy: null            # http://proxy:3128; null follows HTTPS_PROXY and NO_PROXY
+  patience_seconds: 120  # how long a run keeps trying while nothing moves
+
+# What this site allows. A plan asks; the stricter of plan and policy wins.
+policy:
+  tasks: {tasks}
+  algorithms: [fedavg]
+  maximum_steps: 1000               # optimiser steps in one round
+  maximum_download_megabytes: 1024
+  minimum_noise_multiplier: 0       # sigma; a plan with less noise is refused
+  maximum_epsilon_per_round: null
+  maximum_epsilon: null             # tightens the budget below; it can never widen it
+  # Two sentences that a site writes here only if it means them:
+  weak_privacy: ""                  # {weak}
+  no_privacy: ""                    # {none}
+  public_weight: null               # this site's weight where a plan takes declared ones; it becomes public
+
+# The ledger's terms. They were fixed when the ledger was created and cannot be changed.
+privacy:
+  epsilon: {epsilon}
+  delta: {delta}
+  nominal_patients: {nominal_patients}   # typed, never counted
+"""

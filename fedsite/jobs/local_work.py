@@ -1,0 +1,119 @@
+"""Joins loop, task, cases and device: the global model in, this site's trained weights out."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsite.dataset import manifest as manifests
+from fedsite.dataset.cases import CaseFiles, verify_case
+from fedsite.dataset.manifest import CaseRecord, Manifest
+from fedsite.errors import DataNotFit
+from fedsite.files import PRIVATE_FILE, atomic_writer
+from fedsite.jobs.evaluate import Evaluation, evaluate
+from fedsite.wire import payload
+from fedsite.wire.messages import Plan
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The prepared folder of this site, as one plan may use it."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str
+
+    def cases(self, split: manifests.Split) -> CaseFiles:
+        """The cases of a split, mapped one at a time."""
+        return CaseFiles([self.folder / case.file for case in self.manifest.of_split(split)])
+
+    def records(self, split: manifests.Split) -> tuple[CaseRecord, ...]:
+        """What the manifest says of them."""
+        return self.manifest.of_split(split)
+
+
+def open_prepared(folder: Path, plan: Plan) -> PreparedData:
+    """The prepared data, if they are what the plan needs. Raises SourceMissing, DataNotFit naming the difference."""
+    manifest = manifests.load(folder)
+    wanted = {
+        "task": plan.task,
+        "channels": tuple(plan.channels),
+        "input state": plan.preparation.input_state,
+        "spacing in mm": tuple(plan.preparation.spacing_mm),
+    }
+    found = {
+        "task": manifest.task,
+        "channels": tuple(manifest.channels),
+        "input state": manifest.input_state,
+        "spacing in mm": tuple(manifest.spacing_mm),
+    }
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise DataNotFit(
+                f"The prepared data do not fit the plan: {name} is {found[name]}, the plan needs {value}.",
+                "Prepare them again with fitting settings (site.yaml, preparation), or ask the coordinator.",
+            )
+    if plan.local.steps and not manifest.of_split("training"):
+        raise DataNotFit("The prepared data hold no case for training.", "Prepare more patients.")
+    digest = hashlib.sha256((folder / manifests.FILE_NAME).read_bytes()).hexdigest()
+    return PreparedData(folder, manifest, digest)
+
+
+def train(
+    plan: Plan, seed: int, model: Path, data: PreparedData | None, device: str, destination: Path, progress: Progress
+) -> None:
+    """Trains the plan's steps from the global model and writes the weights to `destination` (0600).
+
+    With `steps: 0` the weights are the global model's and nothing is imported. Raises DataNotFit when a case is
+    not what the manifest says, or the loss diverges.
+    """
+    if plan.local.steps == 0 or data is None:
+        with atomic_writer(destination, PRIVATE_FILE) as file, model.open("rb") as source:
+            shutil.copyfileobj(source, file)
+        return
+    for case in data.records("training"):
+        verify_case(data.folder / case.file, case.sha256)
+    from fedsite.tasks import networks, registry
+    from fedsite.training import loop, sampling, weights
+
+    task = registry.get(plan.task)
+    network = networks.build(task, plan.network.name, plan.network.settings)
+    weights.load(network, payload.tensors_of(model))
+    where = loop.choose_device(device)
+    network.to(where)
+    local = plan.local
+    sampler = sampling.PatchSampler(
+        data.cases("training"), local.patch_voxels, local.batch_size, local.foreground_fraction, seed
+    )
+    optimizer = loop.make_optimizer(network, local.optimizer, local.learning_rate)
+    step = loop.supervised_step(network, optimizer, registry.module(plan.task).loss(), where)
+    loop.train(network, sampler, step, local.steps, progress)
+    payload.write_model(destination, weights.export(network), PRIVATE_FILE)
+
+
+def measure(plan: Plan, model: Path, data: PreparedData, device: str, progress: Progress) -> Evaluation | None:
+    """The model's Dice on this site's validation cases; None where there are none. It stays at home."""
+    if not data.records("validation"):
+        return None
+    return evaluate(model, plan, data.cases("validation"), device, progress)
+
+
+def update_reader(model: Path, trained: Path) -> tuple[Callable[[slice], NDArray[np.float64]], payload.Layout]:
+    """The update (trained minus global) as a function of a slice, float64, and the layout of both files.
+
+    Raises DataNotFit when the two files are not of one model.
+    """
+    layout = payload.layout_of(model)
+    payload.check_file(trained, layout)
+    before, after = payload.map_values(model, layout), payload.map_values(trained, layout)
+
+    def read(part: slice) -> NDArray[np.float64]:
+        return after[part].astype(np.float64) - before[part].astype(np.float64)
+
+    return read, layout

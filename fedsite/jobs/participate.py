@@ -1,0 +1,175 @@
+"""`fedsite train-round`: check in, verify, decide, walk the round, tell the server when this site says no."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedsite.errors import (
+    BudgetSpent,
+    DataNotFit,
+    FedsiteError,
+    PolicyRefused,
+    RecordsDamaged,
+    ServerBrokeProtocol,
+    SourceMissing,
+    TryAgainLater,
+)
+from fedsite.jobs import round as rounds
+from fedsite.jobs.lock import only_run
+from fedsite.jobs.round import Round, Steps
+from fedsite.jobs.site import Site
+from fedsite.jobs.verification import Offer, verify_chain, verify_offer
+from fedsite.privacy.statement import guarantee
+from fedsite.site.identity import Pinned
+from fedsite.site.state import RoundRecord
+from fedsite.wire.client import FederationClient
+from fedsite.wire.messages import PROTOCOL_VERSIONS, Envelope, ParticipationRequest, RefusalReason, utc_now
+
+NO_AGREEMENT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of an empty text
+REASONS: dict[type[FedsiteError], RefusalReason] = {
+    PolicyRefused: "policy",
+    BudgetSpent: "budget",
+    DataNotFit: "technical",
+    SourceMissing: "technical",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a participation ended: `uploaded`, `nothing-to-do` or `previewed`, and what there is to say of it."""
+
+    outcome: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: float = 0) -> Outcome:
+    """One participation. With `dry_run` it stops before anything is charged and shows what would leave.
+
+    Raises every error of cli.md's table; what was reached is kept, and the next run goes on from there.
+    """
+    with only_run(site.state.folder, wait_seconds):
+        site.state.verify()
+        pinned = site.pinned
+        require_agreement(pinned)
+        with site.client() as client:
+            if not dry_run and (finished := _finish_pending(site, client, step, pinned)):
+                return finished
+            return _take_what_is_due(site, client, step, pinned, dry_run)
+
+
+def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned: Pinned, dry_run: bool) -> Outcome:
+    request = ParticipationRequest(protocol=PROTOCOL_VERSIONS[-1], ledger_sequence=site.ledger.sequence())
+    answer = client.participate(request)
+    if answer.receipts:
+        site.state.audit("unknown receipts", count=len(answer.receipts))
+        raise RecordsDamaged(
+            f"The server holds {len(answer.receipts)} receipts of this site that its ledger does not know.",
+            "This state folder is an older copy, or a new one: nothing leaves, since its ledger counts too little."
+            " Bring back the newest state folder.",
+        )
+    if answer.plan is None or answer.ticket is None:
+        site.state.audit("nothing due")
+        return Outcome("nothing-to-do", {"retry_after": answer.retry_after})
+    here = _begin(site, client, step, pinned, answer.plan, answer.ticket)
+    if here.state == "acknowledged":
+        raise ServerBrokeProtocol(
+            f"The server asks again for round {here.number}, for which this site holds its receipt.",
+            "The server may have been restored from an older copy: tell the coordinator. Nothing was sent.",
+        )
+    if here.state == "rejected":
+        return Outcome("nothing-to-do", {"round": here.number, "rejected": here.body.get("reason", "")})
+    with _telling_refusals(here):
+        rounds.admit(here)
+        if dry_run:
+            rounds.advance(here, until="trained")
+            return Outcome("previewed", {"round": here.number, **rounds.preview(here)})
+        rounds.advance(here)
+    return _ended(here)
+
+
+def _begin(
+    site: Site, client: FederationClient, step: Steps, pinned: Pinned, plan: Envelope, ticket: Envelope
+) -> Round:
+    try:
+        offer = verify_offer(pinned, plan, ticket, utc_now())
+        verify_chain(offer, site.state.rounds(pinned.federation), client)
+    except FedsiteError as error:
+        if error.exit_code == ServerBrokeProtocol.exit_code:
+            site.state.audit("offer refused", message=error.message)
+        raise
+    return rounds.begin(site, client, offer, {"plan": plan, "ticket": ticket}, step)
+
+
+def _finish_pending(site: Site, client: FederationClient, step: Steps, pinned: Pinned) -> Outcome | None:
+    """Sends what an earlier run released: it is charged already, and always the same bytes."""
+    pending = [record for record in site.state.rounds(pinned.federation) if record.state in rounds.PENDING]
+    if not pending:
+        return None
+    here = Round(site, client, _stored_offer(pinned, pending[-1]), step, pending[-1].state, pending[-1].body)
+    rounds.advance(here)
+    return _ended(here) if here.state == "acknowledged" else None
+
+
+def _stored_offer(pinned: Pinned, record: RoundRecord) -> Offer:
+    """The offer as it was verified when it came; signatures are checked again, expiry is the server's business."""
+    plan, ticket = (Envelope.model_validate(record.body[name]) for name in ("plan", "ticket"))
+    return verify_offer(pinned, plan, ticket, now=None)
+
+
+def _ended(here: Round) -> Outcome:
+    if here.state != "acknowledged":
+        raise TryAgainLater(
+            f"Round {here.number} ended before this site's update was there ({here.state}).",
+            "What was charged stays charged; the next run takes the next round.",
+        )
+    spent, terms = here.site.ledger.spent(), here.site.ledger.terms
+    evaluation = here.site.state.evaluation(here.offer.ticket.model_sha256)
+    _forget_old_models(here)
+    gate = rounds.gate_for(here.offer, here.body["values"])
+    return Outcome(
+        "uploaded",
+        {
+            "federation": here.offer.plan.federation,
+            "round": here.number,
+            "task": here.offer.plan.task,
+            "steps": here.offer.plan.local.steps,
+            "bytes_sent": here.body["payload_bytes"],
+            "payload_sha256": here.body["payload_sha256"],
+            "epsilon": spent.epsilon,
+            "delta": terms.delta,
+            "guarantee": guarantee(spent.epsilon, terms.delta),
+            "signal_to_noise": gate.signal_to_noise if gate.noise_multiplier else None,
+            "evaluation": evaluation,
+        },
+    )
+
+
+@contextmanager
+def _telling_refusals(here: Round) -> Iterator[None]:
+    """Tells the server that this site says no, in one of four words, and writes the whole reason down at home."""
+    try:
+        yield
+    except tuple(REASONS) as error:
+        reason = REASONS[type(error)]
+        here.site.state.audit("round refused", round=here.number, reason=reason, message=error.message)
+        try:
+            here.client.refuse(here.number, reason)
+        except FedsiteError as failure:
+            here.site.state.audit("refusal not delivered", round=here.number, message=failure.message)
+        raise
+
+
+def _forget_old_models(here: Round) -> None:
+    for path in here.model.parent.glob("*.safetensors"):
+        if path != here.model:
+            path.unlink(missing_ok=True)
+
+
+def require_agreement(pinned: Pinned) -> None:
+    """Raises TryAgainLater while the federation's data-use agreement awaits a person's acceptance."""
+    if pinned.agreement_sha256 != NO_AGREEMENT and not pinned.agreement_accepted_by:
+        raise TryAgainLater(
+            "The federation's data-use agreement has not been accepted for this site.",
+            "Read and accept it: fedsite enroll --accept-agreement NAME",
+        )

@@ -1,0 +1,328 @@
+"""One participation in one process: a durable state machine that may be killed and started again anywhere.
+
+    gaussian-update:  offered -> fetched -> trained -> reserved -> released -> uploading -> acknowledged
+
+Each arrow is one function below; its state is durable in `state.db` before the next begins. Training costs nothing
+and is simply repeated (it is deterministic); the charge is durable before the noise is drawn; from `released` on the
+same bytes are sent until the server's receipt is here. A round that ends before its bytes arrived becomes `late`,
+one that the server refuses `rejected`, one that was overtaken before its release `abandoned`; what was charged stays
+charged.
+"""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater
+from fedsite.jobs import local_work
+from fedsite.jobs.local_work import PreparedData, Progress
+from fedsite.jobs.site import Site
+from fedsite.jobs.verification import Offer, verify_receipt
+from fedsite.privacy import accountant, mechanism
+from fedsite.privacy.ledger import Charge, Spent
+from fedsite.privacy.mechanism import Gate
+from fedsite.privacy.statement import MEANINGFUL, guarantee
+from fedsite.site import policy
+from fedsite.site.policy import Asked
+from fedsite.site.state import Record
+from fedsite.wire import payload
+from fedsite.wire.client import FederationClient
+from fedsite.wire.messages import Envelope, MalformedMessage
+
+Steps = Callable[[str], AbstractContextManager[Progress]]
+FINAL = ("acknowledged", "late", "rejected", "abandoned")
+PENDING = ("released", "uploading")
+
+
+@dataclass
+class Round:
+    """A round under way. `state` and `body` are what `state.db` holds of it."""
+
+    site: Site
+    client: FederationClient
+    offer: Offer
+    step: Steps
+    state: str
+    body: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        """The round's number in its federation."""
+        return self.offer.ticket.round
+
+    @property
+    def model(self) -> Path:
+        """The global model, by its digest."""
+        return self.site.state.folder / "models" / f"{self.offer.ticket.model_sha256}.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained weights, which never leave: 0600, removed once the payload is sealed."""
+        return self.site.state.folder / "checkpoints" / f"round-{self.number}.safetensors"
+
+    @property
+    def payload(self) -> Path:
+        """What leaves."""
+        return self.site.state.folder / "outbox" / f"round-{self.number}.safetensors"
+
+    def move(self, state: str, **facts: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+        """Makes the next state durable."""
+        self.body = {**self.body, **facts}
+        self.site.state.put_round(self.offer.plan.federation, self.number, state, self.body)
+        self.state = state
+
+    def data(self) -> PreparedData:
+        """The prepared data, if they fit the plan."""
+        return local_work.open_prepared(self.site.config.paths.data, self.offer.plan)
+
+
+def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[str, Envelope], step: Steps) -> Round:
+    """The round as this site knows it, or a new one in state `offered`."""
+    _abandon_overtaken(site, offer)
+    known = site.state.round(offer.plan.federation, offer.ticket.round)
+    body = known.body if known else {}
+    here = Round(site, client, offer, step, known.state if known else "", body)
+    if known is None:
+        here.move(
+            "offered",
+            plan=envelopes["plan"].model_dump(),
+            ticket=envelopes["ticket"].model_dump(),
+            plan_sha256=offer.plan_sha256,
+            ticket_sha256=offer.ticket_sha256,
+        )
+    elif known.state == "late":
+        # The server opened the round again: it takes the bytes that were released, and no others.
+        here.move("released")
+    return here
+
+
+def _abandon_overtaken(site: Site, offer: Offer) -> None:
+    """Closes rounds that ended while this site was still training: their weights must not lie about."""
+    for record in site.state.rounds(offer.plan.federation):
+        if record.round != offer.ticket.round and record.state not in (*FINAL, *PENDING):
+            site.state.put_round(record.federation, record.round, "abandoned", record.body)
+    for checkpoint in (site.state.folder / "checkpoints").iterdir():
+        if checkpoint.stem != f"round-{offer.ticket.round}":
+            checkpoint.unlink()
+
+
+def advance(here: Round, until: str = "acknowledged") -> None:
+    """Walks the round's states, from wherever it stands, until the given one."""
+    while here.state not in (until, *FINAL):
+        TRANSITIONS[here.offer.plan.privacy.mechanism][here.state](here)
+
+
+def admit(here: Round) -> Spent:
+    """Whether the site takes part at all, asked before anything is fetched or trained.
+
+    Gives the ledger's totals as they will be. Raises PolicyRefused, BudgetSpent, SourceMissing, DataNotFit.
+    """
+    plan, rules = here.offer.plan, here.site.config.policy
+    policy.check(
+        rules,
+        Asked(
+            plan.task,
+            plan.algorithm,
+            plan.local.steps,
+            plan.privacy.noise_multiplier,
+            here.offer.ticket.model_bytes,
+            plan.weights == "declared",
+        ),
+    )
+    ledger = here.site.ledger
+    if reservation := ledger.reservation(plan.federation, here.number):
+        return Spent(**reservation.body["after"])
+    charge = charge_for(here.offer, here.offer.ticket.model_bytes // 4)
+    after = ledger.price(charge)
+    ledger.require(after, rules.maximum_epsilon)
+    alone = None
+    if charge.release is not None:
+        alone = accountant.sequence_epsilon([charge.release], ledger.terms.delta)
+    policy.check_price(rules, alone, after.epsilon, MEANINGFUL)
+    if plan.local.steps:
+        here.data()
+    return after
+
+
+def charge_for(offer: Offer, values: int) -> Charge:
+    """What a round under the plan's mechanism costs. `values` is the number of released values d (or a bound)."""
+    asked = offer.plan.privacy
+    return Charge(
+        federation=offer.plan.federation,
+        round=offer.ticket.round,
+        plan_sha256=offer.plan_sha256,
+        ticket_sha256=offer.ticket_sha256,
+        mechanism=asked.mechanism,
+        # One patient added or removed can turn a clipped update into any other: a change of up to 2C.
+        sensitivity=2 * asked.clip_norm,
+        clip_norm=asked.clip_norm,
+        noise_multiplier=asked.noise_multiplier,
+        sampling_rate=float(asked.sampling_rate),
+        steps=asked.steps,
+        release=accountant.gaussian_update(asked.noise_multiplier) if asked.noise_multiplier else None,
+        delta_tail=Gate(asked.clip_norm, asked.noise_multiplier, max(values, 1)).tail,
+        generator=mechanism.GENERATOR,
+    )
+
+
+# --- the transitions ----------------------------------------------------------------------------------------------
+
+
+def _fetch(here: Round) -> None:
+    """`offered` to `fetched`: the global model is here, verified, and of the size that the ticket names."""
+    ticket, plan = here.offer.ticket, here.offer.plan
+    with here.step("Fetching the global model") as progress:
+        here.client.download_model(ticket.model_sha256, ticket.model_bytes, here.model, progress)
+    try:
+        payload.layout_of(here.model)
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(f"The global model is refused: {error}.", "Tell the coordinator.") from error
+    if here.site.config.training.evaluate and plan.local.steps:
+        _evaluate(here)
+    here.move("fetched")
+
+
+def _evaluate(here: Round) -> None:
+    """Measures the global model on the held-out patients. The result stays here and steers nothing."""
+    sha256 = here.offer.ticket.model_sha256
+    if here.site.state.evaluation(sha256) is not None:
+        return
+    with here.step("Measuring the global model at home") as progress:
+        found = local_work.measure(here.offer.plan, here.model, here.data(), here.site.config.training.device, progress)
+    if found is not None:
+        here.site.state.put_evaluation(
+            sha256, {"round": here.number - 1, "mean_dice": found.mean, "cases": len(found.dice), "dice": found.dice}
+        )
+
+
+def _train(here: Round) -> None:
+    """`fetched` to `trained`: the trained weights lie in the checkpoint. Deterministic, so a kill only costs time."""
+    plan, device = here.offer.plan, here.site.config.training.device
+    seed_text = f"{plan.local.seed}:{here.offer.ticket_sha256}:{here.site.pinned.site}"
+    seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big")
+    data = here.data() if plan.local.steps else None
+    with here.step("Training") as progress:
+        local_work.train(plan, seed, here.model, data, device, here.checkpoint, progress)
+    here.move("trained", data_sha256=data.sha256 if data else None)
+
+
+def _reserve(here: Round) -> None:
+    """`trained` to `reserved`: the charge is durable, before any noise is drawn."""
+    plan = here.offer.plan
+    if plan.local.steps and here.data().sha256 != here.body["data_sha256"]:
+        here.move("fetched")  # the prepared data changed since: a withdrawn patient must not leave
+        return
+    if not _stands(here):
+        raise TryAgainLater(
+            f"Round {here.number} ended while this site was training.",
+            "Nothing was charged and nothing left; the next run takes the next round.",
+        )
+    _, layout = local_work.update_reader(here.model, here.checkpoint)
+    charge = charge_for(here.offer, layout.values)
+    record = here.site.ledger.reserve(charge, here.site.config.policy.maximum_epsilon)
+    here.move("reserved", reservation=record.sequence, values=layout.values)
+
+
+def _release(here: Round) -> None:
+    """`reserved` to `released`: clipped, noised, sealed; the ledger binds the reservation to these bytes."""
+    read, layout = local_work.update_reader(here.model, here.checkpoint)
+    encoded = layout.encoded(here.offer.plan.payload)
+    with here.step("Clipping and noising"):
+        sealed = mechanism.seal(read, gate_for(here.offer, layout.values), encoded.header, encoded.dtype, here.payload)
+    with here.site.state.transaction():
+        record = here.site.ledger.release(_reservation(here), sealed.sha256, sealed.size)
+        here.move("released", payload_sha256=sealed.sha256, payload_bytes=sealed.size, sequence=record.sequence)
+    here.checkpoint.unlink(missing_ok=True)
+
+
+def _start_upload(here: Round) -> None:
+    """`released` to `uploading`: from here on bytes may have left."""
+    here.checkpoint.unlink(missing_ok=True)
+    here.move("uploading")
+
+
+def _upload(here: Round) -> None:
+    """`uploading` to `acknowledged`: the bytes of the ledger's record, sent once, and the server's receipt for them."""
+    reservation = _reservation(here)
+    released = here.site.ledger.released(reservation)
+    if released is None:
+        raise RecordsDamaged(f"Round {here.number} was never released by the ledger.", "Nothing was sent.")
+    if not here.payload.is_file():
+        raise RecordsDamaged(f"The payload of round {here.number} is gone from the outbox.", "Nothing was sent.")
+    sha256 = released.body["payload_sha256"]
+    plan = here.offer.plan
+    weight = here.site.config.policy.public_weight if plan.weights == "declared" else None
+    try:
+        with here.step("Uploading") as progress:
+            receipt = here.client.upload(
+                here.number, here.payload, sha256, released.sequence, weight=weight, progress=progress
+            )
+    except TryAgainLater:
+        if _stands(here):
+            raise
+        here.move("late")
+        return
+    except ServerBrokeProtocol as error:
+        here.move("rejected", reason=error.message)
+        raise
+    digest = verify_receipt(receipt, here.offer, here.site.pinned.site, sha256, released.sequence)
+    with here.site.state.transaction():
+        here.site.ledger.acknowledge(reservation, digest)
+        here.move("acknowledged", receipt=receipt.model_dump())
+    here.payload.unlink(missing_ok=True)
+
+
+TRANSITIONS: dict[str, dict[str, Callable[[Round], None]]] = {
+    "gaussian-update": {
+        "offered": _fetch,
+        "fetched": _train,
+        "trained": _reserve,
+        "reserved": _release,
+        "released": _start_upload,
+        "uploading": _upload,
+    }
+}
+
+
+def gate_for(offer: Offer, values: int) -> Gate:
+    """The gate that a plan's mechanism means for an update of `values` values."""
+    return Gate(offer.plan.privacy.clip_norm, offer.plan.privacy.noise_multiplier, values)
+
+
+def preview(here: Round) -> dict[str, Any]:
+    """What would leave a round that is `trained`: tensors, bytes, norms, noise, cost. For this site's eyes only."""
+    read, layout = local_work.update_reader(here.model, here.checkpoint)
+    gate = gate_for(here.offer, layout.values)
+    norm, clipped = mechanism.preview(read, gate)
+    ledger = here.site.ledger
+    before, after = ledger.spent(), ledger.price(charge_for(here.offer, layout.values))
+    encoded = layout.encoded(here.offer.plan.payload)
+    return {
+        "tensors": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in layout.tensors],
+        "values": layout.values,
+        "bytes": encoded.file_bytes,
+        "norm_before": norm,
+        "norm_after_clipping": clipped,
+        "clip_norm": gate.clip_norm,
+        "noise_standard_deviation": gate.noise_multiplier * gate.clip_norm,
+        "signal_to_noise": gate.signal_to_noise if gate.noise_multiplier else None,
+        "epsilon_before": before.epsilon,
+        "epsilon_after": after.epsilon,
+        "guarantee_after": guarantee(after.epsilon, ledger.terms.delta),
+    }
+
+
+def _reservation(here: Round) -> Record:
+    reservation = here.site.ledger.reservation(here.offer.plan.federation, here.number)
+    if reservation is None:
+        raise RecordsDamaged(f"Round {here.number} has no reservation in the ledger.", "Nothing was sent.")
+    return reservation
+
+
+def _stands(here: Round) -> bool:
+    """Whether the server still takes updates for exactly this ticket."""
+    answer = here.client.round_answer(here.number)
+    return answer.status == "open" and answer.ticket_sha256 == here.offer.ticket_sha256

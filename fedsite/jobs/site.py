@@ -1,0 +1,73 @@
+"""What every job of an enrolled site opens first: configuration, state, ledger, identity, and the client."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsite.privacy.ledger import Ledger
+from fedsite.site import config as configuration
+from fedsite.site import identity
+from fedsite.site.config import SiteConfig
+from fedsite.site.identity import IdentityFiles, Pinned
+from fedsite.site.secrets import read_secret
+from fedsite.site.state import State
+
+if TYPE_CHECKING:
+    from fedsite.wire.client import FederationClient
+
+
+@dataclass(frozen=True)
+class Site:
+    """An initialised site; `pinned` asks for enrolment only when it is used."""
+
+    config: SiteConfig
+    state: State
+    ledger: Ledger
+
+    @property
+    def files(self) -> IdentityFiles:
+        """Where the identity lies."""
+        return IdentityFiles(self.state.folder / "identity")
+
+    @property
+    def pinned(self) -> Pinned:
+        """What the site holds the federation to. Raises NotAuthorised before enrolment."""
+        return identity.pinned(self.files)
+
+    def client(self) -> "FederationClient":
+        """A client that shows this site's certificate. Raises NotAuthorised before enrolment."""
+        return self.client_for(self.pinned.server)
+
+    def client_for(self, server: str) -> "FederationClient":
+        """The same while the federation is not pinned yet."""
+        from fedsite.wire.client import FederationClient
+        from fedsite.wire.transport import TlsIdentity
+
+        passphrase = read_secret(self.files.passphrase).decode()
+        tls = TlsIdentity(self.files.certificate, self.files.key, passphrase, self.files.authority)
+        network = self.config.network
+        return FederationClient(server, tls, proxy=network.proxy, patience=network.patience_seconds)
+
+
+@contextmanager
+def open_site(config_path: Path | None) -> Iterator[Site]:
+    """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
+    config = configuration.load(config_path)
+    with State.open(config.paths.state) as state:
+        yield Site(config, state, Ledger(state))
+
+
+@contextmanager
+def open_state(config_path: Path | None) -> Iterator[State]:
+    """The state folder alone, for an auditor who needs nothing else to be in order."""
+    with State.open(configuration.load(config_path).paths.state) as state:
+        yield state
+
+
+@contextmanager
+def open_ledger(config_path: Path | None) -> Iterator[tuple[Ledger, SiteConfig]]:
+    """The ledger and the configuration."""
+    with open_site(config_path) as site:
+        yield site.ledger, site.config

@@ -1,0 +1,105 @@
+"""What the server offers, held against what this site pinned and remembers, before any of it is believed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from fedsite.errors import ServerBrokeProtocol
+from fedsite.site.identity import Pinned
+from fedsite.site.state import RoundRecord
+from fedsite.tasks import networks, registry
+from fedsite.tasks.description import OutOfRange
+from fedsite.wire import signing
+from fedsite.wire.client import FederationClient
+from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PublicKey, Receipt, Ticket
+
+_TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A verified plan and ticket, with the digests by which everything else names them."""
+
+    plan: Plan
+    ticket: Ticket
+    plan_sha256: str
+    ticket_sha256: str
+
+
+def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime | None) -> Offer:
+    """Opens both envelopes. Raises ServerBrokeProtocol unless they are signed, current, and belong together.
+
+    `now` None leaves the expiry out: what was released in time is still the server's to take or refuse.
+    """
+    pinned_keys = [PublicKey(id=key[:16], ed25519=key) for key in pinned.plan_keys]
+    try:
+        opened = signing.open_envelope(plan, Plan, signing.PLAN, pinned_keys, pinned.plan_threshold)
+        stub = signing.open_envelope(ticket, Ticket, signing.TICKET, [opened.round_key])
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(f"The server's plan or ticket is refused: {error}.", _TELL) from error
+    offer = Offer(opened, stub, signing.digest(plan), signing.digest(ticket))
+    _demand(opened.federation == pinned.federation == stub.federation, "The plan is another federation's.")
+    _demand(stub.plan_sha256 == offer.plan_sha256, "The ticket belongs to another plan.")
+    if now is not None:
+        _demand(now < opened.expires, "The plan has expired.")
+        _demand(now < stub.expires, "The round's ticket has expired.")
+    check_settings(opened)
+    return offer
+
+
+def check_settings(plan: Plan) -> None:
+    """Raises OutOfRange (76) unless task, channels, network and patch lie within the task's description."""
+    task = registry.get(plan.task, OutOfRange)
+    known = [channel.name for channel in task.channels]
+    _demand(plan.channels == known, f"The plan's channels are not those of {task.name}.")
+    networks.check_patch(task, plan.network.name, plan.network.settings, plan.local.patch_voxels)
+
+
+def verify_chain(offer: Offer, known: list[RoundRecord], client: FederationClient) -> None:
+    """Follows the tickets from the last round that this site met to the one that is offered.
+
+    Raises ServerBrokeProtocol on a rollback, on two tickets for one round, and on a link that does not fit.
+    A site that meets its first round has nothing to compare with: it takes that ticket as its beginning.
+    """
+    if not known:
+        return
+    last = known[-1]
+    number, digest = last.round, last.body["ticket_sha256"]
+    same = next((record for record in known if record.round == offer.ticket.round), None)
+    if same is not None:
+        _demand(
+            same.body["ticket_sha256"] == offer.ticket_sha256,
+            f"The server shows two different tickets for round {same.round}.",
+        )
+        return
+    _demand(offer.ticket.round > number, f"The server went back to round {offer.ticket.round}.")
+    if offer.ticket.round > number + 1:
+        for envelope in client.tickets(after=number).tickets:
+            try:
+                link = signing.open_envelope(envelope, Ticket, signing.TICKET, [offer.plan.round_key])
+            except MalformedMessage as error:
+                raise ServerBrokeProtocol(f"A ticket of the chain is refused: {error}.", _TELL) from error
+            if link.round >= offer.ticket.round:
+                break
+            _demand(link.round == number + 1 and link.previous_ticket == digest, "The chain of tickets is broken.")
+            number, digest = link.round, signing.digest(envelope)
+    _demand(
+        offer.ticket.round == number + 1 and offer.ticket.previous_ticket == digest, "The chain of tickets is broken."
+    )
+
+
+def verify_receipt(envelope: Envelope, offer: Offer, site: str, sha256: str, sequence: int) -> str:
+    """The digest of a good receipt. Raises ServerBrokeProtocol unless it is for exactly this release."""
+    try:
+        receipt = signing.open_envelope(envelope, Receipt, signing.RECEIPT, [offer.plan.receipt_key])
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(f"The server's receipt is refused: {error}.", _TELL) from error
+    found = (receipt.federation, receipt.site, receipt.round, receipt.plan_sha256, receipt.ticket_sha256)
+    expected = (offer.plan.federation, site, offer.ticket.round, offer.plan_sha256, offer.ticket_sha256)
+    _demand(found == expected and receipt.update_sha256 == sha256, "The receipt is for something else.")
+    _demand(receipt.ledger_sequence == sequence, "The receipt names another ledger record.")
+    return signing.digest(envelope)
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ServerBrokeProtocol(otherwise, _TELL)
