@@ -1,0 +1,170 @@
+"""Studies from a folder of NIfTI files named as BIDS does, masks included. ISLES'22 is read as it comes.
+
+A study is what shares subject and session (`sub-`, `ses-`). Images are taken by the channel's suffix from anywhere
+but `derivatives`, masks by theirs from anywhere; a brain mask (`desc-brain`) is no lesion mask.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedsite.dataset import nifti
+from fedsite.dataset.rules import finding
+from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
+from fedsite.dicom.checks import Finding
+from fedsite.errors import DataNotFit
+from fedsite.tasks.description import Channel, Task
+
+LEAST_SIDE = 3
+MASK_SUFFIXES = frozenset({"mask", "msk", "label", "labels", "lesion", "seg", "dseg", "roi"})
+_NAME = re.compile(r"^sub-(?P<subject>[^_]+)(?:_ses-(?P<session>[^_]+))?(?P<others>(?:_[^_]+)*?)_(?P<suffix>[^_]+)$")
+_B_VALUE_KEYS = ("DiffusionBValue", "b_value", "bvalue", "0018,9087", "00189087")
+_MAPS = frozenset({"rec-adc", "rec-fa", "rec-b0", "desc-adc", "desc-fa", "desc-b0"})
+_SCANNER_KEYS = ("Manufacturer", "ManufacturersModelName", "ManufacturerModelName")
+_SCANNER_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A file with the BIDS entities of its name."""
+
+    path: Path = field(repr=False)
+    key: tuple[str, str]
+    others: frozenset[str]
+    suffix: str
+
+
+def collect(
+    source: Path,
+    labels: Path | None,
+    task: Task,
+    pseudonyms: Pseudonyms,
+    progress: Progress = lambda done, total: None,
+) -> Collected:
+    """The studies of a BIDS folder. With `labels`, masks come from there and from nowhere else."""
+    files = _named(source)
+    masks = [file for file in (files if labels is None else _named(labels)) if _is_mask(file)]
+    images = [file for file in files if "derivatives" not in file.path.relative_to(source).parts]
+    by_study: dict[tuple[str, str], dict[str, list[_Named]]] = defaultdict(lambda: defaultdict(list))
+    for file in images:
+        for channel in task.channels:
+            if file.suffix == channel.bids_suffix.lower() and not (channel.b_values and file.others & _MAPS):
+                by_study[file.key][channel.name].append(file)
+    masks_of: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for mask in masks:
+        masks_of[mask.key].append(mask.path)
+    found = []
+    for number, (key, channels) in enumerate(sorted(by_study.items()), start=1):
+        found.append(_candidates(source, key, channels, masks_of.get(key, []), task, pseudonyms))
+        progress(number, len(by_study))
+    studies, excluded = decide(found, task)
+    unpaired = sum(len(paths) for key, paths in masks_of.items() if key not in by_study)
+    remarks = (finding("label-unpaired", count=unpaired),) if unpaired else ()
+    return Collected("bids", tuple(studies), tuple(excluded), remarks)
+
+
+def _named(folder: Path) -> list[_Named]:
+    named = []
+    for path in nifti.find(folder):
+        match = _NAME.match(nifti.stem(path))
+        if match:
+            others = frozenset(match["others"].lower().split("_")) - {""}
+            key = (match["subject"], match["session"] or "")
+            named.append(_Named(path, key, others, match["suffix"].lower()))
+    return named
+
+
+def _is_mask(file: _Named) -> bool:
+    return file.suffix in MASK_SUFFIXES and "desc-brain" not in file.others
+
+
+def _candidates(
+    source: Path,
+    key: tuple[str, str],
+    channels: Mapping[str, list[_Named]],
+    masks: list[Path],
+    task: Task,
+    pseudonyms: Pseudonyms,
+) -> Candidates:
+    study = pseudonyms.study(f"bids/{_text(key[0])}/{_text(key[1])}")
+    images: dict[str, list[ImageSource]] = {}
+    refused: list[Finding] = []
+    for channel in task.channels:
+        files = channels.get(channel.name, [])
+        traces = [file for file in files if "rec-trace" in file.others] if channel.b_values else []
+        for file in traces or files:
+            name = pseudonyms.series(f"bids/{_text(file.path.relative_to(source))}")
+            image = _image(file.path, name, channel)
+            if isinstance(image, ImageSource):
+                images.setdefault(channel.name, []).append(image)
+            else:
+                refused.append(image)
+    reference = images.get(task.channels[0].name, [])
+    return Candidates(
+        id=study,
+        patient=pseudonyms.patient(_text(key[0]), "bids"),
+        images=images,
+        masks={image.id: masks for image in reference},
+        refused=tuple(refused),
+    )
+
+
+def _image(path: Path, name: str, channel: Channel) -> ImageSource | Finding:
+    """One image by its header and sidecar, or the finding that refuses it."""
+    try:
+        geometry = nifti.read_geometry(path)
+        sidecar = nifti.read_sidecar(path)
+    except DataNotFit as error:
+        return finding("image-unreadable", name, reason=error.message)
+    if len(geometry.shape) != 3 or min(geometry.shape) < LEAST_SIDE:
+        return finding("image-not-3d", name, sizes=" x ".join(str(side) for side in geometry.shape))
+    if not geometry.stated:
+        return finding("geometry-missing", name)
+    if sidecar.get("Modality", channel.modality) != channel.modality:
+        return finding("modality-wrong", name, modality=channel.modality)
+    remarks: tuple[Finding, ...] = ()
+    b_value = None
+    if channel.b_values is not None:
+        b_value = _b_value(path, sidecar)
+        low, high = channel.b_values
+        if b_value is None:
+            remarks = (finding("b-value-assumed", name, low=low, high=high),)
+        elif not low <= b_value <= high:
+            return finding("b-value-out-of-range", name, b_value=b_value, low=low, high=high)
+    first, second, third = geometry.shape
+    scanner = " ".join(str(sidecar.get(key, "")) for key in _SCANNER_KEYS)
+    return ImageSource(
+        id=name,
+        channel=channel.name,
+        shape=(first, second, third),
+        affine=geometry.affine,
+        b_value=b_value,
+        scanner=" ".join(scanner.split())[:_SCANNER_LENGTH],
+        findings=remarks,
+        files=(path,),
+        origin=path,
+    )
+
+
+def _b_value(path: Path, sidecar: dict[str, Any]) -> float | None:
+    """From the sidecar, else from FSL's `.bval` beside the image; None where neither says one number."""
+    stated = next((sidecar[key] for key in _B_VALUE_KEYS if key in sidecar), None)
+    if stated is None:
+        try:
+            stated = path.with_name(f"{nifti.stem(path)}.bval").read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return None
+    values = stated if isinstance(stated, list) else [stated]
+    try:
+        return float(values[0]) if len(values) == 1 else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(name: str | Path) -> str:
+    """A file's name as text for a pseudonym, also where it is not UTF-8."""
+    return os.fsencode(name).decode("latin-1")

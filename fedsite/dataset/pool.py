@@ -1,0 +1,61 @@
+"""Studies prepared one after the other in this process, or side by side in several. Memory is bounded either way."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+
+from fedsite.dataset.convert import Result, Settings, Work, prepare_study
+from fedsite.errors import TryAgainLater
+
+UNDER_WAY = 2
+
+
+def run(works: Sequence[Work], settings: Settings, workers: int) -> Generator[Result, None, None]:
+    """The results as they come. At most two studies a worker are under way, so that memory does not grow.
+
+    Raises what `prepare_study` raises, and TryAgainLater when the system ends a worker.
+    """
+    if workers <= 1 or len(works) <= 1:
+        yield from (prepare_study(work, settings) for work in works)
+        return
+    waiting = iter(works)
+    running: set[Future[Result]] = set()
+    # spawn, not fork: torch and its threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(works)), context, initializer=_start_worker)
+    try:
+        while True:
+            while len(running) < UNDER_WAY * workers and (work := next(waiting, None)) is not None:
+                running.add(pool.submit(prepare_study, work, settings))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    except BrokenProcessPool:
+        raise TryAgainLater(
+            "The system ended a worker process, most likely for want of memory.",
+            "Run the command again with fewer --workers; finished studies are kept.",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread a worker; the parent decides about Ctrl-C; and no worker outlives a parent that was killed."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)

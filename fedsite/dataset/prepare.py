@@ -1,0 +1,270 @@
+"""Series to cases: a whole source into one prepared folder, resumable, idempotent, replaced in one step."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedsite import __version__
+from fedsite.dataset import folder, pool
+from fedsite.dataset.convert import Settings, Work
+from fedsite.dataset.folder import Outcome, PreparedFolder
+from fedsite.dataset.manifest import CaseRecord, Exclusion, InputState, Manifest, Remark, Split, Triple
+from fedsite.dataset.rules import finding
+from fedsite.dataset.studies import Collected, Progress, Pseudonyms, Study, exclusion
+from fedsite.dicom.checks import Finding
+from fedsite.errors import DataNotFit, SourceMissing, UsageError
+from fedsite.tasks.description import Task
+
+# Raise it when a change in fedsite alters prepared voxels: every study is then prepared anew.
+VERSION = 1
+DEFAULT_VALIDATION_FRACTION = 0.2
+_OTHER_STATE = "input-state-other"
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to prepare: the task, its grid (mm), the share of patients held out, and what to do with them.
+
+    `input_state` selects what to keep where a source mixes whole heads and skull-stripped images.
+    """
+
+    task: Task
+    spacing_mm: Triple
+    validation_fraction: float = DEFAULT_VALIDATION_FRACTION
+    input_state: InputState | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of it: the manifest; how many cases are new, unchanged, and gone from the folder.
+
+    `pictures` holds a PNG for each case where nothing was stored (a mere check).
+    """
+
+    manifest: Manifest
+    new: int
+    unchanged: int
+    removed: int
+    pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+class NothingUsable(DataNotFit):
+    """No case remains, or they do not go together. What was found out about each study comes with it."""
+
+    def __init__(self, message: str, mend: str, excluded: Sequence[Exclusion], findings: Sequence[Remark]) -> None:
+        super().__init__(message, mend)
+        self.excluded = tuple(excluded)
+        self.findings = tuple(findings)
+        self.data = {
+            "excluded": [study.model_dump(exclude={"fingerprint"}) for study in excluded],
+            "findings": [remark.model_dump() for remark in findings],
+        }
+
+
+def prepare(
+    collected: Collected,
+    out: Path,
+    request: Request,
+    pseudonyms: Pseudonyms,
+    progress: Progress = lambda done, total: None,
+) -> Prepared:
+    """Prepares every study into the folder `out`, so that it holds exactly what the source does.
+
+    Studies that neither changed at their source nor in the settings are not done again. A run that ends early, by
+    whatever cause, leaves the folder's manifest and cases as they were, and its progress for the next one.
+    Raises NothingUsable, SourceMissing, CannotWrite, TryAgainLater, UsageError (the folder is another task's).
+    """
+    with folder.hold(out) as held:
+        before = held.manifest
+        _refuse_other_task(before, request.task)
+        works = _works(collected.studies, request, pseudonyms)
+        outcomes = _reusable(held, works, request.input_state)
+        unchanged = set(outcomes)
+        settings = Settings(request.task.name, request.spacing_mm, out)
+        todo = [work for work in works if work.study.id not in outcomes]
+        with closing(pool.run(todo, settings, request.workers)) as results:
+            for result in results:
+                held.record(result.outcome)
+                outcomes[result.outcome.id] = result.outcome
+                progress(len(outcomes), len(works))
+        try:
+            manifest = _assemble(collected, outcomes.values(), request)
+        except NothingUsable:
+            if not any(isinstance(outcome, CaseRecord) for outcome in outcomes.values()):
+                held.discard_progress()
+            raise
+        held.commit(manifest)
+    kept = {case.id for case in manifest.cases}
+    return Prepared(
+        manifest=manifest,
+        new=len(kept - unchanged),
+        unchanged=len(kept & unchanged),
+        removed=len({case.id for case in before.cases} - kept) if before else 0,
+    )
+
+
+def check(
+    collected: Collected,
+    request: Request,
+    pseudonyms: Pseudonyms,
+    progress: Progress = lambda done, total: None,
+) -> Prepared:
+    """Does everything that `prepare` does, and stores nothing. Raises NothingUsable, SourceMissing."""
+    works = _works(collected.studies, request, pseudonyms)
+    outcomes: list[Outcome] = []
+    pictures: dict[str, bytes] = {}
+    settings = Settings(request.task.name, request.spacing_mm, None)
+    with closing(pool.run(works, settings, request.workers)) as results:
+        for result in results:
+            outcomes.append(result.outcome)
+            if result.picture:
+                pictures[result.outcome.id] = result.picture
+            progress(len(outcomes), len(works))
+    manifest = _assemble(collected, outcomes, request)
+    return Prepared(manifest, new=len(manifest.cases), unchanged=0, removed=0, pictures=pictures)
+
+
+def _refuse_other_task(before: Manifest | None, task: Task) -> None:
+    if before and before.task != task.name:
+        raise UsageError(
+            f"The folder holds data prepared for the task {before.task}.", "Choose another folder with --out."
+        )
+
+
+# --- what is to be done ---------------------------------------------------------------------------------------------
+
+
+def _works(studies: Iterable[Study], request: Request, pseudonyms: Pseudonyms) -> list[Work]:
+    settings = json.dumps(
+        {
+            "version": VERSION,
+            "task": request.task.name,
+            "channels": [channel.name for channel in request.task.channels],
+            "labels": sorted(request.task.labels),
+            "spacing_mm": request.spacing_mm,
+        },
+        sort_keys=True,
+    )
+    return [
+        Work(study, _split(study.patient, request, pseudonyms), _fingerprint(study, settings, pseudonyms))
+        for study in studies
+    ]
+
+
+def _split(patient: str, request: Request, pseudonyms: Pseudonyms) -> Split:
+    """By the patient alone: who else is there, or comes later, moves nobody."""
+    return "validation" if pseudonyms.fraction(patient) < request.validation_fraction else "training"
+
+
+def _fingerprint(study: Study, settings: str, pseudonyms: Pseudonyms) -> str:
+    """A digest of the settings and of path, size and time of change of every file, keyed: it tells nothing."""
+    parts = [settings, *(image.id for image in study.images)]
+    for file in study.files:
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            raise SourceMissing(
+                "A file of the source vanished.", "See that the source is mounted; run the command again."
+            ) from None
+        name = os.fsencode(file).decode("latin-1")
+        parts.append(pseudonyms.path(f"{name}\n{status.st_size}\n{status.st_mtime_ns}"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _reusable(held: PreparedFolder, works: Iterable[Work], wanted: InputState | None) -> dict[str, Outcome]:
+    """What earlier runs found out and still holds; the split follows the present fraction."""
+    known = held.outcomes()
+    reusable: dict[str, Outcome] = {}
+    for work in works:
+        outcome = known.get(work.study.id)
+        if outcome is None or outcome.fingerprint != work.fingerprint:
+            continue
+        if isinstance(outcome, CaseRecord):
+            reusable[outcome.id] = outcome.model_copy(update={"split": work.split})
+        elif not _was_other_state(outcome) or (held.manifest and wanted in (None, held.manifest.input_state)):
+            reusable[outcome.id] = outcome
+    return reusable
+
+
+def _was_other_state(outcome: Exclusion) -> bool:
+    return any(remark.id == _OTHER_STATE for remark in outcome.findings)
+
+
+# --- what came of it ------------------------------------------------------------------------------------------------
+
+
+def _assemble(collected: Collected, outcomes: Iterable[Outcome], request: Request) -> Manifest:
+    """The manifest, in an order that depends on nothing but the pseudonyms. Raises NothingUsable."""
+    cases = [outcome for outcome in outcomes if isinstance(outcome, CaseRecord)]
+    excluded = [*collected.excluded, *(outcome for outcome in outcomes if isinstance(outcome, Exclusion))]
+    remarks = [Remark.of(remark) for remark in collected.findings]
+    state = _common_state(cases, excluded, remarks, request)
+    kept = sorted((case for case in cases if case.input_state == state), key=lambda case: case.id)
+    excluded += [_exclude_other_state(case, state) for case in cases if case.input_state != state]
+    if not kept:
+        raise _nothing_usable(excluded, remarks)
+    remarks += [Remark.of(remark) for remark in _check_splits(kept, request)]
+    return Manifest(
+        fedsite=__version__,
+        task=request.task.name,
+        channels=tuple(channel.name for channel in request.task.channels),
+        source=collected.kind,
+        spacing_mm=request.spacing_mm,
+        input_state=state,
+        validation_fraction=request.validation_fraction,
+        cases=tuple(kept),
+        excluded=tuple(sorted(excluded, key=lambda study: study.id)),
+        findings=tuple(remarks),
+    )
+
+
+def _common_state(
+    cases: Sequence[CaseRecord], excluded: Sequence[Exclusion], remarks: Sequence[Remark], request: Request
+) -> InputState:
+    """The one input state of a set: that which was asked for, else that which all have. Raises NothingUsable."""
+    if request.input_state:
+        return request.input_state
+    counts = Counter(case.input_state for case in cases if case.input_state in request.task.input_states)
+    if not counts:
+        raise _nothing_usable(excluded, remarks)
+    if len(counts) > 1:
+        raise NothingUsable(
+            f"Of the studies {counts['whole-head']} are whole-head and {counts['skull-stripped']} skull-stripped.",
+            "A model learns from one kind only: say with --input-state which to keep (nothing is done again).",
+            excluded,
+            remarks,
+        )
+    return counts.most_common(1)[0][0]
+
+
+def _exclude_other_state(case: CaseRecord, kept: InputState) -> Exclusion:
+    problem = finding(_OTHER_STATE, case.id, state=case.input_state, kept=kept)
+    return exclusion(case.id, case.patient, [problem], case.fingerprint)
+
+
+def _check_splits(cases: Sequence[CaseRecord], request: Request) -> list[Finding]:
+    splits = {case.split for case in cases}
+    if "training" not in splits:
+        return [finding("no-training-patient")]
+    if "validation" not in splits and request.validation_fraction > 0:
+        return [finding("no-validation-patient", one_in=round(1 / request.validation_fraction))]
+    return []
+
+
+def _nothing_usable(excluded: Sequence[Exclusion], remarks: Sequence[Remark]) -> NothingUsable:
+    """Counts by reason, the commonest first, and its mend."""
+    reasons = Counter(study.reason.id for study in excluded)
+    mends = {study.reason.id: study.reason.mend for study in excluded}
+    if not reasons:
+        return NothingUsable(
+            "The source holds no study for this task.", "See with fedsite inspect what it holds.", excluded, remarks
+        )
+    counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+    mend = " ".join(dict.fromkeys(mends[reason] for reason, _ in reasons.most_common(2)))
+    return NothingUsable(f"None of {len(excluded)} studies can be used ({counted}).", mend, excluded, remarks)

@@ -1,0 +1,184 @@
+"""The rules of preparation: every finding that this room can give, in one table (as `dicom.checks` has for its own).
+
+A rule of severity `error` leaves the study out, a `warning` only tells. Messages carry counts and measures, never a
+path, an identifier or a name.
+"""
+
+from fedsite.dicom.checks import Finding, Rule
+
+_DRAW_AGAIN = "Draw or resample the mask on exactly the series that is exported."
+_SAVE_MASK = "Save the mask with whole numbers out of {known}."
+
+# Which images and masks make a study.
+_SELECTION = (
+    Rule(
+        "channel-missing",
+        "error",
+        "The study holds no usable image of this kind: {kind}.",
+        "Export that series too; fedsite inspect says what was found and what was refused.",
+    ),
+    Rule(
+        "several-candidates",
+        "error",
+        "{count} images of the study are of this kind: {kind} ({images}).",
+        "Leave one of them in the export, or name the mask after the SeriesInstanceUID of the right one.",
+    ),
+    Rule(
+        "trace-missing",
+        "error",
+        "Of the diffusion images only single directions are there, not their mean.",
+        "Export the trace (isotropic) images too.",
+    ),
+    Rule(
+        "directionality-unknown",
+        "warning",
+        "Nothing says whether the diffusion image is the mean over directions; it was taken as that.",
+        "Look at the picture. Keep the diffusion attributes when de-identifying.",
+    ),
+    Rule(
+        "b-value-assumed",
+        "warning",
+        "Nothing says the image's b-value; it was taken to be within {low:g} to {high:g} s/mm2.",
+        "Put DiffusionBValue into the JSON sidecar.",
+    ),
+    Rule(
+        "b-value-out-of-range",
+        "error",
+        "The image's b-value is {b_value:g} s/mm2; the task takes {low:g} to {high:g}.",
+        "Give the image of such a b-value.",
+    ),
+    Rule(
+        "modality-wrong",
+        "error",
+        "The sidecar says another modality than {modality}.",
+        "See that the image is of the kind that the task asks for.",
+    ),
+)
+
+# The image itself.
+_IMAGE = (
+    Rule("image-unreadable", "error", "The image cannot be read: {reason}", "Export it again, or leave it out."),
+    Rule(
+        "image-not-3d",
+        "error",
+        "The image has the size {sizes}: it is not one volume.",
+        "Give one volume a file: of a diffusion series the trace image.",
+    ),
+    Rule(
+        "geometry-missing",
+        "error",
+        "The header says nothing usable about where the image lies.",
+        "Convert the image again from DICOM (qform or sform must be set).",
+    ),
+    Rule(
+        "image-not-finite",
+        "error",
+        "The image holds values that are no numbers (NaN or infinity).",
+        "Export the series again; if it was computed, mend the computation.",
+    ),
+    Rule(
+        "image-constant",
+        "error",
+        "Every voxel of the image has the same value.",
+        "Export the series again: its pixels are lost.",
+    ),
+    Rule(
+        "channel-on-other-grid",
+        "error",
+        "The images of the study are not on one grid: {reason}.",
+        "Export them resampled onto one grid.",
+    ),
+    Rule(
+        "input-state-doubtful",
+        "warning",
+        "Whether the skull was removed is not clear from the image; it was taken as {state}.",
+        "Look at the picture.",
+    ),
+    Rule(
+        "input-state-other",
+        "error",
+        "The image is {state}; this set is {kept}.",
+        "Export the study as the others are, or prepare it into a folder of its own.",
+    ),
+    Rule(
+        "case-not-storable",
+        "error",
+        "The preprocessed image holds values that the case store cannot hold.",
+        "Look at the image's intensities; if they are ordinary, report it.",
+    ),
+)
+
+# The mask.
+_LABEL = (
+    Rule(
+        "label-missing",
+        "error",
+        "No mask belongs to the image.",
+        "Name the mask after the image's SeriesInstanceUID, StudyInstanceUID, AccessionNumber or PatientID.",
+    ),
+    Rule("label-ambiguous", "error", "{count} masks belong to one image.", "Keep the one that is meant."),
+    Rule(
+        "label-contested",
+        "error",
+        "The mask's name fits {count} images: {images}.",
+        "Name the mask after the SeriesInstanceUID of the one that it was drawn on.",
+    ),
+    Rule(
+        "label-unpaired",
+        "warning",
+        "{count} mask file(s) belong to no image that was found.",
+        "See that their names hold the right UID (in BIDS: subject and session), and that the images were exported.",
+    ),
+    Rule("label-unreadable", "error", "The mask cannot be read: {reason}", "Save it again as NIfTI."),
+    Rule("label-other-grid", "error", "The mask is on another grid than its image: {reason}.", _DRAW_AGAIN),
+    Rule(
+        "label-grid-rounded",
+        "warning",
+        "The mask's grid differs from the image's by rounding ({distance:.3f} mm); it was taken as the same.",
+        "Nothing to do.",
+    ),
+    Rule("label-not-finite", "error", "The mask holds values that are no numbers (NaN or infinity).", _SAVE_MASK),
+    Rule("label-values-unknown", "error", "The mask holds values that the task has no name for: {values}.", _SAVE_MASK),
+    Rule(
+        "label-stored-as-255",
+        "error",
+        "The mask holds 0 and 255, which is how drawing programs store a binary mask.",
+        "Save it as 0 and 1.",
+    ),
+    Rule(
+        "label-empty",
+        "warning",
+        "The mask marks no voxel: the case is kept as one without a lesion.",
+        "If there is a lesion, draw it and prepare again.",
+    ),
+    Rule(
+        "label-lost",
+        "warning",
+        "The lesion is so small that no prepared voxel holds it: the case is kept as one without a lesion.",
+        "Set a finer preparation.spacing_mm if such lesions matter.",
+    ),
+)
+
+# The prepared set.
+_SET = (
+    Rule(
+        "no-training-patient",
+        "warning",
+        "Every patient fell to validation: there is nothing to train on.",
+        "Prepare more patients.",
+    ),
+    Rule(
+        "no-validation-patient",
+        "warning",
+        "No patient fell to validation: the global model cannot be measured here.",
+        "Prepare more patients; about one in {one_in} is held out.",
+    ),
+)
+
+RULES: dict[str, Rule] = {rule.id: rule for group in (_SELECTION, _IMAGE, _LABEL, _SET) for rule in group}
+
+
+def finding(rule: str, where: str = "", **facts: object) -> Finding:
+    """The finding of a rule (named by its id), with the facts that its message and mend state filled in."""
+    known = RULES[rule]
+    return Finding(known.id, known.severity, known.message.format(**facts), known.mend.format(**facts), where)

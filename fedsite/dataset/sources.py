@@ -1,0 +1,75 @@
+"""What kind of source a folder is, and its studies.
+
+Two kinds are known, told apart by what lies in the folder: DICOM files, or NIfTI images named as BIDS does (the Brain
+Imaging Data Structure, https://bids-specification.readthedocs.io).
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedsite.dataset import bids_source, dicom_source, nifti
+from fedsite.dataset.manifest import SourceKind
+from fedsite.dataset.studies import Collected, Progress, Pseudonyms
+from fedsite.errors import DataNotFit, SourceMissing
+from fedsite.tasks.description import Task
+
+_PREAMBLE = 128
+_MAGIC = b"DICM"
+
+
+def collect(
+    source: Path,
+    labels: Path | None,
+    task: Task,
+    pseudonyms: Pseudonyms,
+    progress: Progress = lambda done, total: None,
+) -> Collected:
+    """The studies of a source for a task, with those left out and why.
+
+    Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
+    """
+    if not source.exists():
+        raise SourceMissing("The source is not there.", "Check the path of the folder that holds the images.")
+    if labels is not None and not labels.is_dir():
+        raise SourceMissing(
+            "The folder of --labels is not there.", "Check the path of the folder that holds the masks."
+        )
+    if detect(source) == "bids":
+        return bids_source.collect(source, labels, task, pseudonyms, progress)
+    collected = dicom_source.collect(source, labels, task, pseudonyms, progress)
+    if not collected.studies and not collected.excluded:
+        reasons = "; ".join(finding.message for finding in collected.findings)
+        raise DataNotFit(
+            f"The source holds neither DICOM images nor NIfTI images named as BIDS does. {reasons}".strip(),
+            "Give the folder of a DICOM export, or a BIDS folder (sub-*/.../sub-*_dwi.nii.gz).",
+        )
+    return collected
+
+
+def detect(source: Path) -> SourceKind:
+    """DICOM if there is any DICOM file, else BIDS if there is a `sub-` NIfTI file, else DICOM (whose scan says why)."""
+    bids = False
+    for path in _files(source):
+        if nifti.is_nifti(path):
+            bids = bids or path.name.startswith("sub-")
+        elif _is_dicom(path):
+            return "dicom"
+    return "bids" if bids else "dicom"
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if source.is_file():
+        yield source
+        return
+    for folder, _, names in os.walk(source):
+        for name in names:
+            yield Path(folder, name)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+    except OSError:
+        return False

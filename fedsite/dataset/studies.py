@@ -1,0 +1,163 @@
+"""Studies: what a source holds for a task, not read yet, each decided on: it can become a case, or is left out.
+
+Every kind of source ends in `Candidates`, one for each study; `decide` takes one image a channel and one mask from
+each, or gives the findings that say why it cannot.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsite.dataset import nifti
+from fedsite.dataset.manifest import Exclusion, Remark, SourceKind
+from fedsite.dataset.rules import finding
+from fedsite.dicom.checks import Finding
+from fedsite.dicom.model import Volume
+from fedsite.tasks.description import Task
+
+Progress = Callable[[int, int], None]
+Affine = NDArray[np.float64]
+
+
+class Pseudonyms(Protocol):
+    """The site's keyed pseudonyms (`fedsite.site.pseudonyms`)."""
+
+    def patient(self, patient_id: str, issuer: str = "") -> str:
+        """For a patient."""
+        ...
+
+    def study(self, uid: str) -> str:
+        """For a study."""
+        ...
+
+    def series(self, uid: str, part: str = "") -> str:
+        """For a series, or one part of a divided one."""
+        ...
+
+    def path(self, text: str) -> str:
+        """For a file."""
+        ...
+
+    def fraction(self, pseudonym: str) -> float:
+        """A number in [0, 1) for the split."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One channel's image of one study, not read yet: shape and affine (array order, RAS mm) as its headers say."""
+
+    id: str
+    channel: str
+    shape: tuple[int, int, int]
+    affine: Affine
+    b_value: float | None
+    scanner: str
+    findings: tuple[Finding, ...]
+    files: tuple[Path, ...] = field(repr=False)
+    origin: Path | Volume = field(repr=False)
+
+    def read(self) -> NDArray[np.float32]:
+        """The voxels [i, j, k] in the order that `affine` describes. Raises DataNotFit, SourceMissing."""
+        if isinstance(self.origin, Path):
+            return nifti.read_voxels(self.origin)
+        from fedsite.dicom.pixels import read_volume
+
+        return read_volume(self.origin)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that can become a case: an image for every channel of the task, and one mask."""
+
+    id: str
+    patient: str
+    images: tuple[ImageSource, ...]
+    mask: Path = field(repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the case is made of."""
+        return (*(file for image in self.images for file in image.files), self.mask)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What was found for one study before it is decided on.
+
+    `masks` gives the masks that name an image of the task's first channel; `contested`, for an image whose mask
+    names others as well, all those images; `refused` says why what the task might have wanted is not in `images`.
+    """
+
+    id: str
+    patient: str
+    images: Mapping[str, Sequence[ImageSource]]
+    masks: Mapping[str, Sequence[Path]] = field(repr=False)
+    contested: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    refused: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that a source holds for a task; `findings` are those that belong to no study."""
+
+    kind: SourceKind
+    studies: tuple[Study, ...]
+    excluded: tuple[Exclusion, ...]
+    findings: tuple[Finding, ...]
+
+
+def decide(found: Iterable[Candidates], task: Task) -> tuple[list[Study], list[Exclusion]]:
+    """Takes exactly one image a channel and one mask from each study's candidates, or says why it cannot."""
+    studies: list[Study] = []
+    excluded: list[Exclusion] = []
+    for candidates in found:
+        outcome = _decide_one(candidates, task)
+        if isinstance(outcome, Study):
+            studies.append(outcome)
+        else:
+            excluded.append(outcome)
+    return studies, excluded
+
+
+def exclusion(study: str, patient: str, findings: Iterable[Finding], fingerprint: str = "") -> Exclusion:
+    """The record of a study that is left out."""
+    remarks = tuple(Remark.of(remark) for remark in findings)
+    return Exclusion(id=study, patient=patient, findings=remarks, fingerprint=fingerprint)
+
+
+def _decide_one(candidates: Candidates, task: Task) -> Study | Exclusion:
+    chosen: list[ImageSource] = []
+    problems: list[Finding] = []
+    for channel in task.channels:
+        images = list(candidates.images.get(channel.name, ()))
+        if len(images) > 1:
+            # A mask that names one of them has made the choice.
+            images = [image for image in images if candidates.masks.get(image.id)] or images
+        if not images:
+            problems += [finding("channel-missing", candidates.id, kind=channel.summary), *candidates.refused]
+        elif len(images) > 1:
+            names = ", ".join(sorted(image.id for image in images))
+            problems.append(
+                finding("several-candidates", candidates.id, count=len(images), kind=channel.summary, images=names)
+            )
+        else:
+            chosen += images
+    problems = problems or _mask_problems(candidates, chosen[0].id)
+    if problems:
+        return exclusion(candidates.id, candidates.patient, problems)
+    return Study(candidates.id, candidates.patient, tuple(chosen), candidates.masks[chosen[0].id][0])
+
+
+def _mask_problems(candidates: Candidates, image: str) -> list[Finding]:
+    masks = candidates.masks.get(image, ())
+    rivals = candidates.contested.get(image)
+    if rivals:
+        return [finding("label-contested", candidates.id, count=len(rivals), images=", ".join(sorted(rivals)))]
+    if len(masks) > 1:
+        return [finding("label-ambiguous", candidates.id, count=len(masks))]
+    return [] if masks else [finding("label-missing", candidates.id)]

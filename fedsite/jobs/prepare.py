@@ -1,0 +1,130 @@
+"""`fedsite prepare-data`: collects the studies of a source, prepares them, writes the report."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsite.dataset import manifest as manifests
+from fedsite.dataset import report as reports
+from fedsite.dataset.manifest import InputState, Manifest
+from fedsite.dataset.prepare import NothingUsable, Prepared, Request, check, prepare
+from fedsite.dataset.sources import collect
+from fedsite.dataset.studies import Progress, Pseudonyms
+from fedsite.errors import CannotWrite, UsageError
+from fedsite.files import PRIVATE_FOLDER, make_folder
+from fedsite.jobs.site import open_site
+from fedsite.site import identity
+from fedsite.tasks import registry
+
+REPORT = "report.html"
+CHECK_REPORT = "check.html"
+Step = Callable[[str], AbstractContextManager[Progress]]
+
+
+def _silent(_description: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the operator asked for. What is None comes from the site's configuration, or stays unset."""
+
+    source: Path
+    task: str
+    labels: Path | None = None
+    out: Path | None = None
+    workers: int = 1
+    check_only: bool = False
+    report: Path | None = None
+    input_state: InputState | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it, and where it lies."""
+
+    prepared: Prepared
+    out: Path
+    report: Path
+
+
+def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -> Done:
+    """Prepares a source into the site's data folder (or merely checks it) and writes the report.
+
+    Raises what `collect` and `prepare` do: UsageError, DataNotFit, SourceMissing, CannotWrite, TryAgainLater. Where
+    nothing can be used, the report is still written if it was asked for by name, or in a check.
+    """
+    with open_site(config_path) as site:
+        config, pseudonyms = site.config, identity.pseudonyms(site.files)
+    task = registry.get(order.task)
+    request = Request(
+        task=task,
+        spacing_mm=config.preparation.spacing_mm or task.default_spacing_mm,
+        validation_fraction=config.preparation.validation_fraction,
+        input_state=order.input_state,
+        workers=order.workers,
+    )
+    return run(order, order.out or config.paths.data, request, pseudonyms, step)
+
+
+def run(order: Order, out: Path, request: Request, pseudonyms: Pseudonyms, step: Step = _silent) -> Done:
+    """The same with the site's settings as values."""
+    report = order.report or out / (CHECK_REPORT if order.check_only else REPORT)
+    _check_places(order, out)
+    with step("Reading headers") as progress:
+        collected = collect(order.source, order.labels, request.task, pseudonyms, progress)
+    try:
+        if order.check_only:
+            with step("Checking studies") as progress:
+                prepared = check(collected, request, pseudonyms, progress)
+        else:
+            with step("Preparing cases") as progress:
+                prepared = prepare(collected, out, request, pseudonyms, progress)
+    except NothingUsable as error:
+        if order.report or order.check_only:
+            _write_report(report, _failed(request, error), lambda record: b"", order)
+        raise
+    with step("Writing the report"):
+        content = reports.Content.of(prepared.manifest, request.task.title, not order.check_only)
+        picture = reports.stored_picture(out, request.spacing_mm)
+        if order.check_only:
+            picture = lambda record: prepared.pictures[record.id]  # noqa: E731 - the other one is a closure too
+        _write_report(report, content, picture, order)
+    return Done(prepared, out, report)
+
+
+def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
+    """The manifest of the prepared data: of the site's folder, or of the one that is named."""
+    if folder is None:
+        with open_site(config_path) as site:
+            folder = site.config.paths.data
+    return manifests.load(folder)
+
+
+def _check_places(order: Order, out: Path) -> None:
+    """What can be known to fail at the end is better said at the start."""
+    if out.resolve().is_relative_to(order.source.resolve()):
+        raise UsageError("The folder of --out lies within the source.", "Choose one outside of it.")
+    if order.report and not order.report.parent.is_dir():
+        raise CannotWrite("The folder of --report is not there.", "Make it, or name another file.")
+
+
+def _write_report(path: Path, content: reports.Content, picture: reports.Picture, order: Order) -> None:
+    if order.report is None:
+        make_folder(path.parent, PRIVATE_FOLDER)
+    reports.write_report(path, content, picture)
+
+
+def _failed(request: Request, error: NothingUsable) -> reports.Content:
+    return reports.Content(
+        task=request.task.name,
+        title=request.task.title,
+        spacing_mm=request.spacing_mm,
+        input_state=None,
+        validation_fraction=request.validation_fraction,
+        cases=(),
+        excluded=error.excluded,
+        findings=error.findings,
+        stored=False,
+    )
