@@ -169,7 +169,7 @@ class State:
                 (sequence, previous, time, text, record.hash),
             )
             if chain == "ledger":
-                self.audit("ledger", sequence=sequence, hash=record.hash, kind=body["kind"])
+                self.audit("ledger", ledger_sequence=sequence, ledger_hash=record.hash, kind=body["kind"])
         return record
 
     def audit(self, event: str, **details: Any) -> Record:  # noqa: ANN401 - whatever JSON can hold
@@ -213,7 +213,7 @@ class State:
                 if chain == "ledger":
                     hashes[record.sequence] = record.hash
                 elif record.body.get("event") == "ledger":
-                    mirrored[record.body["sequence"]] = record.body["hash"]
+                    mirrored[record.body["ledger_sequence"]] = record.body["ledger_hash"]
                 previous, expected = record.hash, expected + 1
             lengths[chain] = expected - 1
         for sequence in sorted(hashes.keys() | mirrored.keys()):
