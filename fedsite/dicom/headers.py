@@ -1,0 +1,185 @@
+"""Reading the header of one file: an instance and its frames, or the reason why it is none.
+
+Only the attributes that a rule or a reader needs are parsed, and nothing behind the start of the pixel data; these
+are located and measured, so that a truncated file is known without decoding anything.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom import uid
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import FileDataset
+from pydicom.tag import BaseTag
+
+from fedsite.dicom import objects, pixeldata
+from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion
+from fedsite.dicom.model import Frame, Instance, PixelLayout
+from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, whole, words
+
+# More frames than any scanner writes; an object that claims more is looked at as far as this.
+MAX_FRAMES = 1 << 16
+
+_KEYWORDS = (
+    "AccessionNumber",
+    "AcquisitionNumber",
+    "BitsAllocated",
+    "BitsStored",
+    "BurnedInAnnotation",
+    "Columns",
+    "DiffusionBValue",
+    "DiffusionDirectionality",
+    "DiffusionGradientOrientation",
+    "EchoTime",
+    "FrameOfReferenceUID",
+    "HighBit",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "ImageType",
+    "InstanceNumber",
+    "IssuerOfPatientID",
+    "LossyImageCompression",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "ModalityLUTSequence",
+    "NumberOfFrames",
+    "PatientID",
+    "PerFrameFunctionalGroupsSequence",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "Rows",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SamplesPerPixel",
+    "SeriesInstanceUID",
+    "SharedFunctionalGroupsSequence",
+    "SliceThickness",
+    "StudyInstanceUID",
+    "TemporalPositionIdentifier",
+    "VolumeBasedCalculationTechnique",
+)
+
+
+def _tag(keyword: str) -> BaseTag:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return BaseTag(tag)
+
+
+_TAGS = [*map(_tag, _KEYWORDS), *PRIVATE_TAGS]
+_LUT = _tag("ModalityLUTSequence")
+
+
+def read_frames(path: str) -> tuple[Frame, ...] | str:
+    """The image planes of one file, or the id of the rule that says why there are none.
+
+    Objects that are no CT or MR image give one frame whose instance carries the refusal.
+    Must run inside `values.tolerant_reading`.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a named pipe would wait for ever
+            return "not-dicom"
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path for each of 100,000 files would cost more than the rest
+            return _read(path, file)
+    except OSError:
+        return "unreadable-file"
+    except Exception:  # noqa: BLE001 - a damaged file makes pydicom raise nearly anything; each is the same finding
+        return "damaged-header"
+
+
+def _read(path: str, file: BinaryIO) -> tuple[Frame, ...] | str:
+    start = file.read(pixeldata.PREAMBLE_BYTES)
+    if not start:
+        return "empty-file"
+    if not _looks_like_dicom(start):
+        return "not-dicom"
+    file.seek(0)
+    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=start[128:132] != b"DICM", specific_tags=_TAGS)
+    header = flatten(dataset)
+    sop_class = text(header, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    if sop_class == uid.MediaStorageDirectoryStorage:
+        return "media-directory"
+    if not sop_class:
+        return "damaged-header" if start[128:132] == b"DICM" else "not-dicom"
+    instance = _instance(path, sop_class, dataset, header, pixeldata.layout(file, dataset, header))
+    return tuple(_frames(instance, dataset, header))
+
+
+def _looks_like_dicom(start: bytes) -> bool:
+    """The magic of a DICOM file (PS3.10 section 7.1), or a bare data set from group 0008 on, as in old archives."""
+    return start[128:132] == b"DICM" or (start[:2] == b"\x08\x00" and len(start) == pixeldata.PREAMBLE_BYTES)
+
+
+def _instance(path: str, sop_class: str, dataset: FileDataset, header: Header, pixels: PixelLayout) -> Instance:
+    modality, refusal = objects.classify(sop_class)
+    syntax = pixeldata.transfer_syntax(dataset)
+    scanner = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}"
+    return Instance(
+        path=path,
+        modality=modality,
+        refusal=refusal,
+        sop_instance=text(header, "SOPInstanceUID"),
+        series=text(header, "SeriesInstanceUID"),
+        study=text(header, "StudyInstanceUID"),
+        frame_of_reference=text(header, "FrameOfReferenceUID"),
+        patient_id=text(header, "PatientID"),
+        issuer=text(header, "IssuerOfPatientID"),
+        accession=text(header, "AccessionNumber"),
+        scanner=scanner.strip(),
+        number=whole(header, "InstanceNumber"),
+        transfer_syntax=syntax,
+        pixels=pixels,
+        lossy=text(header, "LossyImageCompression") == "01" or syntax in pixeldata.LOSSY,
+        burned_in=text(header, "BurnedInAnnotation").upper() == "YES",
+        has_modality_lut=bool(_LUT in dataset and dataset[_LUT].value),
+    )
+
+
+def _frames(instance: Instance, dataset: FileDataset, header: dict[str, Any]) -> Iterator[Frame]:
+    if instance.refusal:
+        yield _frame(instance, 0, dataset, header)
+        return
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for item in dataset.get("SharedFunctionalGroupsSequence") or []:
+        header |= flatten_groups(item)
+    for index in range(min(instance.pixels.frames, MAX_FRAMES)):
+        own = flatten_groups(per_frame[index]) if index < len(per_frame) else {}
+        yield _frame(instance, index, dataset, header | own)
+
+
+def _frame(instance: Instance, index: int, dataset: FileDataset, header: Header) -> Frame:
+    image_type = words(header, "FrameType") or words(header, "ImageType")
+    b_value, directionality, direction = None, None, None
+    if instance.modality == "MR":
+        b_value, directionality, direction = diffusion(dataset, header, image_type)
+    position = numbers(header, "ImagePositionPatient", 3)
+    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
+    return Frame(
+        instance=instance,
+        index=index,
+        position=(position[0], position[1], position[2]) if position else None,
+        orientation=numbers(header, "ImageOrientationPatient", 6),
+        spacing=numbers(header, "PixelSpacing", 2),
+        thickness=number(header, "SliceThickness"),
+        rescale=(slope, intercept) if slope is not None and intercept is not None else None,
+        image_type=image_type,
+        technique=text(header, "VolumeBasedCalculationTechnique").upper(),
+        b_value=b_value,
+        directionality=directionality,
+        direction=direction,
+        echo_time=_echo_time(header),
+        temporal_position=whole(header, "TemporalPositionIndex") or whole(header, "TemporalPositionIdentifier"),
+        acquisition=whole(header, "FrameAcquisitionNumber") or whole(header, "AcquisitionNumber"),
+    )
+
+
+def _echo_time(header: Header) -> float | None:
+    times = (number(header, keyword) for keyword in ("EffectiveEchoTime", "EchoTime"))
+    return next((time for time in times if time and math.isfinite(time)), None)

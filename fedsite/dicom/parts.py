@@ -1,0 +1,123 @@
+"""Dividing a series into the volumes that it holds, by what is known to tell them apart.
+
+Scanners put several volumes into one series: b0, directions, trace and ADC of a diffusion scan, the echoes of a
+field map, magnitude and phase, a localizer before the slices. Each becomes a part of its own. Position in time and
+acquisition number tell copies apart too, but parts by them would be repeats of one image, of which nothing says
+which to learn from: such series are refused as a whole (see `series`).
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from fedsite.dicom.model import Frame
+
+# Maps that are computed from diffusion images: they have no b-value of their own, whatever their header says.
+DIFFUSION_MAPS = frozenset({"ADC", "EADC", "FA", "EXPONENTIAL"})
+
+# Words of ImageType (0008,0008) that make an image another kind of image than its neighbours in the series.
+_KINDS = ("LOCALIZER", "MOSAIC", "EADC", "ADC", "FA", "EXPONENTIAL", "TRACEW", "MIP", "MINIP", "PROJECTION IMAGE")
+
+ECHO_TOLERANCE_MS = 0.1
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some frames of a series that may form a volume. `label` says what tells them from the rest ("" for all)."""
+
+    label: str
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """What an image shows, as far as the header says it: images that differ in it belong to different volumes."""
+
+    kind: str
+    b_value: float | None
+    directionality: str | None
+    direction: tuple[float, ...] | None
+    echo_ms: float | None
+
+    def label(self, varying: Iterable[str]) -> str:
+        """The values of the attributes that vary within the series, for people and for the pseudonym."""
+        directionality = (self.directionality or "NONE").lower()
+        texts = {
+            "kind": self.kind.lower(),
+            "b_value": "" if self.b_value is None else f"b={self.b_value:g}",
+            "directionality": directionality.removeprefix("none"),
+            "direction": "" if self.direction is None else "({:.2f} {:.2f} {:.2f})".format(*self.direction),
+            "echo_ms": "" if self.echo_ms is None else f"echo {self.echo_ms:g} ms",
+        }
+        return " ".join(texts[name] for name in texts if name in varying and texts[name]) or "rest"
+
+
+def kind_of(frame: Frame) -> str:
+    """What kind of image a frame is where that is out of the ordinary, else ""."""
+    instance = frame.instance
+    if instance.refusal:
+        return instance.refusal
+    if instance.pixels.photometric not in GREY or instance.pixels.samples != 1:
+        return "colour"
+    return next((kind for kind in _KINDS if kind in frame.image_type), "")
+
+
+def divide(frames: Sequence[Frame], repeats: Callable[[Sequence[Frame]], bool]) -> list[Part]:
+    """The parts of one series: by kind and contrast, then, where `repeats` finds slices twice, by image type."""
+    echoes = _echo_groups(frames)
+    by_contrast = _grouped(frames, lambda frame: _contrast(frame, echoes))
+    names = _Contrast.__dataclass_fields__
+    varying = [name for name in names if len({getattr(contrast, name) for contrast in by_contrast}) > 1]
+    parts: list[Part] = []
+    for contrast, members in by_contrast.items():
+        label = contrast.label(varying) if len(by_contrast) > 1 else ""
+        by_type = _grouped(members, lambda frame: frame.image_type)
+        if len(by_type) > 1 and repeats(members):
+            parts += [Part(f"{label} {'/'.join(words)}".strip(), tuple(own)) for words, own in by_type.items()]
+        else:
+            parts.append(Part(label, tuple(members)))
+    return _distinct(parts)
+
+
+def _contrast(frame: Frame, echoes: dict[float, float]) -> _Contrast:
+    kind = kind_of(frame)
+    echo = None if frame.echo_time is None else echoes[frame.echo_time]
+    if frame.instance.refusal or kind == "colour":
+        return _Contrast(kind, None, None, None, None)
+    if kind in DIFFUSION_MAPS or frame.b_value is None:
+        return _Contrast(kind, None, None, None, echo)
+    direction = None if frame.direction is None else tuple(round(value, 2) + 0.0 for value in frame.direction)
+    return _Contrast(kind, round(frame.b_value), frame.directionality, direction, echo)
+
+
+def _echo_groups(frames: Sequence[Frame]) -> dict[float, float]:
+    """Each echo time with the first of its group: times that differ by rounding only are one echo."""
+    groups: dict[float, float] = {}
+    first = previous = float("-inf")
+    for time in sorted({frame.echo_time for frame in frames if frame.echo_time is not None}):
+        first = time if time - previous > ECHO_TOLERANCE_MS else first
+        groups[time] = first
+        previous = time
+    return groups
+
+
+def _grouped(frames: Iterable[Frame], key: Callable[[Frame], Key]) -> dict[Key, list[Frame]]:
+    groups: dict[Key, list[Frame]] = {}
+    for frame in frames:
+        groups.setdefault(key(frame), []).append(frame)
+    return groups
+
+
+def _distinct(parts: list[Part]) -> list[Part]:
+    """Labels name a part: two that read alike get a number."""
+    seen: dict[str, int] = {}
+    result = []
+    for part in parts:
+        seen[part.label] = seen.get(part.label, 0) + 1
+        numbered = f"{part.label} ({seen[part.label]})" if seen[part.label] > 1 else part.label
+        result.append(replace(part, label=numbered))
+    return result

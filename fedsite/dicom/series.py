@@ -1,0 +1,254 @@
+"""From the frames of one series to its volumes: divided into parts, and each part put through every rule.
+
+All rules run before anything is refused, so that the operator sees every reason at once; only where one fault makes
+the next question meaningless (no positions: no steps) the later ones are left out.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsite.dicom import duplicates, geometry, parts, pixeldata
+from fedsite.dicom.checks import RULES, Finding, finding
+from fedsite.dicom.model import Frame, Pseudonyms, Volume
+from fedsite.dicom.parts import Part, kind_of
+
+# 8.6 GB as float32: no scan of a head is larger, and a file must not make a site allocate what it claims.
+MAX_VOXELS = 1 << 31
+THICKNESS_TOLERANCE = 0.1
+
+_REFUSED_KINDS = {
+    "LOCALIZER": "localizer",
+    "MOSAIC": "mosaic",
+    "MIP": "projection",
+    "MINIP": "projection",
+    "PROJECTION IMAGE": "projection",
+}
+_RENDERED = frozenset({"MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR"})
+_BITS_ALLOCATED = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A part after the rules: its frames in order and without copies, its affine (NaN if unknown), the findings."""
+
+    part: Part
+    affine: NDArray[np.float64]
+    findings: tuple[Finding, ...]
+
+
+def volumes(frames: Iterable[Frame], pseudonyms: Pseudonyms) -> list[Volume]:
+    """The volumes of one series (frames of one SeriesInstanceUID), accepted or refused, in a fixed order."""
+    ordered = sorted(frames, key=lambda frame: (frame.instance.number or 0, frame.instance.sop_instance, frame.index))
+    divided = parts.divide(ordered, _repeats)
+    judged = [_judge(part) for part in divided]
+    of_series = [*_identity(ordered), *(_instance_gaps(ordered) if len(divided) == 1 else [])]
+    judged = [replace(one, findings=(*of_series, *one.findings, *_sisters(one, judged))) for one in judged]
+    return [_volume(one, pseudonyms) for one in judged]
+
+
+def _judge(part: Part) -> _Judged:
+    refused = [finding(rule) for rule in _refused_as(part.frames)]
+    if any(frame.instance.refusal for frame in part.frames):
+        return _Judged(part, np.full((4, 4), np.nan), tuple(refused))
+    kept, dropped = duplicates.drop_identical(part.frames)
+    found = refused + [each for check in _CHECKS for each in check(kept)]
+    if dropped:
+        found.append(finding("identical-duplicates", count=dropped))
+    ordered, affine, misplaced = _place(kept)
+    return _Judged(replace(part, frames=tuple(ordered)), affine, (*found, *misplaced))
+
+
+def _place(frames: Sequence[Frame]) -> tuple[Sequence[Frame], NDArray[np.float64], list[Finding]]:
+    """The frames in slice order, the affine, and what is wrong with the geometry."""
+    unknown = np.full((4, 4), np.nan)
+    lacking = sum(1 for frame in frames if not _is_placed(frame))
+    if lacking:
+        return frames, unknown, [finding("missing-geometry", count=lacking)]
+    planes = _planes(frames)
+    found = geometry.plane_findings(planes)
+    if found:
+        return frames, unknown, found
+    order = planes.sorting()
+    ordered, planes = [frames[index] for index in order], planes.take(order)
+    positions = geometry.count_positions(planes)
+    if positions < len(frames):
+        return ordered, unknown, [_repeated(frames, positions)]
+    found = geometry.stack_findings(planes)
+    uneven = any(each.id in ("uneven-steps", "missing-slices", "shifted-slices") for each in found)
+    affine = unknown if uneven else geometry.affine(planes)
+    return ordered, affine, [*found, *_thickness(frames, affine)]
+
+
+def _is_placed(frame: Frame) -> bool:
+    return frame.position is not None and frame.orientation is not None and frame.spacing is not None
+
+
+def _planes(frames: Sequence[Frame]) -> geometry.Planes:
+    return geometry.Planes(
+        positions=np.array([frame.position for frame in frames], np.float64),
+        orientations=np.array([frame.orientation for frame in frames], np.float64),
+        spacings=np.array([frame.spacing for frame in frames], np.float64),
+        sizes=np.array([(frame.instance.pixels.rows, frame.instance.pixels.columns) for frame in frames], np.int64),
+    )
+
+
+def _repeats(frames: Sequence[Frame]) -> bool:
+    """Whether some of these frames lie at the same position."""
+    if not all(_is_placed(frame) for frame in frames):
+        return False
+    planes = _planes(frames)
+    return not geometry.plane_findings(planes) and geometry.count_positions(planes) < len(frames)
+
+
+def _repeated(frames: Sequence[Frame], positions: int) -> Finding:
+    """Why positions repeat: several points in time, several acquisitions, or nobody knows."""
+    images = len(frames)
+    times = {frame.temporal_position for frame in frames}
+    if len(times) > 1:
+        return finding("time-series", images=images, positions=positions, times=len(times))
+    if len({frame.acquisition for frame in frames}) > 1:
+        return finding("repeated-acquisitions", images=images, positions=positions)
+    return finding("duplicate-positions", images=images, positions=positions)
+
+
+def _thickness(frames: Sequence[Frame], affine: NDArray[np.float64]) -> Iterator[Finding]:
+    step = float(np.linalg.norm(affine[:3, 2]))
+    thickness = frames[0].thickness
+    if thickness and abs(thickness - step) > THICKNESS_TOLERANCE * step:
+        yield finding("thickness-unlike-step", thickness=round(thickness, 3), step=round(step, 3))
+
+
+def _refused_as(frames: Sequence[Frame]) -> list[str]:
+    """The rules by which the kind of image alone is refused."""
+    kinds = {kind_of(frame) for frame in frames}
+    rules = {_REFUSED_KINDS.get(kind, kind) for kind in kinds}
+    if any(frame.technique in _RENDERED for frame in frames):
+        rules.add("projection")
+    return sorted(rule for rule in rules if rule in RULES)
+
+
+def _identity(frames: Sequence[Frame]) -> Iterator[Finding]:
+    patients = {(frame.instance.patient_id, frame.instance.issuer) for frame in frames}
+    if len(patients) > 1:
+        yield finding("several-patients", count=len(patients))
+    if any(not patient_id for patient_id, _ in patients):
+        yield finding("patient-unit-doubtful")
+    if not frames[0].instance.series:
+        yield finding("series-uid-missing")
+
+
+def _instance_gaps(frames: Sequence[Frame]) -> list[Finding]:
+    numbers = {frame.instance.number for frame in frames if frame.instance.number is not None}
+    expected = max(numbers) - min(numbers) + 1 if numbers else 0
+    if len(numbers) < expected and len(numbers) == len({frame.instance.sop_instance for frame in frames}):
+        return [finding("instance-gaps", missing=expected - len(numbers), expected=expected)]
+    return []
+
+
+def _sisters(one: _Judged, judged: Sequence[_Judged]) -> list[Finding]:
+    """A part that shares slice positions with a sister must have all of hers: else slices of it are missing."""
+    if np.isnan(one.affine).any():
+        return []
+    mine = {_place_key(frame) for frame in one.part.frames}
+    sizes = [
+        len(other.part.frames)
+        for other in judged
+        if other is not one
+        and not np.isnan(other.affine).any()
+        and mine.intersection(_place_key(frame) for frame in other.part.frames)
+    ]
+    most = max(sizes, default=0)
+    return [finding("fewer-slices-than-sisters", count=len(mine), sisters=most)] if most > len(mine) else []
+
+
+def _place_key(frame: Frame) -> tuple[float, ...]:
+    assert frame.position is not None
+    return tuple(round(value, 2) for value in frame.position)
+
+
+def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
+    instances = {frame.instance.path: frame.instance for frame in frames}.values()
+    faults = [instance.pixels.fault for instance in instances if instance.pixels.fault]
+    for fault in sorted(set(faults)):
+        yield finding(fault, count=faults.count(fault))
+    for pixels in {replace(instance.pixels, offset=None, fault="") for instance in instances}:
+        consistent = 0 < pixels.bits_stored <= pixels.high_bit + 1 <= pixels.bits_allocated
+        if pixels.bits_allocated not in _BITS_ALLOCATED or not consistent:
+            stored = f"{pixels.bits_stored} of {pixels.bits_allocated} bits, high bit {pixels.high_bit}"
+            yield finding("pixel-format", format=stored)
+            break
+    known = pixeldata.NATIVE | pixeldata.DEFLATED | pixeldata.CODECS.keys()
+    if any(instance.transfer_syntax not in known for instance in instances):
+        yield finding("transfer-syntax")
+    voxels = sum(frame.instance.pixels.rows * frame.instance.pixels.columns for frame in frames)
+    if voxels > MAX_VOXELS:
+        yield finding("too-large", voxels=voxels, limit=MAX_VOXELS)
+
+
+def _rescale(frames: Sequence[Frame]) -> Iterator[Finding]:
+    scales = {frame.rescale for frame in frames}
+    has_lut = any(frame.instance.has_modality_lut for frame in frames)
+    if None in scales and not has_lut and frames[0].instance.modality == "CT":
+        yield finding("no-rescale")
+    if any(
+        scale and not (np.isfinite(scale).all() and scale[0] and abs(scale[0]) < 1e6 > abs(scale[1]) / 1e3)
+        for scale in scales
+    ):
+        yield finding("rescale-not-finite")
+    if len(scales) > 1:
+        yield finding("rescale-varying")
+
+
+def _remarks(frames: Sequence[Frame]) -> Iterator[Finding]:
+    """What concerns the images as such and is no matter of geometry."""
+    instances = [frame.instance for frame in frames]
+    if any(instance.burned_in for instance in instances):
+        yield finding("burned-in-annotation")
+    if any(instance.lossy for instance in instances):
+        yield finding("lossy-compression")
+    if any(instance.pixels.photometric == "MONOCHROME1" for instance in instances):
+        yield finding("inverted-display")
+    references = {instance.frame_of_reference for instance in instances}
+    if len(references) > 1:
+        yield finding("mixed-frame-of-reference", count=len(references))
+    elif "" in references:
+        yield finding("no-frame-of-reference")
+    if (
+        "DIFFUSION" in frames[0].image_type
+        and frames[0].b_value is None
+        and not parts.DIFFUSION_MAPS & set(frames[0].image_type)
+    ):
+        yield finding("b-value-unknown")
+
+
+_CHECKS: tuple[Callable[[Sequence[Frame]], Iterator[Finding]], ...] = (_pixel_faults, _rescale, _remarks)
+
+
+def _volume(judged: _Judged, pseudonyms: Pseudonyms) -> Volume:
+    frames, label = judged.part.frames, judged.part.label
+    first = frames[0]
+    instance = first.instance
+    name = pseudonyms.series(instance.series, label)
+    refused = any(each.severity == "error" for each in judged.findings)
+    is_map = kind_of(first) in parts.DIFFUSION_MAPS
+    return Volume(
+        id=name,
+        series=pseudonyms.series(instance.series),
+        study=pseudonyms.study(instance.study),
+        patient=pseudonyms.patient(instance.patient_id, instance.issuer),
+        modality=instance.modality,
+        shape=(instance.pixels.columns, instance.pixels.rows, len(frames)),
+        affine=judged.affine,
+        part=label or None,
+        b_value=None if is_map else first.b_value,
+        directionality=None if is_map else first.directionality,
+        image_type=first.image_type,
+        scanner=instance.scanner,
+        verdict="refused" if refused else "accepted",
+        findings=tuple(replace(each, where=name) for each in judged.findings),
+        keys=frozenset({instance.series, instance.study, instance.patient_id, instance.accession} - {""}),
+        frames=tuple(frames),
+    )
