@@ -1,5 +1,3 @@
 """fedsite: the hospital's side of a federation that learns stroke and brain-lesion segmentation."""
 
-from importlib.metadata import version
-
-__version__ = version("fedsite")
+__version__ = "0.1.0"

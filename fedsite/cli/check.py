@@ -4,11 +4,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from fedsite.jobs.check import Check
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
@@ -31,7 +32,9 @@ def check(context: typer.Context) -> None:
         raise typer.Exit(worst.exit_code)
 
 
-def _table(found: "list[Check]") -> Table:
+def _table(found: "list[Check]") -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, show_header=False)
     for one in found:
         text = f"{one.message}\n{one.mend}" if one.mend else one.message

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from fedsite.jobs.measure import Measured
 
 
@@ -23,7 +24,9 @@ def evaluate(context: typer.Context) -> None:
     out.result("evaluated", {**data, "dice": found.dice}, lambda console: console.print(_table(found)))
 
 
-def _table(found: "Measured") -> Table:
+def _table(found: "Measured") -> "Table":
+    from rich.table import Table
+
     table = Table("case", "Dice", box=None, title=f"Global model after round {found.after_round} (stays at home)")
     for case, dice in sorted(found.dice.items(), key=lambda item: item[1]):
         table.add_row(case, f"{dice:.3f}")

@@ -1,7 +1,6 @@
 """`fedsite identity`."""
 
 import typer
-from rich.table import Table
 
 from fedsite.cli.output import Output
 
@@ -39,6 +38,8 @@ def show(context: typer.Context) -> None:
         "agreement_sha256": pinned.agreement_sha256,
         "agreement_accepted_by": pinned.agreement_accepted_by,
     }
+    from rich.table import Table
+
     table = Table(box=None, show_header=False)
     for name, value in data.items():
         table.add_row(name.replace("_", " "), str(value))

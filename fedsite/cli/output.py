@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from fedsite.errors import FedsiteError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Progress = Callable[[int, int], None]
 OUTCOME_OF_ERRORS = {75: "pending", 80: "refused", 81: "refused"}
@@ -40,17 +42,21 @@ class Output:
         return output
 
     @property
-    def stderr(self) -> Console:
+    def stderr(self) -> "Console":
         """The console for people; rich honours NO_COLOR and drops colours where there is no terminal."""
+        from rich.console import Console
+
         return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
     def result(
-        self, outcome: str, data: dict[str, Any] | None = None, human: Callable[[Console], None] | None = None
+        self, outcome: str, data: dict[str, Any] | None = None, human: "Callable[[Console], None] | None" = None
     ) -> None:
         """Says how the command ended: one JSON object, or what `human` draws (nothing under --quiet)."""
         if self.as_json:
             self._print_json(outcome, data or {}, None)
         elif human is not None and not self.quiet:
+            from rich.console import Console
+
             human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
 
     def note(self, text: str) -> None:

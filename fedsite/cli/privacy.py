@@ -1,12 +1,14 @@
 """`fedsite privacy`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(help="The privacy ledger: what was spent, what is left, what a mechanism would cost.")
 
@@ -90,7 +92,9 @@ def cost(
     out.result("priced", data, lambda console: console.print(text, markup=False))
 
 
-def _history(records: list[dict[str, object]]) -> Table:
+def _history(records: list[dict[str, object]]) -> "Table":
+    from rich.table import Table
+
     table = Table("#", "time", "kind", "round", "facts", box=None)
     for one in records:
         after = one.get("after")

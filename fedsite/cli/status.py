@@ -1,11 +1,13 @@
 """`fedsite status`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from fedsite.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def status(context: typer.Context) -> None:
@@ -17,7 +19,9 @@ def status(context: typer.Context) -> None:
     out.result("shown", data, lambda console: console.print(_screen(data)))
 
 
-def _screen(data: dict[str, Any]) -> Table:
+def _screen(data: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, show_header=False)
     identity, cases, privacy = data["identity"], data["data"], data["privacy"]
     if identity is None:

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from fedsite.errors import NotAuthorised, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, write_atomically
@@ -107,6 +105,8 @@ def certificate(files: IdentityFiles) -> Certificate:
     """Reads the site's certificate. Raises NotAuthorised before enrolment, RecordsDamaged when it is none."""
     if not files.certificate.is_file():
         raise NotAuthorised("This site has no certificate.", _ENROL)
+    from cryptography import x509
+
     try:
         found = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     except ValueError as error:
@@ -122,6 +122,9 @@ def certificate(files: IdentityFiles) -> Certificate:
 
 def authority_sha256(files: IdentityFiles) -> str:
     """The SHA-256 of the pinned CA's certificate (DER). Raises RecordsDamaged when it is none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
     try:
         authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
     except ValueError as error:
