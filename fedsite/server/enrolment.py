@@ -4,6 +4,7 @@ Every request is judged anew against the database, so a revocation takes effect 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fedsite.errors import UsageError
@@ -125,16 +126,17 @@ def standings(federation: Federation) -> list[SiteStanding]:
     """All sites that were ever invited, by name."""
     now = federation.clock()
     with federation.database.reading() as session:
-        sites = sorted(set(session.scalars(select(InvitationRow.site))))
+        invitations = session.scalars(select(InvitationRow)).all()
         certificates = session.scalars(select(CertificateRow).order_by(CertificateRow.expires)).all()
-        counted = select(UploadRow.site, func.count()).where(UploadRow.state == "accepted").group_by(UploadRow.site)
-        contributions = {site: count for site, count in session.execute(counted)}
+        accepted = session.scalars(select(UploadRow.site).where(UploadRow.state == "accepted")).all()
+    contributions = Counter(accepted)
     standing = []
-    for site in sites:
+    for site in sorted({one.site for one in invitations}):
         own = [one for one in certificates if one.site == site]
-        valid = [one for one in own if one.revoked is None]
-        expires = (valid or own)[-1].expires if own else None
-        standing.append(SiteStanding(site, _status(own, valid, now), expires, contributions.get(site, 0)))
+        kept = [one for one in own if one.revoked is None]
+        status = _status(kept, [one for one in invitations if one.site == site], now)
+        expires = (kept or own)[-1].expires if own else None
+        standing.append(SiteStanding(site, status, expires, contributions[site]))
     return standing
 
 
@@ -156,12 +158,13 @@ def trust(federation: Federation, site: str) -> Trust:
     )
 
 
-def _status(own: Sequence[CertificateRow], valid: Sequence[CertificateRow], now: datetime) -> str:
-    if not own:
+def _status(kept: Sequence[CertificateRow], invitations: Sequence[InvitationRow], now: datetime) -> str:
+    """From a site's unrevoked certificates, the last to expire at the end, and all its invitations."""
+    if kept and kept[-1].expires > now:
+        return "enrolled"
+    if any(one.revoked is None and one.spki_sha256 is None and one.expires > now for one in invitations):
         return "invited"
-    if not valid:
-        return "revoked"
-    return "enrolled" if valid[-1].expires > now else "expired"
+    return "expired" if kept or all(one.revoked is None for one in invitations) else "revoked"
 
 
 def _issue(

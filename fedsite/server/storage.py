@@ -128,7 +128,6 @@ class AttendanceRow(Table):
     offered: Mapped[datetime | None] = mapped_column(default=None)
     refused: Mapped[datetime | None] = mapped_column(default=None)
     refusal: Mapped[str] = mapped_column(default="")
-    late: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class UploadRow(Table):

@@ -1,0 +1,59 @@
+"""Federated averaging over files: memory for one slice, whatever the number of sites and the size of the model.
+
+McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data, in the form that
+privacy.md needs: sites send differences, the server adds their weighted mean to the model that they started from.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedsite.wire.messages import MalformedMessage
+from fedsite.wire.payload import Layout, check_file, chunks, read_values
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's update as it lies on disk, and its weight."""
+
+    path: Path
+    weight: float
+
+
+def average(model: Path, layout: Layout, updates: Sequence[Update], encoding: str) -> Iterator[bytes]:
+    """The next model as the bytes of its file: model + sum(w * update) / sum(w), summed in float64.
+
+    The same updates in the same order give the same bytes. `layout` is the model's (float32), `encoding` that of
+    the updates.
+    """
+    encoded = layout.encoded(encoding)
+    total = math.fsum(update.weight for update in updates)
+    yield layout.header
+    for part in chunks(layout.values):
+        summed = np.zeros(part.stop - part.start, dtype=np.float64)
+        for update in updates:
+            summed += np.multiply(read_values(update.path, encoded, part), update.weight, dtype=np.float64)
+        summed /= total
+        summed += read_values(model, layout, part)
+        yield summed.astype(layout.dtype).tobytes()
+
+
+def why_unfit(path: Path, layout: Layout, max_norm: float) -> str | None:
+    """Why an update cannot be admitted, None when it can: its form, its finiteness, its Euclidean norm."""
+    try:
+        check_file(path, layout)
+    except MalformedMessage as error:
+        return f"{error}"
+    squares = []
+    for part in chunks(layout.values):
+        values = read_values(path, layout, part).astype(np.float64)
+        squares.append(float(np.dot(values, values)))
+    norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
+    if not math.isfinite(norm):
+        return "a value is not finite"
+    if norm > max_norm:
+        return f"its norm is above {max_norm:g}, the plan's bound"
+    return None

@@ -1,0 +1,276 @@
+"""The HTTP face of a federation: thin routes over enrolment, participation and uploads.
+
+Everything is refused to a request without a valid site certificate, known paths and unknown ones, except what `OPEN`
+names. JSON goes through `messages.parse`, and the OpenAPI document is made from the same messages.
+"""
+
+import base64
+import binascii
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import fedsite
+from fedsite.server import enrolment, participation, uploads
+from fedsite.server.federation import Federation
+from fedsite.server.problems import Refused
+from fedsite.server.receiver import Receiver, full_disk_is_507
+from fedsite.server.storage import ModelRow, UploadRow
+from fedsite.wire.enrolment import EST, MAX_REQUEST_BYTES, PKCS7_TYPE, encode_certificates
+from fedsite.wire.messages import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSIONS,
+    Closed,
+    Envelope,
+    FederationInfo,
+    MalformedMessage,
+    Message,
+    Participation,
+    ParticipationRequest,
+    Problem,
+    Refusal,
+    RoundAnswer,
+    Tickets,
+    Trust,
+    parse,
+)
+
+OPEN = frozenset({("GET", "/v1/federation"), ("GET", f"{EST}/cacerts"), ("POST", f"{EST}/simpleenroll")})
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Number = Annotated[int, Path(ge=1, le=1_000_000)]
+Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Door:
+    """Default deny, as ASGI middleware: asks at every request who shows which certificate.
+
+    The certificate comes from the TLS layer (ASGI's TLS extension, filled in by `tls`), never from a header.
+    """
+
+    def __init__(self, app: ASGIApp, federation: Federation) -> None:
+        self._app, self._federation = app, federation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request in with `scope["state"]["site"]`, or answers it."""
+        if scope["type"] == "http" and (scope["method"], scope["path"]) not in OPEN:
+            chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
+            certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
+            try:
+                site = await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
+            except Refused as refused:
+                await refused.response()(scope, receive, send)
+                return
+            scope.setdefault("state", {})["site"] = site
+        await self._app(scope, receive, send)
+
+
+def create_app(federation: Federation, accepted: Callable[[], None], lifespan: Lifespan | None = None) -> FastAPI:
+    """The application for one federation; `accepted` is called when an update has its receipt."""
+    app = FastAPI(
+        title="fedsite",
+        version=fedsite.__version__,
+        summary="What passes between a site and the federation server",
+        openapi_url=None,
+        lifespan=lifespan,
+        responses={"4XX": {"model": Problem, "description": "Refused"}},
+    )
+    app.add_middleware(Door, federation=federation)
+    _explain_errors(app)
+    _add_enrolment(app, federation)
+    _add_rounds(app, federation)
+    _add_transfers(app, federation, Receiver(federation, accepted))
+
+    @app.get("/v1/openapi.json", include_in_schema=False)
+    def openapi() -> dict[str, Any]:
+        return app.openapi()
+
+    return app
+
+
+def _add_enrolment(app: FastAPI, federation: Federation) -> None:
+    """EST (RFC 7030): certificates out, requests in."""
+
+    @app.get(f"{EST}/cacerts", response_class=Response)
+    def cacerts() -> Response:
+        """The federation's root."""
+        return _certificates([federation.authority.certificate])
+
+    @app.post(f"{EST}/simpleenroll", response_class=Response, openapi_extra=_takes_request())
+    async def simpleenroll(request: Request) -> Response:
+        """The first certificate, for HTTP Basic authentication with site and secret of an invitation."""
+        site, secret = _basic(request.headers.get("authorization", ""))
+        body = _base64(await _body(request, MAX_REQUEST_BYTES))
+        return _certificates([await run_in_threadpool(enrolment.enrol, federation, site, secret, body)])
+
+    @app.post(f"{EST}/simplereenroll", response_class=Response, openapi_extra=_takes_request())
+    async def simplereenroll(request: Request) -> Response:
+        """The next certificate, for the present one."""
+        body = _base64(await _body(request, MAX_REQUEST_BYTES))
+        return _certificates([await run_in_threadpool(enrolment.reenrol, federation, request.state.site, body)])
+
+
+def _add_rounds(app: FastAPI, federation: Federation) -> None:
+    """Questions and answers about rounds."""
+
+    @app.get("/v1/federation")
+    def information() -> FederationInfo:
+        """The protocol versions that this server speaks."""
+        return FederationInfo(protocol_versions=list(PROTOCOL_VERSIONS))
+
+    @app.get("/v1/trust")
+    def trust(request: Request) -> Trust:
+        """What a site pins."""
+        return enrolment.trust(federation, request.state.site)
+
+    @app.post("/v1/participation", openapi_extra=_takes(ParticipationRequest))
+    async def participate(request: Request) -> Participation:
+        """Is anything due?"""
+        asked = await _message(request, ParticipationRequest)
+        return await run_in_threadpool(participation.participate, federation, request.state.site, asked)
+
+    @app.get("/v1/tickets")
+    def tickets(after: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Tickets:
+        """The chain of tickets after a round."""
+        return participation.tickets(federation, after)
+
+    @app.get("/v1/rounds/{number}")
+    def round_answer(number: Number) -> RoundAnswer:
+        """Does this round still stand?"""
+        return participation.answer(federation, number)
+
+    @app.post("/v1/rounds/{number}/refusal", status_code=HTTPStatus.NO_CONTENT, openapi_extra=_takes(Refusal))
+    async def refuse(number: Number, request: Request) -> None:
+        """This site does not take part."""
+        refusal = await _message(request, Refusal)
+        await run_in_threadpool(participation.refuse, federation, request.state.site, number, refusal)
+
+
+def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> None:
+    """Models down, updates up."""
+
+    @app.get("/v1/models/{sha256}", response_class=FileResponse)
+    def model(sha256: Digest) -> FileResponse:
+        """A global model; Range and If-Range are honoured."""
+        with federation.database.reading() as session:
+            if session.get(ModelRow, sha256) is None:
+                raise Refused(HTTPStatus.NOT_FOUND, "no-such-model", "There is no such model.")
+        headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, immutable"}
+        return ModelResponse(federation.models.path(sha256), headers=headers, media_type="application/octet-stream")
+
+    @app.post("/v1/rounds/{number}/updates", status_code=HTTPStatus.CREATED, response_model=Envelope)
+    def announce(number: Number, request: Request) -> Response:
+        """Announces an update: 201 with where to send it, or 200 with its receipt when it is here already."""
+        said = uploads.read_announcement(request.headers)
+        with full_disk_is_507():
+            upload = uploads.announce(federation, request.state.site, number, said)
+        return _standing(upload, HTTPStatus.CREATED)
+
+    @app.head("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT)
+    def upload_state(upload_id: UploadId, request: Request) -> Response:
+        """How much of an upload is durable."""
+        upload = uploads.find(federation, request.state.site, upload_id)
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=uploads.state_headers(upload))
+
+    @app.patch("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT, response_model=Envelope)
+    async def append(upload_id: UploadId, request: Request) -> Response:
+        """Appends at Upload-Offset: 204 with the new offset, or 200 with the receipt at the end."""
+        if request.headers.get("content-type") != "application/partial-upload":
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media-type", "Parts are application/partial-upload.")
+        offset = uploads.whole_number(request.headers, "upload-offset", 0, 1 << 40)
+        upload = await receiver.append(request.state.site, upload_id, offset, request.stream())
+        return _standing(upload, HTTPStatus.NO_CONTENT)
+
+
+class ModelResponse(FileResponse):
+    """A file sent in pieces that are worth a thread's while."""
+
+    chunk_size = 1 << 20
+
+
+def _standing(upload: UploadRow, unfinished: HTTPStatus) -> Response:
+    headers = uploads.state_headers(upload)
+    if upload.receipt is None:
+        return Response(status_code=unfinished, headers=headers)
+    return Response(upload.receipt, HTTPStatus.OK, headers, "application/json")
+
+
+async def _message(request: Request, kind: type[Message]) -> Message:
+    try:
+        return parse(kind, await _body(request, MAX_MESSAGE_BYTES))
+    except MalformedMessage as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed", f"{error}.") from None
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > limit:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"The body is above {limit} bytes.")
+    return bytes(body)
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    """Site and secret of HTTP Basic authentication (RFC 7617); empty ones, which match nothing, when it is none."""
+    scheme, _, value = authorization.partition(" ")
+    try:
+        site, _, secret = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return "", ""
+    return (site, secret) if scheme.lower() == "basic" else ("", "")
+
+
+def _base64(body: bytes) -> bytes:
+    try:
+        return base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "request-malformed", "The request is not base64.") from None
+
+
+def _certificates(certificates: list[Any]) -> Response:
+    return Response(
+        encode_certificates(certificates), media_type=PKCS7_TYPE, headers={"Content-Transfer-Encoding": "base64"}
+    )
+
+
+def _takes(kind: type[Closed]) -> dict[str, Any]:
+    """A JSON body for the OpenAPI document: the routes read it themselves, strictly."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
+
+
+def _takes_request() -> dict[str, Any]:
+    schema = {"type": "string", "contentEncoding": "base64"}
+    return {"requestBody": {"required": True, "content": {"application/pkcs10": {"schema": schema}}}}
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """Every error is a Problem, the framework's own too."""
+
+    @app.exception_handler(Refused)
+    async def refused(_request: Request, error: Refused) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        return Refused(HTTPStatus.BAD_REQUEST, "malformed", f"{place} is out of range.").response()
+
+    @app.exception_handler(HTTPException)
+    async def http(_request: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        return Refused(status, status.phrase.lower().replace(" ", "-"), f"{status.phrase}.", error.headers).response()
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, _error: Exception) -> Response:
+        return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The server failed; its log says why.").response()

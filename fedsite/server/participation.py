@@ -1,0 +1,92 @@
+"""What an enrolled site asks and says about rounds: is anything due, the chain of tickets, does it stand, I refuse."""
+
+from http import HTTPStatus
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fedsite.server.federation import Federation
+from fedsite.server.problems import Refused, no_such_round
+from fedsite.server.rounds import envelope_of, series_of
+from fedsite.server.storage import AttendanceRow, RoundRow, UploadRow
+from fedsite.wire.messages import (
+    PROTOCOL_VERSIONS,
+    Envelope,
+    Participation,
+    ParticipationRequest,
+    Refusal,
+    RoundAnswer,
+    Tickets,
+)
+
+PAGE = 500
+"""Envelopes in one answer: they stay well below the size of the largest message."""
+
+SOON, LATER = 5, 60
+"""Seconds to wait while a round is running, and while none is."""
+
+
+def participate(federation: Federation, site: str, request: ParticipationRequest) -> Participation:
+    """The newest open round in which this site has no receipt, or how long to wait; and the site's receipts."""
+    if request.protocol not in PROTOCOL_VERSIONS:
+        raise Refused(HTTPStatus.BAD_REQUEST, "protocol-version", f"The server speaks versions {PROTOCOL_VERSIONS}.")
+    with federation.database.writing() as session:
+        receipts = _receipts(session, site, request.ledger_sequence)
+        row = _due(federation, session, site)
+        if row is None:
+            running = session.scalars(select(RoundRow.number).where(RoundRow.status.in_(["open", "closing"]))).first()
+            return Participation(retry_after=LATER if running is None else SOON, receipts=receipts)
+        attendance = attended(session, row.number, site)
+        attendance.offered = attendance.offered or federation.clock()
+        plan = envelope_of(series_of(session, row).plan)
+        return Participation(plan=plan, ticket=envelope_of(row.ticket), receipts=receipts)
+
+
+def tickets(federation: Federation, after: int) -> Tickets:
+    """The tickets of the rounds after a number, in order."""
+    with federation.database.reading() as session:
+        found = select(RoundRow.ticket).where(RoundRow.number > after).order_by(RoundRow.number).limit(PAGE)
+        return Tickets(tickets=[envelope_of(text) for text in session.scalars(found)])
+
+
+def answer(federation: Federation, number: int) -> RoundAnswer:
+    """Where a round stands."""
+    with federation.database.reading() as session:
+        row = session.get(RoundRow, number)
+    if row is None:
+        raise no_such_round()
+    return RoundAnswer.model_validate({"round": row.number, "status": row.status, "ticket_sha256": row.ticket_sha256})
+
+
+def refuse(federation: Federation, site: str, number: int, refusal: Refusal) -> None:
+    """Records that a site does not take part, and which of the four words it gave; the last one counts."""
+    with federation.database.writing() as session:
+        if session.get(RoundRow, number) is None:
+            raise no_such_round()
+        attendance = attended(session, number, site)
+        attendance.refused, attendance.refusal = federation.clock(), refusal.reason
+
+
+def attended(session: Session, number: int, site: str) -> AttendanceRow:
+    """The row of a site's attendance at a round, made when it is not there yet."""
+    row = session.get(AttendanceRow, (number, site))
+    if row is None:
+        row = AttendanceRow(round=number, site=site)
+        session.add(row)
+    return row
+
+
+def _due(federation: Federation, session: Session, site: str) -> RoundRow | None:
+    answered = select(UploadRow.round).where(UploadRow.site == site, UploadRow.state != "receiving")
+    due = select(RoundRow).where(
+        RoundRow.status == "open", RoundRow.expires > federation.clock(), RoundRow.number.not_in(answered)
+    )
+    return session.scalars(due.order_by(RoundRow.number.desc()).limit(1)).first()
+
+
+def _receipts(session: Session, site: str, after: int) -> list[Envelope]:
+    found = select(UploadRow.receipt).where(
+        UploadRow.site == site, UploadRow.ledger_sequence > after, UploadRow.receipt.is_not(None)
+    )
+    ordered = session.scalars(found.order_by(UploadRow.ledger_sequence).limit(PAGE))
+    return [envelope_of(text) for text in ordered if text is not None]

@@ -1,0 +1,120 @@
+"""Appending to uploads without blocking the event loop: one request at a time per upload, the newest one wins."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from sqlalchemy.exc import OperationalError
+from starlette.requests import ClientDisconnect
+
+from fedsite.server import uploads
+from fedsite.server.federation import Federation
+from fedsite.server.problems import Refused, no_space
+from fedsite.server.storage import UploadRow
+
+STALL_SECONDS = 60.0
+BLOCK_BYTES = 1 << 20
+
+
+class Receiver:
+    """Takes the bodies of PATCH requests; `accepted` is called when an update has got its receipt.
+
+    When a line dies unnoticed, its client comes back while the old request still waits for bytes: the new one takes
+    over. An upload is either appended to or being concluded, never both; `_turn` guards the change between the two.
+    """
+
+    def __init__(self, federation: Federation, accepted: Callable[[], None]) -> None:
+        self._federation, self._accepted = federation, accepted
+        self._parts: dict[str, uploads.Part] = {}
+        self._concluding: dict[str, asyncio.Task[UploadRow]] = {}
+        self._turn = asyncio.Lock()
+
+    async def append(self, site: str, upload_id: str, offset: int, stream: AsyncIterator[bytes]) -> UploadRow:
+        """Appends a request's body at an offset and tells where the upload stands then.
+
+        Concludes the upload when it is complete. Refuses as `uploads.find`, `Part` and `conclude` do; 507 when the
+        disk is full.
+        """
+        with full_disk_is_507():
+            upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
+            if upload.state == "accepted":
+                return upload
+            part = await self._open(upload, offset)
+            if part is not None:
+                try:
+                    await _copy(stream, part)
+                finally:
+                    await asyncio.shield(asyncio.to_thread(part.close))
+                    if self._parts.get(upload_id) is part:
+                        del self._parts[upload_id]
+            upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
+            if upload.state == "accepted" or upload.offset < upload.size:
+                return upload
+            return await self._conclude(site, upload_id)
+
+    async def _open(self, upload: UploadRow, offset: int) -> uploads.Part | None:
+        """The upload's file, taken over from any older request; None while the upload is being concluded."""
+        async with self._turn:
+            if upload.id in self._concluding:
+                return None
+            older = self._parts.pop(upload.id, None)
+            if older is not None:
+                await asyncio.to_thread(older.close)
+                upload = await asyncio.to_thread(uploads.find, self._federation, upload.site, upload.id)
+            part = await asyncio.to_thread(uploads.Part, self._federation, upload, offset)
+            self._parts[upload.id] = part
+            return part
+
+    async def _conclude(self, site: str, upload_id: str) -> UploadRow:
+        """Admission and receipt: done once, for all who wait, whether or not they stay on the line."""
+        async with self._turn:
+            if upload_id in self._parts:
+                raise Refused(HTTPStatus.CONFLICT, "superseded", "A newer request appends to this upload.")
+            task = self._concluding.get(upload_id)
+            if task is None:
+                work = asyncio.to_thread(uploads.conclude, self._federation, site, upload_id)
+                task = self._concluding[upload_id] = asyncio.create_task(work)
+                task.add_done_callback(lambda _: self._concluding.pop(upload_id))
+        upload = await asyncio.shield(task)
+        self._accepted()
+        return upload
+
+
+@contextmanager
+def full_disk_is_507() -> Iterator[None]:
+    """Answers a full disk as such: what is durable stays, the client may come back."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_space() from error
+        raise
+    except OperationalError as error:
+        if "full" in str(error.orig):  # SQLite's SQLITE_FULL: "database or disk is full"
+            raise no_space() from error
+        raise
+
+
+async def _copy(stream: AsyncIterator[bytes], part: uploads.Part) -> None:
+    """Writes a body in blocks. A line that breaks or stalls ends it: what came is kept."""
+    waiting = bytearray()
+    try:
+        async for block in _steady(stream):
+            waiting += block
+            if len(waiting) >= BLOCK_BYTES:
+                await asyncio.to_thread(part.write, bytes(waiting))
+                waiting.clear()
+    except (ClientDisconnect, TimeoutError):
+        pass
+    await asyncio.to_thread(part.write, bytes(waiting))
+
+
+async def _steady(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        async with asyncio.timeout(STALL_SECONDS):
+            block = await anext(stream, None)
+        if block is None:
+            return
+        yield block

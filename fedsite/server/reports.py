@@ -1,0 +1,107 @@
+"""Rounds and models as the coordinator sees them: plain data, ready for a table or for JSON."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fedsite.errors import UsageError
+from fedsite.server.enrolment import enrolled
+from fedsite.server.federation import Federation
+from fedsite.server.rounds import accepted, plan_of, series_of
+from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, UploadRow
+
+
+def rounds(federation: Federation) -> list[dict[str, Any]]:
+    """Every round in one line, in order."""
+    with federation.database.reading() as session:
+        rows = session.scalars(select(RoundRow).order_by(RoundRow.number)).all()
+        return [_summary(federation, session, row) for row in rows]
+
+
+def round_report(federation: Federation, number: int) -> dict[str, Any]:
+    """One round, and what every site did in it.
+
+    `took_part`: has its receipt. `rejected`: its update was not admitted. `refused`: the site declined. `late`: was
+    given the round, and has no update in time (while the round is open: not yet). `absent`: is enrolled and never
+    asked. Raises UsageError when there is no such round.
+    """
+    with federation.database.reading() as session:
+        row = session.get(RoundRow, number)
+        if row is None:
+            raise UsageError(f"There is no round {number}.", "See fedsite server round list.")
+        report = _summary(federation, session, row)
+        uploads = session.scalars(select(UploadRow).where(UploadRow.round == number).order_by(UploadRow.site)).all()
+        attendance = session.scalars(
+            select(AttendanceRow).where(AttendanceRow.round == number).order_by(AttendanceRow.site)
+        ).all()
+        sites = enrolled(session, row.closed or federation.clock())
+    rejected = {one.site: one.reason for one in uploads if one.state == "refused"}
+    done = {one.site for one in uploads if one.state == "accepted"} | rejected.keys()
+    declined = {one.site: one.refusal for one in attendance if one.refused and one.site not in done}
+    late = {one.site for one in attendance if one.offered} - done - declined.keys()
+    late |= {one.site for one in uploads if one.state in ("late", "receiving")} - declined.keys()
+    report |= {
+        "took_part": [_contribution(one) for one in uploads if one.state == "accepted"],
+        "rejected": [{"site": site, "reason": reason} for site, reason in rejected.items()],
+        "refused": [{"site": site, "reason": reason} for site, reason in declined.items()],
+        "late": sorted(late),
+        "absent": sorted(sites - done - declined.keys() - late),
+    }
+    return report
+
+
+def models(federation: Federation) -> list[dict[str, Any]]:
+    """Every global model, in the order in which they came."""
+    with federation.database.reading() as session:
+        rows = session.scalars(select(ModelRow).order_by(ModelRow.created, ModelRow.round)).all()
+    return [
+        {"sha256": row.sha256, "bytes": row.size, "created": row.created.isoformat(), "round": row.round}
+        for row in rows
+    ]
+
+
+def find_model(federation: Federation, sha256: str | None, number: int | None) -> str:
+    """The digest of a model named by a unique beginning of it, or by the round that made it; else UsageError."""
+    with federation.database.reading() as session:
+        if number is not None:
+            found = session.scalars(select(RoundRow.result_sha256).where(RoundRow.number == number)).all()
+        else:
+            found = [one for one in session.scalars(select(ModelRow.sha256)) if sha256 and one.startswith(sha256)]
+    if len(found) != 1 or found[0] is None:
+        raise UsageError("There is no such model, or more than one.", "See fedsite model list.")
+    return found[0]
+
+
+def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[str, Any]:
+    series = series_of(session, row)
+    plan = plan_of(federation, series)
+    return {
+        "round": row.number,
+        "plan": plan.plan,
+        "plan_sha256": series.plan_sha256,
+        "place_in_series": row.place_in_series,
+        "rounds_in_series": series.rounds,
+        "status": row.status,
+        "reason": row.reason,
+        "updates": len(accepted(session, row.number)),
+        "quorum": plan.rounds.quorum,
+        "enough": plan.rounds.enough,
+        "opened": row.opened.isoformat(),
+        "expires": row.expires.isoformat(),
+        "closed": row.closed and row.closed.isoformat(),
+        "model_sha256": row.model_sha256,
+        "result_sha256": row.result_sha256,
+    }
+
+
+def _contribution(row: UploadRow) -> dict[str, Any]:
+    assert row.received is not None  # written with the receipt
+    return {
+        "site": row.site,
+        "update_sha256": row.sha256,
+        "bytes": row.size,
+        "weight": row.weight,
+        "ledger_sequence": row.ledger_sequence,
+        "received": row.received.isoformat(),
+    }

@@ -1,0 +1,114 @@
+"""The server's process: one socket, one event loop, and a thread that keeps rounds moving."""
+
+import logging
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from fedsite.errors import CannotWrite
+from fedsite.server import rounds
+from fedsite.server.app import create_app
+from fedsite.server.federation import Federation, renew_server_certificate
+from fedsite.server.tls import protocol, server_context
+
+TICK_SECONDS = 0.5
+AFTER_FAILURE_SECONDS = 30.0
+LAST_GOODBYE_SECONDS = 5
+
+log = logging.getLogger("fedsite.server")
+
+
+class Ticker:
+    """Calls `rounds.advance` when something is due: at every tick, and at once when woken."""
+
+    def __init__(self, federation: Federation, context: ssl.SSLContext) -> None:
+        self._federation, self._context = federation, context
+        self._woken, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something has happened that may close a round."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Ends the thread, or leaves it behind in the middle of an aggregation: that will simply be repeated."""
+        self._stopping.set()
+        self._woken.set()
+        self._thread.join(LAST_GOODBYE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                rounds.advance(self._federation)
+                if renew_server_certificate(self._federation):
+                    self._context.load_cert_chain(self._federation.server_certificate)
+                pause = TICK_SECONDS
+            except Exception:
+                log.exception("rounds cannot go on; the next attempt follows in %d s", AFTER_FAILURE_SECONDS)
+                pause = AFTER_FAILURE_SECONDS
+            self._woken.wait(pause)
+            self._woken.clear()
+
+
+def serve(federation: Federation, host: str, port: int, listening: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT. `listening` is told the address once connections are taken.
+
+    Raises CannotWrite when the address cannot be had.
+    """
+    renew_server_certificate(federation)
+    rounds.tidy(federation)
+    context = server_context(federation.server_certificate, federation.ca_certificate)
+    ticker = Ticker(federation, context)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        ticker.start()
+        yield
+        ticker.stop()
+
+    config = uvicorn.Config(
+        create_app(federation, ticker.wake, lifespan),
+        http=protocol(),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ssl_context_factory=lambda _config, _default: context,
+        timeout_graceful_shutdown=LAST_GOODBYE_SECONDS,
+    )
+    with _bound(host, port) as bound:
+        listening(f"https://{host}:{bound.getsockname()[1]}")
+        _run_until_told(uvicorn.Server(config), bound)
+
+
+def _run_until_told(server: uvicorn.Server, bound: socket.socket) -> None:
+    """Runs; a SIGTERM is the ordinary end of a service, so it is not raised again once the server has shut down."""
+    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
+    try:
+        server.run(sockets=[bound])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(2048)
+    except OSError as error:
+        raise CannotWrite(f"Cannot listen on {host}:{port}: {error.strerror}.", "Choose another --port.") from error
+    return bound

@@ -1,0 +1,67 @@
+"""TLS for the application: the server's context, and the peer's certificate in the ASGI scope.
+
+uvicorn gives an application no peer certificate. Both of its HTTP/1.1 protocols read `self.app` for every request,
+so a wrapper put there when a connection is made can add ASGI's TLS extension
+(https://asgi.readthedocs.io/en/latest/specs/tls.html) to the scope of each.
+"""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def server_context(certificate: Path, ca: Path) -> ssl.SSLContext:
+    """TLS 1.2 or later. Client certificates are asked for; one that our root has not issued ends the handshake.
+
+    Who shows none is let through to the application, which opens only enrolment to them.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate)
+    context.load_verify_locations(ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+class PeerCertificate(asyncio.Protocol):
+    """What is added to uvicorn's protocols: it comes before one of them in the bases of a class."""
+
+    app: ASGIApp
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wraps the application for this connection."""
+        super().connection_made(transport)
+        self.app = with_peer(self.app, transport)
+
+
+class H11WithPeer(PeerCertificate, H11Protocol):
+    """uvicorn's protocol in pure Python, with the peer's certificate."""
+
+
+def protocol() -> type[asyncio.Protocol]:
+    """uvicorn's fast protocol with the peer's certificate; the pure Python one where its parser is not installed."""
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        return H11WithPeer
+
+    class HttpToolsWithPeer(PeerCertificate, HttpToolsProtocol):
+        """The fast one."""
+
+    return HttpToolsWithPeer
+
+
+def with_peer(app: ASGIApp, transport: asyncio.BaseTransport) -> ASGIApp:
+    """The application, told of the certificate that TLS has verified on this connection."""
+    tls = transport.get_extra_info("ssl_object")
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    chain = [ssl.DER_cert_to_PEM_cert(certificate)] if certificate else []
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("extensions", {})["tls"] = {"client_cert_chain": chain}
+        await app(scope, receive, send)
+
+    return told

@@ -1,0 +1,292 @@
+"""Updates arrive here: announced, appended in parts, resumed, admitted, and acknowledged exactly once.
+
+The part of the IETF draft "Resumable Uploads for HTTP" that protocol.md names. A site has one update per round;
+announcing the same again is the same upload, so after any accident a client announces and goes on. The offset told
+to clients counts fsynced bytes only. Everything here blocks: `receiver` calls it from threads.
+"""
+
+import base64
+import hashlib
+import logging
+import math
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fedsite.files import PRIVATE_FILE, fsync_folder, sha256_of
+from fedsite.server.aggregation import why_unfit
+from fedsite.server.federation import Federation
+from fedsite.server.problems import Refused, no_such_round, round_closed
+from fedsite.server.rounds import plan_of, series_of, update_path
+from fedsite.server.storage import RoundRow, UploadRow
+from fedsite.wire.messages import Plan, Receipt
+from fedsite.wire.payload import Layout, layout_of
+from fedsite.wire.signing import RECEIPT, sign
+
+SYNC_BYTES = 8 << 20
+MAX_PART_BYTES = 64 << 20
+
+log = logging.getLogger("fedsite.server")
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a site says of its update before sending it."""
+
+    sha256: str
+    size: int
+    ledger_sequence: int
+    weight: float | None
+
+
+def read_announcement(headers: Mapping[str, str]) -> Announcement:
+    """From the headers of a creation; refuses with 400 what is missing or out of range."""
+    weight = headers.get("fedsite-weight")
+    return Announcement(
+        sha256=_digest(headers.get("repr-digest", "")),
+        size=whole_number(headers, "upload-length", 1, 1 << 40),
+        ledger_sequence=whole_number(headers, "fedsite-ledger-sequence", 1, 1 << 53),
+        weight=None if weight is None else _weight(weight),
+    )
+
+
+def announce(federation: Federation, site: str, number: int, said: Announcement) -> UploadRow:
+    """The upload of a site's update: a new one, or the one that was announced before.
+
+    Refuses: 404 no such round, 409 another update is here, 409 the round is closed, 422 not admitted.
+    """
+    with federation.database.writing() as session:
+        row = session.get(RoundRow, number)
+        if row is None:
+            raise no_such_round()
+        own = select(UploadRow).where(UploadRow.round == number, UploadRow.site == site)
+        upload = session.scalars(own).first()
+        if upload is None:
+            if not _stands(federation, row):
+                raise round_closed(number)
+            upload = _begin(federation, session, row, site, said)
+        elif (upload.sha256, upload.size, upload.ledger_sequence) != (said.sha256, said.size, said.ledger_sequence):
+            raise Refused(
+                HTTPStatus.CONFLICT, "another-update", f"There is another update of {site} for round {number}."
+            )
+    return _usable(upload)
+
+
+def find(federation: Federation, site: str, upload_id: str) -> UploadRow:
+    """A site's own upload; 404 for anybody else's. Refuses as `announce` does when it was refused or came late."""
+    with federation.database.reading() as session:
+        upload = session.get(UploadRow, upload_id)
+    if upload is None or upload.site != site:
+        raise Refused(HTTPStatus.NOT_FOUND, "no-such-upload", "There is no such upload.")
+    return _usable(upload)
+
+
+def state_headers(upload: UploadRow) -> dict[str, str]:
+    """Where an upload stands, as headers."""
+    return {
+        "Location": f"/v1/uploads/{upload.id}",
+        "Upload-Offset": str(upload.offset),
+        "Upload-Length": str(upload.size),
+        "Upload-Complete": "?1" if upload.state == "accepted" else "?0",
+        "Upload-Limit": f"max-size={upload.size}, max-append-size={MAX_PART_BYTES}",
+        "Cache-Control": "no-store",
+    }
+
+
+class Part:
+    """An upload's file while one request appends to it. Another thread may close it at any moment."""
+
+    def __init__(self, federation: Federation, upload: UploadRow, offset: int) -> None:
+        """Opens the file at its durable end; refuses with 409 when that is not `offset`."""
+        self._federation, self._upload, self._lock = federation, upload, threading.Lock()
+        path, kept = _incoming(federation, upload.id), update_path(federation, upload.id)
+        if kept.exists() and not path.exists():  # a crash came between the file's last rename and its receipt
+            kept.replace(path)
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE), "r+b", buffering=0)
+        fsync_folder(path.parent)
+        durable = min(upload.offset, self._file.seek(0, os.SEEK_END))
+        if offset != durable:
+            self._file.close()
+            raise Refused(
+                HTTPStatus.CONFLICT,
+                "offset-wrong",
+                f"The next byte is {durable}, not {offset}.",
+                state_headers(upload) | {"Upload-Offset": str(durable)},
+            )
+        self._file.truncate(durable)
+        self._end = self._saved = self._file.seek(durable)
+
+    def write(self, block: bytes) -> None:
+        """Appends; every 8 MiB become durable on the way."""
+        with self._lock:
+            if self._file.closed:
+                raise Refused(HTTPStatus.CONFLICT, "superseded", "A newer request appends to this upload.")
+            if self._end + len(block) > self._upload.size:
+                raise Refused(HTTPStatus.BAD_REQUEST, "too-long", "There are more bytes than were announced.")
+            view = memoryview(block)
+            while view:
+                view = view[self._file.write(view) :]
+            self._end += len(block)
+            if self._end - self._saved >= SYNC_BYTES:
+                self._save()
+
+    def close(self) -> None:
+        """Makes what was written durable, and closes."""
+        with self._lock:
+            if not self._file.closed:
+                try:
+                    self._save()
+                finally:
+                    self._file.close()
+
+    def _save(self) -> None:
+        os.fsync(self._file.fileno())
+        with self._federation.database.writing() as session:
+            upload = session.get(UploadRow, self._upload.id)
+            if upload is not None and upload.state == "receiving":
+                upload.offset = self._end
+        self._saved = self._end
+
+
+def conclude(federation: Federation, site: str, upload_id: str) -> UploadRow:
+    """Admits a complete upload and gives its receipt; refuses as `announce` does, 400 when the digest is another."""
+    upload = find(federation, site, upload_id)
+    if upload.state == "accepted":
+        return upload
+    path = _incoming(federation, upload.id)
+    if sha256_of(path) != upload.sha256:
+        _start_again(federation, upload, path)
+        raise Refused(HTTPStatus.BAD_REQUEST, "digest-wrong", "The bytes are not those of the announced digest.")
+    with federation.database.reading() as session:
+        row = session.scalars(select(RoundRow).where(RoundRow.number == upload.round)).one()
+        plan = plan_of(federation, series_of(session, row))
+    reason = why_unfit(path, _layout(federation, row, plan), plan.max_update_norm)
+    if reason is not None:
+        return _usable(_keep_apart(federation, upload, path, reason))
+    kept = update_path(federation, upload.id)
+    path.replace(kept)
+    fsync_folder(kept.parent)
+    return _usable(_acknowledge(federation, upload.id, plan))
+
+
+def _acknowledge(federation: Federation, upload_id: str, plan: Plan) -> UploadRow:
+    """Receipt and row in one transaction, in which the round must still stand."""
+    with federation.database.writing() as session:
+        upload = session.scalars(select(UploadRow).where(UploadRow.id == upload_id)).one()
+        row = session.scalars(select(RoundRow).where(RoundRow.number == upload.round)).one()
+        if not _stands(federation, row):
+            upload.state = "late"
+            return upload
+        upload.state, upload.offset, upload.received = "accepted", upload.size, federation.clock()
+        receipt = Receipt(
+            federation=federation.name,
+            site=upload.site,
+            round=upload.round,
+            plan_sha256=series_of(session, row).plan_sha256,
+            ticket_sha256=row.ticket_sha256,
+            update_sha256=upload.sha256,
+            update_bytes=upload.size,
+            ledger_sequence=upload.ledger_sequence,
+            received=upload.received,
+        )
+        upload.receipt = sign(receipt.to_bytes(), RECEIPT, [federation.receipt_key]).to_bytes().decode()
+    log.info("round %d of plan %s has the update of %s", upload.round, plan.plan, upload.site)
+    return upload
+
+
+def _begin(federation: Federation, session: Session, row: RoundRow, site: str, said: Announcement) -> UploadRow:
+    """A new upload; the size is judged at once, before a byte is taken."""
+    plan = plan_of(federation, series_of(session, row))
+    if (plan.weights == "declared") != (said.weight is not None):
+        raise _malformed(f"The plan's weights are {plan.weights}; Fedsite-Weight must say so.")
+    upload = UploadRow(
+        id=hashlib.sha256(f"{site}\0{row.number}\0{said.sha256}".encode()).hexdigest()[:32],
+        round=row.number,
+        site=site,
+        sha256=said.sha256,
+        size=said.size,
+        ledger_sequence=said.ledger_sequence,
+        weight=1.0 if said.weight is None else min(said.weight, plan.maximum_weight),
+        created=federation.clock(),
+    )
+    expected = _layout(federation, row, plan).file_bytes
+    if said.size != expected:
+        upload.state, upload.reason = "refused", f"its size is {said.size} bytes, not {expected}"
+    session.add(upload)
+    return upload
+
+
+def _keep_apart(federation: Federation, upload: UploadRow, path: Path, reason: str) -> UploadRow:
+    apart = federation.folder / "refused" / upload.id
+    path.replace(apart)
+    fsync_folder(apart.parent)
+    with federation.database.writing() as session:
+        row = session.scalars(select(UploadRow).where(UploadRow.id == upload.id)).one()
+        row.state, row.reason = "refused", reason
+    log.warning("round %d: the update of %s was refused: %s", upload.round, upload.site, reason)
+    return row
+
+
+def _start_again(federation: Federation, upload: UploadRow, path: Path) -> None:
+    with federation.database.writing() as session:
+        session.scalars(select(UploadRow).where(UploadRow.id == upload.id)).one().offset = 0
+    path.unlink()
+
+
+def _usable(upload: UploadRow) -> UploadRow:
+    """The upload, unless its end was that it was refused or came late."""
+    if upload.state == "refused":
+        title = f"The update of {upload.site} for round {upload.round} is refused: {upload.reason}."
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "update-refused", title)
+    if upload.state == "late":
+        raise round_closed(upload.round)
+    return upload
+
+
+def _stands(federation: Federation, row: RoundRow) -> bool:
+    return row.status == "open" and row.expires > federation.clock()
+
+
+def _layout(federation: Federation, row: RoundRow, plan: Plan) -> Layout:
+    return layout_of(federation.models.path(row.model_sha256)).encoded(plan.payload)
+
+
+def _incoming(federation: Federation, upload_id: str) -> Path:
+    return federation.folder / "incoming" / upload_id
+
+
+def whole_number(headers: Mapping[str, str], name: str, low: int, high: int) -> int:
+    """A header that must hold a whole number; 400 when it does not."""
+    text = headers.get(name, "")
+    if not re.fullmatch(r"[0-9]{1,16}", text) or not low <= int(text) <= high:
+        raise _malformed(f"{name} must be a whole number from {low} to {high}.")
+    return int(text)
+
+
+def _weight(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1e6:
+        raise _malformed("Fedsite-Weight must be a number above 0, at most a million.")
+    return value
+
+
+def _digest(text: str) -> str:
+    """From a Repr-Digest header (RFC 9530) with one SHA-256."""
+    found = re.fullmatch(r"sha-256=:([A-Za-z0-9+/]{43}=):", text)
+    if found is None:
+        raise _malformed("Repr-Digest must be sha-256=:BASE64:.")
+    return base64.b64decode(found.group(1)).hex()
+
+
+def _malformed(title: str) -> Refused:
+    return Refused(HTTPStatus.BAD_REQUEST, "malformed", title)
