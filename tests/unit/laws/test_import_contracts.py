@@ -1,0 +1,77 @@
+"""The arrows of the house hold, and a forbidden import is noticed: each contract is broken once, by hand."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+
+# contract -> (module, the line that breaks it)
+FORBIDDEN = [
+    ("layers", "jobs/site.py", "import fedsite.cli.output"),
+    ("layers", "server/rounds.py", "import fedsite.jobs.site"),
+    ("layers", "training/loop.py", "import fedsite.privacy.ledger"),
+    ("layers", "wire/client.py", "import fedsite.privacy.ledger"),
+    ("layers", "site/state.py", "import fedsite.wire.messages"),
+    ("layers", "dicom/scan.py", "import fedsite.tasks.registry"),
+    ("layers", "errors.py", "import fedsite.files"),
+    ("dataset", "dataset/prepare.py", "import fedsite.site.config"),
+    ("training", "training/sampling.py", "import fedsite.site.state"),
+    ("privacy", "privacy/mechanism.py", "import fedsite.site.identity"),
+    ("wire", "wire/client.py", "import fedsite.site.identity"),
+    ("server", "server/aggregation.py", "import fedsite.privacy.mechanism"),
+    ("no-torch", "privacy/mechanism.py", "import torch"),
+    ("no-torch", "dicom/pixels.py", "import monai.transforms"),
+    ("no-torch", "files.py", "def load():\n    import torch"),
+    ("no-torch-in-cli", "cli/status.py", "import torch"),
+    ("terminal", "jobs/round.py", "import rich"),
+    ("http-client", "jobs/check.py", "import httpx"),
+    ("http-server", "wire/messages.py", "import fastapi"),
+    ("dicom-library", "dataset/studies.py", "import pydicom"),
+    ("accounting", "jobs/status.py", "import dp_accounting"),
+]
+
+
+def lint(root: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    command += ["--contract", contract] if contract else []
+    environment = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package and its contracts, where a test may break them."""
+    shutil.copytree(ROOT / "fedsite", tmp_path / "fedsite", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_every_contract_is_kept() -> None:
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_every_contract_is_broken_below() -> None:
+    assert {contract["id"] for contract in CONTRACTS} == {contract for contract, _, _ in FORBIDDEN}
+
+
+@pytest.mark.parametrize(("contract", "module", "line"), FORBIDDEN)
+def test_a_forbidden_import_breaks_its_contract(copy: Path, contract: str, module: str, line: str) -> None:
+    path = copy / "fedsite" / module
+    path.write_text(f"{path.read_text()}\n\n{line}\n")
+    result = lint(copy, contract)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "0 kept, 1 broken" in result.stdout
+
+
+def test_a_new_room_must_be_placed(copy: Path) -> None:
+    (copy / "fedsite" / "cellar").mkdir()
+    (copy / "fedsite" / "cellar" / "__init__.py").touch()
+    assert lint(copy, "layers").returncode == 1
