@@ -80,7 +80,7 @@ SCANNERS = (
     ),
     Scanner(
         name="united", manufacturer="UIH", model="uMR 780", software="R011", field_strength_t=3.0,
-        matrix=128, pixel_mm=1.9, slices=34, spacing_mm=5.0, thickness_mm=4.5, tilt_degrees=-12.0, b_value=800,
+        matrix=128, pixel_mm=1.9, slices=34, spacing_mm=5.0, thickness_mm=4.6, tilt_degrees=-12.0, b_value=800,
         echo_time_ms=77.0, repetition_time_ms=3600.0, gain=640.0, noise=0.040, bias=0.14, blur_mm=1.3,
         export="two-series", b_value_tags="standard",
     ),
