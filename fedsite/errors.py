@@ -9,6 +9,7 @@
      +- RecordsDamaged        74   this site's own records are damaged, rolled back or unknown to it
      +- TryAgainLater         75   a lock is held, a window is closed, an approval is awaited
      +- ServerBrokeProtocol   76   the server sent something that it must not send
+     |   +- UpdateRefused     76   the server did not admit this site's update
      +- NotAuthorised         77   not enrolled, certificate expired or revoked
      +- ConfigurationError    78   the configuration is missing, foreign, unreadable or wrong
      +- PolicyRefused         80   this site's policy says no
@@ -90,6 +91,12 @@ class ServerBrokeProtocol(FedsiteError):
 
     code = "protocol-broken"
     exit_code = 76
+
+
+class UpdateRefused(ServerBrokeProtocol):
+    """The server did not admit this site's update: the two disagree about the plan, and its bytes are final."""
+
+    code = "update-refused"
 
 
 class NotAuthorised(FedsiteError):

@@ -149,6 +149,11 @@ def _add_rounds(app: FastAPI, federation: Federation) -> None:
         """Does this round still stand?"""
         return participation.answer(federation, number)
 
+    @app.get("/v1/results/latest")
+    def latest_result() -> Envelope:
+        """The newest model that a round has made, signed by the round key."""
+        return participation.latest_result(federation)
+
     @app.post("/v1/rounds/{number}/refusal", status_code=HTTPStatus.NO_CONTENT, openapi_extra=_takes(Refusal))
     async def refuse(number: Number, request: Request) -> None:
         """This site does not take part."""

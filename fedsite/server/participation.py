@@ -7,17 +7,19 @@ from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round
-from fedsite.server.rounds import envelope_of, series_of
-from fedsite.server.storage import AttendanceRow, RoundRow, UploadRow
+from fedsite.server.rounds import accepted, envelope_of, series_of
+from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, UploadRow
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
     Envelope,
     Participation,
     ParticipationRequest,
     Refusal,
+    Result,
     RoundAnswer,
     Tickets,
 )
+from fedsite.wire.signing import RESULT, sign
 
 PAGE = 500
 """Envelopes in one answer: they stay well below the size of the largest message."""
@@ -56,6 +58,26 @@ def answer(federation: Federation, number: int) -> RoundAnswer:
     if row is None:
         raise no_such_round()
     return RoundAnswer.model_validate({"round": row.number, "status": row.status, "ticket_sha256": row.ticket_sha256})
+
+
+def latest_result(federation: Federation) -> Envelope:
+    """The model of the newest aggregated round, signed by the round key; 404 before the first."""
+    newest = select(RoundRow).where(RoundRow.status == "aggregated").order_by(RoundRow.number.desc()).limit(1)
+    with federation.database.reading() as session:
+        row = session.scalars(newest).first()
+        if row is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "no-result", "No round has been aggregated yet.")
+        model = session.scalars(select(ModelRow).where(ModelRow.sha256 == row.result_sha256)).one()
+        result = Result(
+            federation=federation.name,
+            plan_sha256=series_of(session, row).plan_sha256,
+            round=row.number,
+            ticket_sha256=row.ticket_sha256,
+            model_sha256=model.sha256,
+            model_bytes=model.size,
+            contributions=len(accepted(session, row.number)),
+        )
+    return sign(result.to_bytes(), RESULT, [federation.round_key])
 
 
 def refuse(federation: Federation, site: str, number: int, refusal: Refusal) -> None:

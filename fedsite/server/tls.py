@@ -42,7 +42,7 @@ class H11WithPeer(PeerCertificate, H11Protocol):
 
 
 def protocol() -> type[asyncio.Protocol]:
-    """uvicorn's fast protocol with the peer's certificate; the pure Python one where its parser is not installed."""
+    """The fast protocol of uvicorn with the peer's certificate; the pure Python one without its parser."""
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     except ImportError:

@@ -2,7 +2,7 @@
 
 It carries bytes and checks their form; signatures, policy and ledger are the round job's business. Raises
 Unreachable (after `patience` without progress), NotAuthorised, TryAgainLater (the round no longer stands),
-RecordsDamaged (the server holds another update of this site) and ServerBrokeProtocol.
+RecordsDamaged (the server holds another update of this site), UpdateRefused and ServerBrokeProtocol.
 """
 
 from collections.abc import Callable
@@ -101,6 +101,11 @@ class FederationClient:
         """Whether a round still stands."""
         return self._get(RoundAnswer, f"/v1/rounds/{number:d}")
 
+    def result(self) -> Envelope | None:
+        """The newest model that a round has made, as its signed Result; None before the first."""
+        answer = self._ask("GET", "/v1/results/latest", expected=(404,))
+        return None if answer.status == 404 else _read(Envelope, answer)
+
     def refuse(self, number: int, reason: RefusalReason) -> None:
         """Says that this site does not take part in a round, in one of four words."""
         self._ask("POST", f"/v1/rounds/{number:d}/refusal", Refusal(reason=reason))
@@ -127,6 +132,7 @@ class FederationClient:
 
         The digest must be the one in the ledger: RecordsDamaged is raised, and nothing sent, when the file's is
         another. `weight` is given where the plan's weights are declared. Sending the same again gives the same receipt.
+        UpdateRefused when the server does not admit the update, TryAgainLater when the round no longer stands.
         """
         update = transfer.Update(number, path, sha256, ledger_sequence, weight)
         return self._explained(lambda: transfer.upload(self._http, update, self._patience(), progress))
@@ -134,10 +140,11 @@ class FederationClient:
     def _get(self, kind: type[Message], path: str) -> Message:
         return _read(kind, self._ask("GET", path))
 
-    def _ask(self, method: str, path: str, message: Closed | None = None) -> Answer:
+    def _ask(self, method: str, path: str, message: Closed | None = None, expected: tuple[int, ...] = ()) -> Answer:
         headers = {"Content-Type": "application/json"} if message else None
         content = message.to_bytes() if message else None
-        return self._explained(lambda: ask(self._http, method, path, self._patience(), headers, content))
+        patience = self._patience()
+        return self._explained(lambda: ask(self._http, method, path, patience, headers, content, expected=expected))
 
     def _patience(self) -> Patience:
         return Patience(self._budget)

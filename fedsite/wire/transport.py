@@ -20,6 +20,7 @@ from fedsite.errors import (
     ServerBrokeProtocol,
     TryAgainLater,
     Unreachable,
+    UpdateRefused,
 )
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, MalformedMessage, Problem, parse
 
@@ -142,15 +143,16 @@ def ask(
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
     auth: tuple[str, str] | None = None,
+    expected: tuple[int, ...] = (),
 ) -> Answer:
-    """One idempotent request, repeated after connection errors and 5xx; a 4xx raises what it means."""
+    """One idempotent request, repeated after connection errors and 5xx; a 4xx raises what it means, unless expected."""
     while True:
         try:
             answer = once(http, method, path, headers, content, auth)
         except httpx.TransportError as error:
             patience.pause(reason(error))
             continue
-        if answer.status < 400:
+        if answer.status < 400 or answer.status in expected:
             return answer
         if answer.status < 500 and answer.status != 429:
             raise refusal(answer)
@@ -208,6 +210,8 @@ def refusal(answer: Answer) -> FedsiteError:
             f"The server holds something else from this site than this site remembers: {text}",
             "Was the state folder restored from a backup? See fedsite audit verify.",
         )
+    if problem.type == "update-refused":
+        return UpdateRefused(text, "Tell the coordinator; the next round is not affected.")
     if answer.status in (401, 403):
         return NotAuthorised(f"The server refused this site: {text}", ENROL_AGAIN)
     return ServerBrokeProtocol(f"The server answered {answer.status}: {text}", "Tell the coordinator.")

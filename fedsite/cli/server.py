@@ -1,0 +1,236 @@
+"""`fedsite server`: the coordinator's commands. Each one shares the federation's folder with the running server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedsite.cli.output import Output, duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(help="Run a federation: its authority, its sites, its rounds.", no_args_is_help=True)
+site_app = typer.Typer(help="The federation's sites.", no_args_is_help=True)
+round_app = typer.Typer(help="The federation's rounds.", no_args_is_help=True)
+app.add_typer(site_app, name="site")
+app.add_typer(round_app, name="round")
+
+Folder = Annotated[Path, typer.Option("--dir", help="The federation's folder.")]
+HERE = Path()
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or an empty one.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    name: Annotated[list[str], typer.Option(help="A host name or IP address of the server; may be repeated.")],
+    url: Annotated[str, typer.Option(help="Where sites reach the server. [default: https://FIRST-NAME:8443]")] = "",
+    agreement: Annotated[Path | None, typer.Option(help="The data-use agreement that sites accept (text).")] = None,
+) -> None:
+    """Makes a federation: certificate authority, server certificate, signing keys, database."""
+    from fedsite.errors import SourceMissing
+    from fedsite.server import federation as federations
+    from fedsite.wire.enrolment import fingerprint
+    from fedsite.wire.messages import utc_now
+
+    try:
+        text = agreement.read_text(encoding="utf-8") if agreement else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceMissing(f"The agreement {agreement} cannot be read as text.") from error
+    address = url.rstrip("/") or f"https://{name[0]}:8443"
+    federations.init(folder, federation, name, address, text, utc_now())
+    made = federations.open_federation(folder)
+    data = {
+        "federation": federation,
+        "folder": str(folder),
+        "url": address,
+        "ca_sha256": fingerprint(made.authority.certificate),
+    }
+
+    def human(console: "Console") -> None:
+        console.print(f"The federation {federation} is in {folder}; sites will reach it at {address}.", markup=False)
+        console.print(f"Its authority's SHA-256 is {data['ca_sha256']}.")
+        console.print("Next: fedsite server run, then fedsite server invite SITE.")
+
+    Output.of(context).result("created", data, human)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    folder: Folder = HERE,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - a server's purpose
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8443,
+) -> None:
+    """Serves the federation until it is told to stop (SIGTERM, Ctrl-C)."""
+    import logging
+
+    from fedsite.server.federation import open_federation
+    from fedsite.server.run import serve
+
+    out = Output.of(context)
+    level = logging.WARNING if out.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    federation = open_federation(folder)
+    serve(federation, host, port, lambda address: out.note(f"Serving {federation.name} on {address}"))
+    out.result("stopped")
+
+
+@app.command()
+def invite(
+    context: typer.Context,
+    site: Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, dots, dashes.")],
+    folder: Folder = HERE,
+    expires: Annotated[str, typer.Option(help="How long the invitation is good, such as 24h or 7d.")] = "24h",
+    url: Annotated[str, typer.Option(help="Where this site reaches the server, if not where init said.")] = "",
+) -> None:
+    """Prints the one line that a site's operator pastes into fedsite enroll."""
+    from datetime import timedelta
+
+    from fedsite.server.enrolment import invite as make
+    from fedsite.server.federation import open_federation
+
+    federation = open_federation(folder)
+    lifetime = timedelta(seconds=duration(expires))
+    line = make(federation, site, lifetime, url.rstrip("/") or federation.url).encode()
+    data = {"site": site, "invitation": line, "expires": (federation.clock() + lifetime).isoformat()}
+    out = Output.of(context)
+    out.result("invited", data, lambda console: console.out(line, highlight=False))
+    out.note(f"For {site} alone, once, until {data['expires']}. Send it as you would send a password.")
+
+
+@site_app.command("list")
+def list_sites(context: typer.Context, folder: Folder = HERE) -> None:
+    """Lists the sites, their certificates and how often they took part."""
+    from fedsite.server.enrolment import standings
+    from fedsite.server.federation import open_federation
+
+    federation = open_federation(folder)
+    now = federation.clock()
+    sites = [
+        {
+            "site": one.site,
+            "status": one.status,
+            "certificate_expires": one.certificate_expires and one.certificate_expires.isoformat(),
+            "days_left": one.certificate_expires and (one.certificate_expires - now).days,
+            "contributions": one.contributions,
+        }
+        for one in standings(federation)
+    ]
+    columns = ["site", "status", "certificate_expires", "contributions"]
+    Output.of(context).result("listed", {"sites": sites}, lambda console: _table(console, columns, sites))
+
+
+@site_app.command()
+def revoke(
+    context: typer.Context,
+    site: Annotated[str, typer.Argument(help="The site's name.")],
+    folder: Folder = HERE,
+) -> None:
+    """Revokes a site's certificates and invitations, from its next request on."""
+    from fedsite.server.enrolment import revoke as withdraw
+    from fedsite.server.federation import open_federation
+
+    count = withdraw(open_federation(folder), site)
+    Output.of(context).result(
+        "revoked",
+        {"site": site, "certificates": count},
+        lambda console: console.print(f"{site} is out: {count} certificates revoked.", markup=False),
+    )
+
+
+@round_app.command("open")
+def open_round(
+    context: typer.Context,
+    plan: Annotated[Path, typer.Argument(help="The plan (YAML, see sample_configs/plan.yaml).")],
+    model: Annotated[Path, typer.Option(help="The model to start from (see fedsite model init).")],
+    folder: Folder = HERE,
+    rounds: Annotated[int, typer.Option(min=1, max=100_000, help="How many rounds run one after the other.")] = 1,
+) -> None:
+    """Signs a plan and opens the first of its rounds; the others follow by themselves."""
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import round_report
+    from fedsite.server.rounds import open_series
+    from fedsite.tasks import networks, registry
+    from fedsite.tasks.description import OutOfRange
+    from fedsite.wire.plans import read_draft
+
+    federation = open_federation(folder)
+    draft = read_draft(plan)
+    task = registry.get(draft.task, OutOfRange)
+    networks.validate(task, draft.network.name, draft.network.settings)
+    networks.check_patch(task, draft.network.name, draft.network.settings, draft.local.patch_voxels)
+    row = open_series(federation, draft, model, rounds)
+    Output.of(context).result(
+        "opened",
+        round_report(federation, row.number),
+        lambda console: console.print(f"Round {row.number} of {rounds} is open until {row.expires}.", markup=False),
+    )
+
+
+@round_app.command("list")
+def list_rounds(context: typer.Context, folder: Folder = HERE) -> None:
+    """Lists the rounds."""
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import rounds
+
+    found = rounds(open_federation(folder))
+    columns = ["round", "plan", "status", "updates", "quorum", "opened", "expires", "reason"]
+    Output.of(context).result("listed", {"rounds": found}, lambda console: _table(console, columns, found))
+
+
+@round_app.command()
+def show(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="N", help="The round's number.")],
+    folder: Folder = HERE,
+) -> None:
+    """Shows a round: who took part, who was late, refused, absent."""
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import round_report
+
+    report = round_report(open_federation(folder), number)
+    Output.of(context).result("shown", report, lambda console: _show_round(console, report))
+
+
+@round_app.command()
+def close(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="N", help="The round's number.")],
+    folder: Folder = HERE,
+) -> None:
+    """Closes a round now, as its deadline would: aggregated with a quorum, failed without."""
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import round_report
+    from fedsite.server.rounds import close_now
+
+    federation = open_federation(folder)
+    close_now(federation, number)
+    report = round_report(federation, number)
+    Output.of(context).result("closed", report, lambda console: _show_round(console, report))
+
+
+def _show_round(console: "Console", report: dict[str, Any]) -> None:
+    console.print(f"Round {report['round']} of plan {report['plan']}: {report['status']}", markup=False)
+    for name in ("reason", "opened", "expires", "closed", "model_sha256", "result_sha256"):
+        if report[name]:
+            console.print(f"  {name.replace('_', ' '):14} {report[name]}", markup=False)
+    for name in ("took_part", "rejected", "refused", "late", "absent"):
+        sites = [one if isinstance(one, str) else _with_reason(one) for one in report[name]]
+        console.print(f"  {name.replace('_', ' '):14} {', '.join(sites) or '-'}", markup=False)
+
+
+def _with_reason(entry: dict[str, Any]) -> str:
+    return f"{entry['site']} ({entry['reason']})" if "reason" in entry else str(entry["site"])
+
+
+def _table(console: "Console", columns: list[str], rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(*[column.replace("_", " ") for column in columns], box=None)
+    for row in rows:
+        table.add_row(*["" if row[column] is None else str(row[column]) for column in columns])
+    console.print(table)

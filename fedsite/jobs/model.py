@@ -1,0 +1,37 @@
+"""Model 0: the network of a plan with its first weights, as a file that the server can serve without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsite.errors import DataNotFit
+from fedsite.files import sha256_of
+from fedsite.tasks import networks, registry
+from fedsite.tasks.description import OutOfRange
+from fedsite.wire.messages import PlanDraft
+from fedsite.wire.payload import write_model
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """What was written."""
+
+    sha256: str
+    bytes: int
+    tensors: int
+    values: int
+
+
+def init(draft: PlanDraft, path: Path, seed: int) -> NewModel:
+    """Builds the plan's network and writes its weights, in the order of its state dictionary; one seed, one model.
+
+    Raises OutOfRange when the plan asks for what the task does not allow, DataNotFit when the network holds
+    something else than floating-point tensors, CannotWrite.
+    """
+    task = registry.get(draft.task, OutOfRange)
+    network = networks.build(task, draft.network.name, draft.network.settings, seed)
+    tensors = network.state_dict()
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise DataNotFit(f"The network's {name} holds {tensor.dtype}, which cannot be averaged.")
+    layout = write_model(path, {name: tensor.detach().numpy() for name, tensor in tensors.items()})
+    return NewModel(sha256_of(path), path.stat().st_size, len(layout.tensors), layout.values)
