@@ -1,5 +1,6 @@
 """The door: registers the commands, hoists the global options, turns exceptions into exit codes."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +63,7 @@ app = typer.Typer(
     cls=FedsiteGroup,
     help="Takes a hospital's part in a federation: the model travels, the scans stay.",
     add_completion=False,
+    rich_markup_mode=None,  # plain help: rich's renderer would double the time to the first line
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -111,15 +113,19 @@ app.add_typer(model.app, name="model")
 
 def main() -> None:
     """The installed command. Ends with one of cli.md's exit codes, never with a bare traceback."""
+    # No foreign package gets to watch our messages being parsed; looking for such plugins costs time, too.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     args = sys.argv[1:]
-    output = Output(command=_command_name(args), as_json="--json" in args, verbose="--verbose" in args)
+    commands = typer.main.get_command(app)
+    name = _command_name(commands, args)
+    output = Output(command=name, as_json="--json" in args, verbose="--verbose" in args)
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_run(args, output))
+    sys.exit(_run(commands, args, output))
 
 
-def _run(args: list[str], output: Output) -> int:
+def _run(commands: Any, args: list[str], output: Output) -> int:  # noqa: ANN401 - typer's click is vendored
     try:
-        return int(app(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
+        return int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
     except FedsiteError as error:
         output.error(error)
         return error.exit_code
@@ -154,10 +160,9 @@ def _terminated(_signum: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _command_name(args: list[str]) -> str:
+def _command_name(commands: Any, args: list[str]) -> str:  # noqa: ANN401 - typer's click is vendored
     """The command as written in the JSON answer: `train-round`, `privacy show`, `server round open`."""
     names: list[str] = []
-    commands: Any = typer.main.get_command(app)
     for word in hoist(args):
         known = getattr(commands, "commands", {})
         if word in known:
