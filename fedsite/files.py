@@ -21,7 +21,11 @@ _WRITE_FAULTS = {
     errno.EDQUOT,
     errno.EFBIG,
     errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
     errno.ENOENT,
+    errno.ENOTDIR,
 }
 
 

@@ -74,7 +74,8 @@ class Output:
             body = {"code": error.code, "message": error.message, "mend": error.mend}
             self._print_json(OUTCOME_OF_ERRORS.get(error.exit_code, "failed"), getattr(error, "data", {}), body)
         if self.verbose:
-            self.stderr.print(_frames(error), markup=False)
+            # A bug is reported under another name; its frames are those of what is being handled.
+            self.stderr.print(_frames(sys.exception() or error), markup=False)
         self.stderr.print(f"Error: {error.message}", style="red", markup=False)
         if error.mend:
             self.stderr.print(error.mend, markup=False)
@@ -113,6 +114,6 @@ def duration(text: str) -> float:
     """Seconds in `90`, `90s`, `10m`, `24h` or `7d`. Raises UsageError."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    if not number.isdecimal():
+    if not (number.isdecimal() and len(number) <= 9):
         raise UsageError(f"{text!r} is no duration.", "Write a number and s, m, h or d, such as 24h.")
     return int(number) * units[unit]

@@ -61,6 +61,18 @@ class Spent:
     releases: int = 0
 
 
+_BINDING = (
+    "plan_sha256",
+    "ticket_sha256",
+    "mechanism",
+    "sensitivity",
+    "clip_norm",
+    "noise_multiplier",
+    "sampling_rate",
+    "steps",
+)
+
+
 class Ledger:
     """The ledger in a site's state folder."""
 
@@ -133,9 +145,19 @@ class Ledger:
             )
 
     def reserve(self, charge: Charge, limit: float | None = None) -> Record:
-        """Charges a round durably, or gives back the reservation it has. Raises BudgetSpent."""
+        """Charges a round durably, or gives back the reservation it has.
+
+        Raises BudgetSpent, and RecordsDamaged when the round was reserved on other terms: what was paid for less noise
+        must not be spent on another release.
+        """
         with self._state.transaction():
             if existing := self.reservation(charge.federation, charge.round):
+                wanted = asdict(charge)
+                if any(existing.body[name] != wanted[name] for name in _BINDING):
+                    raise RecordsDamaged(
+                        f"Round {charge.round} was reserved for another plan, ticket or mechanism.",
+                        "Nothing left. Keep the state folder for the auditor.",
+                    )
                 return existing
             after = self.price(charge)
             self.require(after, limit)

@@ -152,6 +152,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
             else ""
         )
         raise ConfigurationError(f"{path} is not valid YAML{where}.", "Mend the line; indent with spaces.") from None
+    except (ValueError, TypeError, RecursionError):  # what yaml lets through: a 13th month, a list as a key
+        raise ConfigurationError(
+            f"{path} holds a value or key that YAML cannot build.", "Quote it, or mend it."
+        ) from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} holds no settings.", "Compare it with sample_configs.")
     return content
@@ -222,7 +226,10 @@ def _apply_environment(settings: dict[str, Any], environment: Mapping[str, str])
             )
         block = settings.setdefault(section, {})
         if isinstance(block, dict):
-            block[key] = yaml.safe_load(value)
+            try:
+                block[key] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+                raise ConfigurationError(f"${variable} is not valid YAML.", "Mend or unset the variable.") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):

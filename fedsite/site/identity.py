@@ -6,16 +6,17 @@ identity/pseudonyms.key   256 random bits, 0600            identity/federation.j
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
 
 from fedsite.errors import NotAuthorised, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.site.pseudonyms import Pseudonyms
 from fedsite.site.secrets import create_secret, read_secret
 
+_KEY = re.compile(r"[0-9a-f]{64}")
 _ENROL = "Enrol this site with: fedsite enroll --invitation FILE"
 
 
@@ -96,7 +97,10 @@ def pinned(files: IdentityFiles) -> Pinned:
         raise NotAuthorised("This site is not enrolled.", _ENROL)
     try:
         fields = json.loads(files.federation.read_bytes())
-        return Pinned(**{**fields, "plan_keys": tuple(fields["plan_keys"])})
+        found = Pinned(**{**fields, "plan_keys": tuple(fields["plan_keys"])})
+        if type(found.plan_threshold) is not int or not all(_KEY.fullmatch(key) for key in found.plan_keys):
+            raise ValueError("not signing keys")
+        return found
     except (ValueError, TypeError, KeyError) as error:
         raise RecordsDamaged("identity/federation.json is damaged.", "Restore it, or enrol anew.") from error
 

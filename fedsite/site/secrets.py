@@ -1,10 +1,13 @@
 """Secrets of an unattended machine: random, in files that only the user who runs fedsite can read."""
 
+import re
 import secrets
 from pathlib import Path
 
 from fedsite.errors import NotAuthorised, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, is_private, write_atomically
+
+_SECRET = re.compile(rb"[0-9a-f]{64}")
 
 
 def create_secret(path: Path) -> bytes:
@@ -26,6 +29,6 @@ def read_secret(path: Path) -> bytes:
             f"Find out why; then: chmod 600 {path}. If someone may have read it, retire this identity and enrol anew.",
         )
     secret = path.read_bytes().strip()
-    if len(secret) != 64:
+    if not _SECRET.fullmatch(secret):
         raise RecordsDamaged(f"{path} is not a secret that fedsite wrote.", "Restore it from a backup, or enrol anew.")
     return secret

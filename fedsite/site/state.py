@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged
-from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder
+from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, is_private, make_folder
 
 VERSION = 1
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "logs")
@@ -77,7 +77,10 @@ class State:
     def create(cls, folder: Path) -> "State":
         """Makes the folder (0700) and an empty database. Raises CannotWrite, also when one is there already."""
         make_folder(folder, PRIVATE_FOLDER)
-        folder.chmod(PRIVATE_FOLDER)
+        try:
+            folder.chmod(PRIVATE_FOLDER)
+        except OSError as error:
+            raise cannot_write(folder / "state.db", error) from error
         for name in FOLDERS:
             make_folder(folder / name, PRIVATE_FOLDER)
         path = folder / "state.db"
@@ -93,6 +96,7 @@ class State:
         database.execute("pragma wal_checkpoint(truncate)")
         database.close()
         draft.replace(path)
+        fsync_folder(folder)
         return cls.open(folder)
 
     @classmethod
@@ -102,10 +106,15 @@ class State:
         Raises NotAuthorised when it is absent, RecordsDamaged when it is another user's or no database of ours.
         """
         path = folder / "state.db"
-        if not path.is_file():
+        try:
+            there, private = path.is_file(), is_private(folder.resolve())
+        except PermissionError:
+            there, private = True, False
+        except OSError:
+            there, private = False, False
+        if not there:
             raise NotAuthorised(f"There is no state folder at {folder}.", "Set this site up with: fedsite init")
-        status = folder.stat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        if not private:
             raise RecordsDamaged(
                 f"The state folder {folder} is not this user's alone.",
                 f"Run fedsite as the user who owns it; its mode must be 0700 (chmod 700 {folder}).",
@@ -113,9 +122,14 @@ class State:
         try:
             database = _connect(path)
             version = database.execute("pragma user_version").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            raise CannotWrite(
+                f"The state database cannot be opened: {error}.", "Free some space or mend the permissions; run again."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise RecordsDamaged("state.db is no readable database.", _MEND) from error
         if version != VERSION:
+            database.close()
             raise RecordsDamaged(
                 f"state.db has version {version}; this fedsite knows {VERSION}.", "Install the matching fedsite."
             )
@@ -183,15 +197,11 @@ class State:
             (after,),
         )
         for sequence, previous, time, text, digest in rows:
-            try:
-                body = json.loads(text)
-            except ValueError as error:
-                raise RecordsDamaged(f"Record {sequence} of the {chain} is no JSON.", _MEND) from error
-            yield Record(sequence, previous, time, text, body, digest)
+            yield Record(sequence, previous, time, text, _parsed(text, f"Record {sequence} of the {chain}"), digest)
 
     def last(self, chain: Chain) -> Record | None:
         """The newest record of a chain."""
-        newest = self._select(f"select max(sequence) from {chain}").fetchone()[0]  # noqa: S608
+        (newest,) = next(self._select(f"select max(sequence) from {chain}"))  # noqa: S608
         return next(self.records(chain, after=newest - 1)) if newest else None
 
     def verify(self) -> dict[Chain, int]:
@@ -244,7 +254,10 @@ class State:
     def rounds(self, federation: str) -> list[RoundRecord]:
         """All rounds of a federation that this site has met, oldest first."""
         rows = self._select("select * from rounds where federation = ? order by round", (federation,))
-        return [RoundRecord(name, number, state, json.loads(body), at) for name, number, state, body, at in rows]
+        return [
+            RoundRecord(name, number, state, _parsed(body, f"Round {number}"), at)
+            for name, number, state, body, at in rows
+        ]
 
     def put_evaluation(self, model_sha256: str, body: dict[str, Any]) -> None:
         """Keeps how well a global model does on the held-out patients. It stays at home."""
@@ -256,14 +269,15 @@ class State:
 
     def evaluation(self, model_sha256: str) -> dict[str, Any] | None:
         """What `put_evaluation` kept for a model."""
-        row = self._select("select body from evaluations where model_sha256 = ?", (model_sha256,)).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self._select("select body from evaluations where model_sha256 = ?", (model_sha256,))
+        return next((_parsed(body, "An evaluation") for (body,) in rows), None)
 
-    def _select(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def _select(self, statement: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        # Damage shows when a row is read, not only when the statement begins.
         try:
-            return self._database.execute(statement, values)
+            yield from self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
-            raise RecordsDamaged(f"The state database is damaged: {error}.", _MEND) from error
+            raise RecordsDamaged(f"The state database is damaged: {str(error)[:80]}.", _MEND) from error
 
 
 def canonical_json(body: dict[str, Any]) -> str:
@@ -271,10 +285,24 @@ def canonical_json(body: dict[str, Any]) -> str:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def _parsed(text: str, what: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise RecordsDamaged(f"{what} is no JSON.", _MEND) from error
+    if not isinstance(body, dict):
+        raise RecordsDamaged(f"{what} is no record.", _MEND)
+    return body
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, timeout=10)
-    database.execute("pragma journal_mode = wal")
-    database.execute("pragma synchronous = full")
+    try:
+        database.execute("pragma journal_mode = wal")
+        database.execute("pragma synchronous = full")
+    except sqlite3.Error:
+        database.close()
+        raise
     return database
 
 

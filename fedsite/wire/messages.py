@@ -6,6 +6,7 @@ pydantic sees anything. Protocol: `/v1`; enrolment is EST (RFC 7030) and lives i
 """
 
 import json
+import math
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,8 +24,9 @@ RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 Message = TypeVar("Message", bound="Closed")
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
+# A string, whether it ends or not, or a bracket. Possessive and never failing once begun: linear in any input.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_UNPRINTABLE = re.compile(r"[^\w.-]", re.ASCII)
 
 RefusalReason = Literal["policy", "budget", "window", "technical"]
 RoundStatus = Literal["open", "closing", "aggregated", "failed"]
@@ -54,7 +56,8 @@ def parse(kind: type[Message], content: bytes, limit: int = MAX_MESSAGE_BYTES) -
         return kind.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the message"
+        # A field's name is the sender's: it goes to terminals and logs.
+        place = _UNPRINTABLE.sub("?", ".".join(str(part) for part in first["loc"]))[:100] or "the message"
         raise MalformedMessage(f"{kind.__name__}: {place}: {first['msg']}") from None
 
 
@@ -70,10 +73,16 @@ def check_json(content: bytes) -> None:
     def constant(word: str) -> None:
         raise MalformedMessage(f"{word} is no JSON number")
 
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise MalformedMessage("a number is too large")
+        return value
+
     if _nesting(content) > MAX_DEPTH:
         raise MalformedMessage(f"nested deeper than {MAX_DEPTH}")
     try:
-        json.loads(content, object_pairs_hook=unique, parse_constant=constant)
+        json.loads(content, object_pairs_hook=unique, parse_constant=constant, parse_float=finite)
     except MalformedMessage:
         raise
     except (ValueError, RecursionError):
@@ -82,10 +91,9 @@ def check_json(content: bytes) -> None:
 
 def _nesting(content: bytes) -> int:
     """How deep brackets nest outside strings (counted before parsing: a parser may recurse)."""
-    outside = _STRING.sub(b"", content)
     depth = deepest = 0
-    for bracket in _BRACKET.findall(outside):
-        depth += 1 if bracket in b"[{" else -1
+    for found in _STRING_OR_BRACKET.finditer(content):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
         deepest = max(deepest, depth)
     return deepest
 
@@ -260,6 +268,18 @@ class RoundAnswer(Closed):
     round: RoundNumber
     status: RoundStatus
     ticket_sha256: Sha256
+
+
+class Result(Closed):
+    """`GET /v1/results/latest`, signed by the round key: the model that an aggregated round made."""
+
+    federation: Name
+    plan_sha256: Sha256
+    round: RoundNumber
+    ticket_sha256: Sha256
+    model_sha256: Sha256
+    model_bytes: Annotated[int, Field(gt=0, le=1 << 40)]
+    contributions: Annotated[int, Field(ge=1)]
 
 
 class Refusal(Closed):

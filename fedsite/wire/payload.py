@@ -21,6 +21,8 @@ from fedsite.wire.messages import MalformedMessage, check_json
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 10_000
+MAX_DIMENSIONS = 16
+METADATA = "__metadata__"  # the format's own key: other readers would take it for text, not for a tensor
 _DTYPES: dict[str, np.dtype[np.floating]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _CODES = {"float32": "F32", "float16": "F16"}
 
@@ -103,8 +105,11 @@ def layout_of(path: Path) -> Layout:
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise MalformedMessage("an entry of the header is malformed")
         shape = entry["shape"]
-        if not isinstance(shape, list) or not all(type(side) is int and 0 < side < 1 << 31 for side in shape):
+        sides = shape if isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS else [0]
+        if not all(type(side) is int and 0 < side < 1 << 31 for side in sides):
             raise MalformedMessage("a shape is malformed")
+        if name == METADATA or not name.isprintable() or not isinstance(entry["dtype"], str):
+            raise MalformedMessage("a name or type is malformed")
         tensors.append(Tensor(name, tuple(shape)))
         codes.add(entry["dtype"])
     encodings = [encoding for encoding, code in _CODES.items() if codes == {code}]

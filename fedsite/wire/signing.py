@@ -12,6 +12,7 @@ from fedsite.wire.messages import Envelope, MalformedMessage, Message, PublicKey
 
 PLAN = "application/vnd.fedsite.plan.v1+json"
 TICKET = "application/vnd.fedsite.ticket.v1+json"
+RESULT = "application/vnd.fedsite.result.v1+json"
 RECEIPT = "application/vnd.fedsite.receipt.v1+json"
 
 
@@ -41,7 +42,7 @@ def open_envelope(
     Raises MalformedMessage on a wrong type, too few good signatures, or bytes that are no such message.
     """
     if envelope.payloadType != kind:
-        raise MalformedMessage(f"the envelope holds {envelope.payloadType!r}, not {kind!r}")
+        raise MalformedMessage(f"the envelope does not hold {kind}")
     content = _decode(envelope.payload)
     signed = _pre_authentication_encoding(kind, content)
     pinned = {key.ed25519 for key in keys}
