@@ -42,8 +42,7 @@ def prepare_data(
     manifest = done.prepared.manifest
     for remark in manifest.findings:
         out_put.warn(f"{remark.message} {remark.mend}")
-    idle = not check_only and not done.prepared.new and not done.prepared.removed
-    outcome = "checked" if check_only else "nothing-to-do" if idle else "prepared"
+    outcome = "checked" if check_only else "prepared" if done.prepared.changed else "nothing-to-do"
     out_put.result(outcome, _data(done, check_only), lambda console: _show(console, done, check_only))
 
 

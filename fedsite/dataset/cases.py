@@ -139,6 +139,7 @@ def _layout(name: str, header: bytes, data_bytes: int) -> tuple[dict[str, tuple[
         shapes: dict[str, tuple[int, ...]] = {}
         offsets: dict[str, int] = {}
         ends: list[int] = []
+        total = 0
         for key, (kind, width, axes) in _ARRAYS.items():
             shape = tuple(int(side) for side in entries[key]["shape"])
             start, end = (int(edge) for edge in entries[key]["data_offsets"])
@@ -147,8 +148,9 @@ def _layout(name: str, header: bytes, data_bytes: int) -> tuple[dict[str, tuple[
                 raise damaged
             shapes[key], offsets[key] = shape, start
             ends.append(end)
+            total += end - start
     except (ValueError, KeyError, TypeError, AttributeError):
         raise damaged from None
-    if max(ends) != data_bytes or shapes["image"][1:] != shapes["label"]:
+    if max(ends) != data_bytes or total != data_bytes or shapes["image"][1:] != shapes["label"]:
         raise damaged
     return shapes, offsets

@@ -8,8 +8,9 @@ from PIL import Image
 
 from fedsite.dataset.manifest import Triple
 
-LONGEST_SIDE = 280
-OUTLINE = (255, 122, 0)
+LONGEST_SIDE = 400
+OUTLINE = (255, 138, 0)
+OUTLINE_PIXELS = 2
 _DARK, _BRIGHT = 0.5, 99.7
 
 
@@ -23,9 +24,8 @@ def axial_png(image: NDArray[np.floating], label: NDArray[np.uint8], spacing_mm:
     size = _size(picture.shape, spacing_mm)
     shown = Image.fromarray(_radiological(picture)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     mask = Image.fromarray(_radiological((label[:, :, index] > 0).astype(np.uint8) * 255))
-    outline = _edge(np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0)
     pixels = np.array(shown)
-    pixels[outline] = OUTLINE
+    pixels[_outline(np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0)] = OUTLINE
     file = io.BytesIO()
     Image.fromarray(pixels).quantize(128).save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -55,8 +55,10 @@ def _size(shape: tuple[int, ...], spacing_mm: Triple) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The outermost pixels of a region."""
-    padded = np.pad(mask, 1)
-    inner = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
-    return mask & ~inner
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The two rows of pixels around a region: outside of it, so that a small lesion is not painted over."""
+    grown = mask
+    for _ in range(OUTLINE_PIXELS):
+        padded = np.pad(grown, 1)
+        grown = grown | padded[2:, 1:-1] | padded[:-2, 1:-1] | padded[1:-1, 2:] | padded[1:-1, :-2]
+    return grown & ~mask

@@ -42,12 +42,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it: the manifest; how many cases are new, unchanged, and gone from the folder.
+    """What came of it: the manifest, whether it differs from the one before, and how many of its cases do.
 
+    `new` cases were not there before, or are others than before; `removed` ones are no longer in the source.
     `pictures` holds a PNG for each case where nothing was stored (a mere check).
     """
 
     manifest: Manifest
+    changed: bool
     new: int
     unchanged: int
     removed: int
@@ -85,7 +87,6 @@ def prepare(
         _refuse_other_task(before, request.task)
         works = _works(collected.studies, request, pseudonyms)
         outcomes = _reusable(held, works, request.input_state)
-        unchanged = set(outcomes)
         settings = Settings(request.task.name, request.spacing_mm, out)
         todo = [work for work in works if work.study.id not in outcomes]
         with closing(pool.run(todo, settings, request.workers)) as results:
@@ -100,12 +101,14 @@ def prepare(
                 held.discard_progress()
             raise
         held.commit(manifest)
-    kept = {case.id for case in manifest.cases}
+    old = {case.id: case.sha256 for case in before.cases} if before else {}
+    unchanged = sum(old.get(case.id) == case.sha256 for case in manifest.cases)
     return Prepared(
         manifest=manifest,
-        new=len(kept - unchanged),
-        unchanged=len(kept & unchanged),
-        removed=len({case.id for case in before.cases} - kept) if before else 0,
+        changed=manifest != before,
+        new=len(manifest.cases) - unchanged,
+        unchanged=unchanged,
+        removed=len(old.keys() - {case.id for case in manifest.cases}),
     )
 
 
@@ -127,7 +130,7 @@ def check(
                 pictures[result.outcome.id] = result.picture
             progress(len(outcomes), len(works))
     manifest = _assemble(collected, outcomes, request)
-    return Prepared(manifest, new=len(manifest.cases), unchanged=0, removed=0, pictures=pictures)
+    return Prepared(manifest, True, new=len(manifest.cases), unchanged=0, removed=0, pictures=pictures)
 
 
 def _refuse_other_task(before: Manifest | None, task: Task) -> None:

@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedsite.dataset import cases
+from fedsite.errors import CannotWrite, DataNotFit, SourceMissing
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).normal(size=(2, 5, 6, 7)).astype(np.float16)
+
+
+@pytest.fixture
+def label():
+    return np.random.default_rng(1).integers(0, 2, (5, 6, 7)).astype(np.uint8)
+
+
+def test_a_case_comes_back_as_it_was(tmp_path: Path, image, label):
+    file, digest = cases.write_case(tmp_path, "e-abc", image, label)
+    case = cases.open_case(tmp_path / file)
+    assert case.id == "e-abc"
+    np.testing.assert_array_equal(case.image, image)
+    np.testing.assert_array_equal(case.label, label)
+    assert case.image.dtype == np.float16
+    assert case.label.dtype == np.uint8
+    cases.verify_case(tmp_path / file, digest)
+
+
+def test_a_case_is_mapped_not_read(tmp_path: Path, image, label):
+    file, _ = cases.write_case(tmp_path, "e-abc", image, label)
+    case = cases.open_case(tmp_path / file)
+    for array in (case.image, case.label):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+
+
+def test_equal_content_gives_equal_bytes_and_name(tmp_path: Path, image, label):
+    one = cases.encode_case("e-abc", image, label)
+    # Another memory layout is the same content.
+    other = cases.encode_case("e-abc", np.asfortranarray(image), np.asfortranarray(label))
+    assert one == other
+    changed = label.copy()
+    changed[0, 0, 0] ^= 1
+    assert cases.encode_case("e-abc", image, changed).file != one.file
+
+
+def test_a_case_holds_no_pickle_and_is_private(tmp_path: Path, image, label):
+    file, _ = cases.write_case(tmp_path, "e-abc", image, label)
+    path = tmp_path / file
+    assert path.stat().st_mode & 0o777 == 0o600
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert content[8:9] == b"{"
+    assert len(content) == 8 + length + image.nbytes + label.nbytes
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_float16_cannot_hold_is_refused(tmp_path: Path, image, label, value):
+    image[0, 1, 2, 3] = value
+    with pytest.raises(DataNotFit, match="float16"):
+        cases.write_case(tmp_path, "e-abc", image, label)
+    assert not (tmp_path / cases.FOLDER).exists()
+
+
+def test_image_and_label_must_share_a_grid(tmp_path: Path, image, label):
+    with pytest.raises(DataNotFit, match="one grid"):
+        cases.write_case(tmp_path, "e-abc", image, label[:-1])
+
+
+def test_a_case_that_is_not_there(tmp_path: Path):
+    with pytest.raises(SourceMissing):
+        cases.open_case(tmp_path / "e-abc-000000000000.safetensors")
+
+
+def test_another_content_fails_verification(tmp_path: Path, image, label):
+    file, digest = cases.write_case(tmp_path, "e-abc", image, label)
+    path = tmp_path / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataNotFit, match="checksum"):
+        cases.verify_case(path, digest)
+
+
+def test_no_room_for_cases(tmp_path: Path, image, label):
+    (tmp_path / cases.FOLDER).write_text("a file where a folder must be")
+    with pytest.raises(CannotWrite):
+        cases.write_case(tmp_path, "e-abc", image, label)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 8, 40, -1])
+def test_a_truncated_case_is_refused(tmp_path: Path, image, label, cut):
+    file, _ = cases.write_case(tmp_path, "e-abc", image, label)
+    path = tmp_path / file
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataNotFit, match="damaged"):
+        cases.open_case(path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 200), value=st.integers(0, 255))
+def test_a_damaged_header_is_refused_or_harmless(tmp_path: Path, position, value):
+    image = np.zeros((1, 2, 2, 2), np.float16)
+    content = bytearray(cases.encode_case("e-abc", image, image[0].astype(np.uint8)).content)
+    content[position % len(content)] = value
+    path = tmp_path / "e-abc-000000000000.safetensors"
+    path.write_bytes(content)
+    try:
+        case = cases.open_case(path)
+    except DataNotFit:
+        return
+    assert case.image.shape == (1, *case.label.shape)
+    assert case.image.nbytes + case.label.nbytes == image.nbytes + 8
+
+
+def test_many_cases_are_mapped_one_at_a_time(tmp_path: Path, image, label, monkeypatch):
+    files = [cases.write_case(tmp_path, f"e-{number}", image, label)[0] for number in range(4)]
+    opened = []
+    original = cases.open_case
+    monkeypatch.setattr(cases, "open_case", lambda path: opened.append(path) or original(path))
+    many = cases.CaseFiles([tmp_path / file for file in files])
+    assert len(many) == 4
+    assert opened == []
+    assert many[2].id == "e-2"
+    assert len(opened) == 1
+    assert [case.id for case in many[1:3]] == ["e-1", "e-2"]
+
+
+def test_only_our_own_files_count_as_cases(tmp_path: Path, image, label):
+    file, _ = cases.write_case(tmp_path, "e-abc", image, label)
+    folder = tmp_path / cases.FOLDER
+    (folder / "somebody-elses.safetensors").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    assert cases.stored(folder) == [tmp_path / file]
