@@ -1,0 +1,99 @@
+"""`kill -9` of train-round at each state boundary and in the middle of the upload, then a rerun.
+
+Promised (laws 1 and 2): one update at the server, one charge in the ledger, the same bytes once released.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.federation import Server
+from support.site import Site
+
+from fedsite.files import sha256_of
+from fedsite.server import reports
+
+STATES = ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged")
+ONE_UPDATE = {"quorum": 1, "enough": 2, "deadline_seconds": 600}
+LARGE = {"first.weight": (300, 300), "last.weight": (100, 100)}
+
+
+def open_round(server: Server, scratch: Path) -> int:
+    """A round of its own for this test; the one before is closed, with whatever it has."""
+    for row in reports.rounds(server.federation):
+        if row["status"] == "open":
+            server.run("server", "round", "close", str(row["round"]))
+    return server.open_round(scratch, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
+
+
+def of_round(site: Site, number: int, kind: str) -> list[dict[str, Any]]:
+    return [body for body in site.ledger() if body["kind"] == kind and body["round"] == number]
+
+
+def contributions(server: Server, number: int) -> list[dict[str, Any]]:
+    return list(reports.round_report(server.federation, number)["updates"])
+
+
+def assert_once(server: Server, site: Site, number: int) -> str:
+    """One charge, one release, one acknowledgement, one update at the server, all of the same digest."""
+    assert [len(of_round(site, number, kind)) for kind in ("reserved", "released", "acknowledged")] == [1, 1, 1]
+    digest: str = of_round(site, number, "released")[0]["payload_sha256"]
+    at_server = contributions(server, number)
+    assert [(update["site"], update["sha256"]) for update in at_server] == [("site-a", digest)]
+    assert site.round_state(number)[0] == "acknowledged"
+    assert site.ok("audit", "verify")["outcome"] == "whole"
+    return digest
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("state", STATES)
+def test_kill_at_a_state_boundary(server: Server, site: Site, scratch: Path, moment: str, state: str) -> None:
+    number = open_round(server, scratch)
+    site.killed(f"{moment}:{state}", "train-round")
+    charged = len(of_round(site, number, "reserved"))
+    released = [body["payload_sha256"] for body in of_round(site, number, "released")]
+
+    again = site.ok("train-round")
+
+    digest = assert_once(server, site, number)
+    if released:
+        assert digest == released[0], "a retry must send the bytes that were released"
+    if (moment, state) == ("after", "reserved"):
+        assert charged == 1, "the charge must be durable before the noise is drawn"
+    if (moment, state) == ("after", "acknowledged"):
+        assert again["outcome"] == "nothing-to-do"
+    else:
+        assert again["outcome"] == "uploaded"
+        assert again["data"]["payload_sha256"] == digest
+    assert not list((site.state / "checkpoints").iterdir()), "raw weights must not outlive the release"
+
+
+@pytest.mark.parametrize("sent", [1, 8_192, 200_000])
+def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, scratch: Path, sent: int) -> None:
+    from support.federation import draft, model_file
+
+    from fedsite.server import rounds
+
+    open_round(server, scratch)
+    number = reports.rounds(server.federation)[-1]["round"]
+    server.run("server", "round", "close", str(number))
+    model = model_file(scratch / "large.safetensors", shapes=LARGE)
+    plan = draft(scratch, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
+    number = rounds.open_series(server.federation, plan, model, 1).number
+
+    site.killed(f"upload:{sent}", "train-round")
+    assert site.round_state(number)[0] == "uploading"
+    before = sha256_of(site.state / "outbox" / f"round-{number}.safetensors")
+    assert not contributions(server, number)
+
+    assert site.ok("train-round")["data"]["payload_sha256"] == before
+    assert assert_once(server, site, number) == before
+
+
+def test_killed_again_and_again(server: Server, site: Site, scratch: Path) -> None:
+    """A machine that dies at every boundary in turn still ends with one update and one charge."""
+    number = open_round(server, scratch)
+    for state in STATES[:-1]:
+        site.killed(f"after:{state}", "train-round")
+    site.ok("train-round")
+    assert_once(server, site, number)

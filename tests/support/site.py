@@ -1,0 +1,152 @@
+"""A site under test: the installed command in a folder of its own, one process per call."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedsite import __version__
+from fedsite.dataset import manifest
+from fedsite.dataset.cases import write_case
+from fedsite.dataset.manifest import CaseRecord, Manifest
+from fedsite.site.config import WEAK_PRIVACY_SENTENCE
+from fedsite.site.state import State
+
+FEDSITE = str(Path(sys.executable).with_name("fedsite"))
+KILLER = str(Path(__file__).with_name("killer.py"))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended: its exit code and both streams."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site's folders, and its command."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.home / "site.yaml"
+
+    @property
+    def state(self) -> Path:
+        return self.home / "state"
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    def run(self, *args: str, stdin: str = "", timeout: float = 120) -> Answer:
+        """Runs `fedsite ARGS --json` as cron would: an own session, no terminal."""
+        return self._run([FEDSITE, *args, "--json"], {}, stdin, timeout)
+
+    def say(self, *args: str, timeout: float = 120) -> Answer:
+        """Runs `fedsite ARGS` without --json: what a person sees."""
+        return self._run([FEDSITE, *args], {}, "", timeout)
+
+    def killed(self, where: str, *args: str, timeout: float = 120) -> Answer:
+        """Runs the command under the killer, which sends SIGKILL at `where` (see killer.py)."""
+        answer = self._run([sys.executable, KILLER, *args, "--json"], {"KILL_AT": where}, "", timeout)
+        assert answer.code == -9, f"not killed at {where}: {answer}"
+        return answer
+
+    def ok(self, *args: str, stdin: str = "", timeout: float = 120) -> dict[str, Any]:
+        """Runs the command, which must succeed; gives its JSON answer."""
+        answer = self.run(*args, stdin=stdin, timeout=timeout)
+        assert answer.code == 0, f"fedsite {' '.join(args)}: {answer.code}\n{answer.stdout}\n{answer.stderr}"
+        return answer.json
+
+    def init(self, epsilon: float = 1e6, **settings: dict[str, Any]) -> None:
+        """`fedsite init`, then `settings` merged into site.yaml, section by section."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.ok(
+            *("init", "--state", str(self.state), "--data", str(self.data), "--epsilon", str(epsilon)),
+            *("--delta", "1e-6", "--nominal-patients", "100"),
+        )
+        self.configure(**{"policy": {"weak_privacy": WEAK_PRIVACY_SENTENCE}, "network": {"patience_seconds": 20}})
+        self.configure(**settings)
+
+    def configure(self, **settings: dict[str, Any]) -> None:
+        """Changes site.yaml as its owner would."""
+        content = yaml.safe_load(self.config.read_text())
+        for section, values in settings.items():
+            content[section] = content.get(section, {}) | values
+        self.config.write_text(yaml.safe_dump(content))
+
+    def enroll(self, invitation: str) -> dict[str, Any]:
+        """`fedsite enroll` with the invitation on stdin, the agreement accepted."""
+        return self.ok("enroll", "--invitation", "-", "--accept-agreement", "Ada Tester", stdin=invitation)
+
+    def open_state(self) -> State:
+        return State.open(self.state)
+
+    def round_state(self, number: int) -> tuple[str, dict[str, Any]]:
+        """A round's state and body, as the database has them."""
+        with self.open_state() as state:
+            record = next(found for found in state.rounds("test-federation") if found.round == number)
+            return record.state, record.body
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The bodies of the ledger's records."""
+        with self.open_state() as state:
+            return [record.body for record in state.records("ledger")]
+
+    def _run(self, command: list[str], extra: dict[str, str], stdin: str, timeout: float) -> Answer:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
+        environment = kept | {"FEDSITE_CONFIG": str(self.config), "OMP_NUM_THREADS": "1"} | self.environment | extra
+        if command[1:2] == ["init"] or "init" in command[:3]:
+            environment.pop("FEDSITE_CONFIG")
+            command = [*command, "--config", str(self.config)]
+        done = subprocess.run(
+            command, env=environment, input=stdin, capture_output=True, text=True, timeout=timeout,
+            start_new_session=True, cwd="/", check=False,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def prepare_blobs(site: Site, patients: int = 4, held_out: int = 1, size: int = 32, seed: int = 0) -> None:
+    """Prepared data without any DICOM: noise with a bright ball, in the case store's own format."""
+    random = np.random.default_rng(seed)
+    site.data.mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(patients + held_out):
+        grid = np.indices((size, size, size)) - random.integers(size // 4, 3 * size // 4, size=(3, 1, 1, 1))
+        label = (np.sqrt((grid**2).sum(axis=0)) < size / 6).astype(np.uint8)
+        image = (random.normal(size=label.shape) * 0.3 + 2 * label).astype(np.float16)[None]
+        name = f"e-{number:016d}".replace("0", "a").replace("1", "b").replace("8", "c").replace("9", "d")
+        file, sha256 = write_case(site.data, name, image, label)
+        records.append(
+            CaseRecord(
+                id=name, patient="p" + name[1:], split="validation" if number >= patients else "training", file=file,
+                sha256=sha256, shape=label.shape, lesion_ml=float(label.sum()) / 1000, source_shape=label.shape,
+                source_spacing_mm=(3.0, 3.0, 3.0), b_value=1000.0, scanner="phantom", input_state="whole-head",
+                fingerprint="0" * 64,
+            )
+        )
+    manifest.save(
+        site.data,
+        Manifest(
+            fedsite=__version__, task="stroke-dwi", channels=("dwi",), source="dicom", spacing_mm=(3.0, 3.0, 3.0),
+            input_state="whole-head", validation_fraction=0.2, cases=tuple(records),
+        ),
+    )
