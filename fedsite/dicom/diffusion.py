@@ -47,21 +47,46 @@ _TRACE_WORDS = {"TRACEW", "TRACE", "ISOTROPIC", "ISO"}
 _TERMS = {"NONE", "DIRECTIONAL", "ISOTROPIC", "BMATRIX"}
 
 
-def diffusion(
-    dataset: Dataset, header: Header, image_type: tuple[str, ...]
-) -> tuple[float | None, str | None, Vector | None]:
+def vendor_attributes(dataset: Dataset) -> dict[str, Any]:
+    """What the vendor's private attributes say, under the keywords of the standard's attributes for it."""
+    attributes: dict[str, Any] = {}
+    b_value = _private_b_value(dataset)
+    if b_value is not None:
+        attributes["DiffusionBValue"] = b_value
+    if direction := _private_direction(dataset):
+        attributes["DiffusionGradientOrientation"] = direction
+    if term := _word(_private(dataset, _SIEMENS, 0x0D)):
+        attributes["DiffusionDirectionality"] = term
+    elif b_value and _word(_private(dataset, _PHILIPS, 0x04)) == "I":
+        attributes["DiffusionDirectionality"] = "ISOTROPIC"
+    return attributes
+
+
+def diffusion(header: Header, image_type: tuple[str, ...]) -> tuple[float | None, str | None, Vector | None]:
     """b-value in s/mm2, directionality in the terms of (0018,9075), and the gradient's direction; None = not said.
 
     A direction is only given for directional images: those of a trace or of b = 0 mean nothing.
     """
     b_value = number(header, "DiffusionBValue")
-    if b_value is None:
-        b_value = _private_b_value(dataset)
     if b_value is not None and not 0 <= b_value < GE_OFFSET:
         b_value = None
-    direction = _direction(dataset, header)
-    directionality = _directionality(dataset, header, image_type, b_value, direction)
-    return b_value, directionality, direction if directionality == "DIRECTIONAL" else None
+    vector = numbers(header, "DiffusionGradientOrientation", 3)
+    has_direction = vector is not None and all(map(math.isfinite, vector)) and any(vector)
+    directionality = text(header, "DiffusionDirectionality")
+    if directionality not in _TERMS:
+        directionality = _inferred(image_type, b_value, has_direction)
+    if directionality != "DIRECTIONAL" or vector is None or not has_direction:
+        return b_value, directionality or None, None
+    return b_value, directionality, (vector[0], vector[1], vector[2])
+
+
+def _inferred(image_type: tuple[str, ...], b_value: float | None, has_direction: bool) -> str:
+    """The directionality of an image that does not state it; "" when nothing tells."""
+    if b_value == 0:
+        return "NONE"
+    if _TRACE_WORDS.intersection(image_type):
+        return "ISOTROPIC"
+    return "DIRECTIONAL" if has_direction else ""
 
 
 def _private_b_value(dataset: Dataset) -> float | None:
@@ -72,28 +97,13 @@ def _private_b_value(dataset: Dataset) -> float | None:
     return None
 
 
-def _direction(dataset: Dataset, header: Header) -> Vector | None:
-    vector = numbers(header, "DiffusionGradientOrientation", 3) or _numbers(_private(dataset, _SIEMENS, 0x0E))
+def _private_direction(dataset: Dataset) -> tuple[float, ...]:
+    vector = _numbers(_private(dataset, _SIEMENS, 0x0E))
     for private, offsets in ((_PHILIPS_MR, (0xB0, 0xB1, 0xB2)), (_GE_ACQUISITION, (0xBB, 0xBC, 0xBD))):
         if not vector:
             parts = [_numbers(_private(dataset, private, offset)) for offset in offsets]
             vector = tuple(part[0] for part in parts if part)
-    if len(vector) != 3 or not all(map(math.isfinite, vector)) or not any(vector):
-        return None
-    return vector[0], vector[1], vector[2]
-
-
-def _directionality(
-    dataset: Dataset, header: Header, image_type: tuple[str, ...], b_value: float | None, direction: Vector | None
-) -> str | None:
-    said = text(header, "DiffusionDirectionality") or _word(_private(dataset, _SIEMENS, 0x0D))
-    if said in _TERMS:
-        return said
-    if b_value == 0:
-        return "NONE"
-    if _TRACE_WORDS.intersection(image_type) or (b_value and _word(_private(dataset, _PHILIPS, 0x04)) == "I"):
-        return "ISOTROPIC"
-    return "DIRECTIONAL" if direction else None
+    return vector
 
 
 def _private(dataset: Dataset, private: tuple[int, str, str], offset: int) -> Any:  # noqa: ANN401 - as pydicom has it

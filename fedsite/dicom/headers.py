@@ -8,6 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pydicom
@@ -17,7 +18,7 @@ from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 
 from fedsite.dicom import objects, pixeldata
-from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion
+from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, vendor_attributes
 from fedsite.dicom.model import Frame, Instance, PixelLayout
 from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, whole, words
 
@@ -102,7 +103,7 @@ def _read(path: str, file: BinaryIO) -> tuple[Frame, ...] | str:
         return "not-dicom"
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=start[128:132] != b"DICM", specific_tags=_TAGS)
-    header = flatten(dataset)
+    header = vendor_attributes(dataset) | flatten(dataset)
     sop_class = text(header, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if sop_class == uid.MediaStorageDirectoryStorage:
         return "media-directory"
@@ -144,23 +145,25 @@ def _instance(path: str, sop_class: str, dataset: FileDataset, header: Header, p
 
 def _frames(instance: Instance, dataset: FileDataset, header: dict[str, Any]) -> Iterator[Frame]:
     if instance.refusal:
-        yield _frame(instance, 0, dataset, header)
+        yield _frame(instance, 0, header)
         return
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for item in dataset.get("SharedFunctionalGroupsSequence") or []:
         header |= flatten_groups(item)
-    for index in range(min(instance.pixels.frames, MAX_FRAMES)):
-        own = flatten_groups(per_frame[index]) if index < len(per_frame) else {}
-        yield _frame(instance, index, dataset, header | own)
+    count = min(instance.pixels.frames, MAX_FRAMES)
+    per_frame = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[:count]
+    for index, item in enumerate(per_frame):
+        yield _frame(instance, index, header | flatten_groups(item))
+    if len(per_frame) < count:
+        plain = _frame(instance, len(per_frame), header)
+        yield from (replace(plain, index=index) for index in range(len(per_frame), count))
 
 
-def _frame(instance: Instance, index: int, dataset: FileDataset, header: Header) -> Frame:
+def _frame(instance: Instance, index: int, header: Header) -> Frame:
     image_type = words(header, "FrameType") or words(header, "ImageType")
     b_value, directionality, direction = None, None, None
     if instance.modality == "MR":
-        b_value, directionality, direction = diffusion(dataset, header, image_type)
+        b_value, directionality, direction = diffusion(header, image_type)
     position = numbers(header, "ImagePositionPatient", 3)
-    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     return Frame(
         instance=instance,
         index=index,
@@ -168,7 +171,7 @@ def _frame(instance: Instance, index: int, dataset: FileDataset, header: Header)
         orientation=numbers(header, "ImageOrientationPatient", 6),
         spacing=numbers(header, "PixelSpacing", 2),
         thickness=number(header, "SliceThickness"),
-        rescale=(slope, intercept) if slope is not None and intercept is not None else None,
+        rescale=_rescale(header, instance.modality),
         image_type=image_type,
         technique=text(header, "VolumeBasedCalculationTechnique").upper(),
         b_value=b_value,
@@ -178,6 +181,16 @@ def _frame(instance: Instance, index: int, dataset: FileDataset, header: Header)
         temporal_position=whole(header, "TemporalPositionIndex") or whole(header, "TemporalPositionIdentifier"),
         acquisition=whole(header, "FrameAcquisitionNumber") or whole(header, "AcquisitionNumber"),
     )
+
+
+def _rescale(header: Header, modality: str) -> tuple[float, float] | None:
+    """Slope and intercept; for MR, where neither is required, half of the pair is taken at its word."""
+    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
+    if slope is not None and intercept is not None:
+        return slope, intercept
+    if modality == "CT" or (slope is None and intercept is None):
+        return None
+    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
 
 def _echo_time(header: Header) -> float | None:

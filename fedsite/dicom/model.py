@@ -154,7 +154,8 @@ class Volume:
     def is_integral(self) -> bool:
         """Whether all values are whole numbers after rescaling, so that integers can hold them."""
         scales = {frame.rescale or (1.0, 0.0) for frame in self.frames}
-        return all(number.is_integer() for scale in scales for number in scale)
+        plain = not any(frame.instance.has_modality_lut for frame in self.frames)
+        return plain and all(number.is_integer() for scale in scales for number in scale)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ DIFFUSION_MAPS = frozenset({"ADC", "EADC", "FA", "EXPONENTIAL"})
 _KINDS = ("LOCALIZER", "MOSAIC", "EADC", "ADC", "FA", "EXPONENTIAL", "TRACEW", "MIP", "MINIP", "PROJECTION IMAGE")
 
 ECHO_TOLERANCE_MS = 0.1
-GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -61,7 +61,7 @@ def kind_of(frame: Frame) -> str:
     instance = frame.instance
     if instance.refusal:
         return instance.refusal
-    if instance.pixels.photometric not in GREY or instance.pixels.samples != 1:
+    if instance.pixels.samples != 1 or instance.pixels.photometric not in GREY:
         return "colour"
     return next((kind for kind in _KINDS if kind in frame.image_type), "")
 

@@ -17,6 +17,7 @@ from fedsite.dicom.parts import Part, kind_of
 
 # 8.6 GB as float32: no scan of a head is larger, and a file must not make a site allocate what it claims.
 MAX_VOXELS = 1 << 31
+MAX_SCALE = 1e9
 THICKNESS_TOLERANCE = 0.1
 
 _REFUSED_KINDS = {
@@ -51,10 +52,10 @@ def volumes(frames: Iterable[Frame], pseudonyms: Pseudonyms) -> list[Volume]:
 
 def _judge(part: Part) -> _Judged:
     refused = [finding(rule) for rule in _refused_as(part.frames)]
-    if any(frame.instance.refusal for frame in part.frames):
+    if refused:  # What lies where in an object of another kind is no question.
         return _Judged(part, np.full((4, 4), np.nan), tuple(refused))
     kept, dropped = duplicates.drop_identical(part.frames)
-    found = refused + [each for check in _CHECKS for each in check(kept)]
+    found = [each for check in _CHECKS for each in check(kept)]
     if dropped:
         found.append(finding("identical-duplicates", count=dropped))
     ordered, affine, misplaced = _place(kept)
@@ -193,12 +194,10 @@ def _rescale(frames: Sequence[Frame]) -> Iterator[Finding]:
     has_lut = any(frame.instance.has_modality_lut for frame in frames)
     if None in scales and not has_lut and frames[0].instance.modality == "CT":
         yield finding("no-rescale")
-    if any(
-        scale and not (np.isfinite(scale).all() and scale[0] and abs(scale[0]) < 1e6 > abs(scale[1]) / 1e3)
-        for scale in scales
-    ):
+    # Written so that NaN fails.
+    if not all(0 < abs(scale[0]) < MAX_SCALE and abs(scale[1]) < MAX_SCALE for scale in scales if scale):
         yield finding("rescale-not-finite")
-    if len(scales) > 1:
+    elif len(scales) > 1:
         yield finding("rescale-varying")
 
 

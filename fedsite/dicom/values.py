@@ -60,12 +60,12 @@ def value_at(dataset: Dataset, tag: int) -> Any:  # noqa: ANN401 - as pydicom ha
 
 
 def flatten(dataset: Dataset) -> dict[str, Any]:
-    """The values of a dataset by keyword, without sequences, private and malformed ones."""
+    """The values of a dataset by keyword, without sequences, private, empty and malformed ones."""
     header: dict[str, Any] = {}
     for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset converts its elements, which may raise
         with suppress(*_MALFORMED):
             element = dataset[tag]
-            if element.VR != "SQ" and element.keyword:
+            if element.VR != "SQ" and element.keyword and not element.is_empty:
                 header[element.keyword] = element.value
     return header
 
@@ -113,7 +113,7 @@ def number(header: Header, keyword: str) -> float | None:
 def numbers(header: Header, keyword: str, count: int) -> tuple[float, ...] | None:
     """A vector of exactly `count` numbers."""
     value = header.get(keyword)
-    if not isinstance(value, MultiValue | list) or len(value) != count:
+    if not isinstance(value, MultiValue | list | tuple) or len(value) != count:
         return None
     try:
         return tuple(float(part) for part in value)

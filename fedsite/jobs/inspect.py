@@ -1,0 +1,125 @@
+"""`fedsite inspect`: what is in an export, without a task: every volume with its verdict, each read once."""
+
+import gzip
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsite.dicom.checks import VolumeRefused
+from fedsite.dicom.model import Inventory, Progress, Pseudonyms, Volume
+from fedsite.dicom.pixels import read_volume
+from fedsite.dicom.scan import scan
+from fedsite.errors import ConfigurationError, DataNotFit
+from fedsite.files import atomic_writer, make_folder
+from fedsite.site import config as configuration
+from fedsite.site import identity
+from fedsite.site.identity import IdentityFiles
+from fedsite.site.pseudonyms import Pseudonyms as KeyedPseudonyms
+
+Step = Callable[[str], AbstractContextManager[Progress]]
+INT16 = np.iinfo(np.int16)
+
+
+def _silent(_description: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found. `lasting` says whether the ids are the site's own or hold for this run only."""
+
+    inventory: Inventory
+    lasting: bool
+
+
+def inspect(config_path: Path | None, source: Path, volumes: Path | None = None, step: Step = _silent) -> Inspection:
+    """Scans `source`, reads every volume that the headers do not refuse, and writes these to `volumes` if given.
+
+    Raises SourceMissing when there is no such source, DataNotFit when it holds no DICOM, CannotWrite,
+    ConfigurationError when a configuration was named that cannot be used.
+    """
+    pseudonyms, lasting = choose_pseudonyms(config_path)
+    with step("Reading headers") as progress:
+        inventory = scan(source, pseudonyms, progress)
+    if not inventory.volumes:
+        raise _nothing(inventory)
+    with step("Reading volumes") as progress:
+        inventory = read_all(inventory, volumes, progress)
+    return Inspection(inventory, lasting)
+
+
+def choose_pseudonyms(config_path: Path | None) -> tuple[Pseudonyms, bool]:
+    """The site's pseudonyms where this machine is set up as a site (then True), else some for this run only."""
+    for_this_run = KeyedPseudonyms(secrets.token_bytes(32))
+    try:
+        path = configuration.find(config_path)
+    except ConfigurationError:
+        if config_path is not None or os.environ.get("FEDSITE_CONFIG"):
+            raise  # a configuration was named: that it is not there is an error
+        return for_this_run, False
+    files = IdentityFiles(configuration.load(path).paths.state / "identity")
+    if not os.access(files.pseudonyms, os.R_OK):
+        return for_this_run, False
+    return identity.pseudonyms(files), True
+
+
+def read_all(inventory: Inventory, folder: Path | None, progress: Progress = lambda done, total: None) -> Inventory:
+    """Reads the accepted volumes, one at a time: what cannot be read is refused, the rest written to `folder`.
+
+    `progress` counts slices.
+    """
+    if folder is not None:
+        make_folder(folder)
+    total = sum(volume.shape[2] for volume in inventory.volumes if volume.verdict == "accepted")
+    done = 0
+    judged: list[Volume] = []
+    for volume in inventory.volumes:
+        if volume.verdict == "accepted":
+            judged.append(_read(volume, folder))
+            done += volume.shape[2]
+            progress(done, total)
+        else:
+            judged.append(volume)
+    return replace(inventory, volumes=tuple(judged))
+
+
+def _read(volume: Volume, folder: Path | None) -> Volume:
+    try:
+        voxels = read_volume(volume)
+    except VolumeRefused as refusal:
+        return replace(volume, verdict="refused", findings=(*volume.findings, *refusal.findings))
+    if folder is not None:
+        write_nifti(folder / f"{volume.id}.nii.gz", volume, voxels)
+    return volume
+
+
+def write_nifti(path: Path, volume: Volume, voxels: NDArray[np.float32]) -> None:
+    """Writes a volume on its own grid as NIfTI-1: int16 where that loses nothing, else float32.
+
+    Raises CannotWrite.
+    """
+    fits = volume.is_integral and INT16.min <= voxels.min() and voxels.max() <= INT16.max
+    image = nib.Nifti1Image(voxels.astype(np.int16) if fits else voxels, volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, code="scanner")
+    image.set_qform(volume.affine, code="scanner")
+    with (
+        atomic_writer(path) as file,
+        # No name and no time in the gzip header: the same volume gives the same bytes.
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
+    ):
+        image.to_stream(stream)
+
+
+def _nothing(inventory: Inventory) -> DataNotFit:
+    if not inventory.files:
+        return DataNotFit("The source is empty.", "Name the folder that holds the DICOM export.")
+    reasons = " ".join(each.message for each in inventory.findings)
+    return DataNotFit(f"The source holds no DICOM image. {reasons}", "Name the folder that holds the DICOM export.")

@@ -1,0 +1,164 @@
+"""Voxels: every way in which they are stored gives the same values on the same grid."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from support.dicom_maker import AXIAL, CORONAL, SAGITTAL, Grid, change, classic, compress, enhanced, set_pixels, write
+
+from fedsite.dicom.checks import VolumeRefused
+from fedsite.dicom.model import Inventory, Volume
+from fedsite.dicom.pixels import read_volume
+from fedsite.dicom.scan import scan
+from fedsite.errors import SourceMissing
+from fedsite.site.pseudonyms import Pseudonyms
+
+Only = Callable[..., Volume]
+GRID = Grid(columns=40, rows=32, slices=4)
+
+
+def as_array(stored: np.ndarray) -> np.ndarray:
+    """[slice, row, column] as made to [column, row, slice] as read."""
+    return stored.transpose(2, 1, 0).astype(np.float32)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([AXIAL, SAGITTAL, CORONAL]), st.booleans())
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_voxel_lies_where_its_header_says(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, axes: tuple[tuple[float, ...], ...], multi: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    turn = np.linalg.qr(np.column_stack([*axes, np.cross(*axes)]) + 0.1 * random.standard_normal((3, 3)))[0]
+    signs = np.sign((turn[:, :2] * np.column_stack(axes)).sum(axis=0))
+    row, column = (turn[:, :2] * signs).T
+    sides = random.integers(3, 9, 3)
+    grid = Grid(*map(int, sides), row, column, *random.uniform(0.3, 5, 3), random.uniform(-200, 200, 3))
+    voxels = grid.voxels(seed)
+    folder = tmp_path_factory.mktemp("series")
+    write(folder, [enhanced("MR", [grid], voxels=voxels)] if multi else classic("MR", grid, voxels), seed=seed)
+    (volume,) = scan(folder, Pseudonyms(b"k" * 32)).volumes
+    assert volume.shape == (grid.columns, grid.rows, grid.slices)
+    np.testing.assert_allclose(volume.affine, grid.affine, atol=1e-5)
+    np.testing.assert_array_equal(read_volume(volume), as_array(voxels))
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint8, np.uint32])
+def test_uncompressed_syntaxes(only: Only, syntax: str, dtype: type) -> None:
+    stored = (GRID.voxels() % 200).astype(dtype)
+    stored = stored - 100 if np.dtype(dtype).kind == "i" else stored
+    images = classic("MR", GRID, stored)
+    for image, plane in zip(images, stored, strict=True):
+        set_pixels(image, plane, bits_stored=32)
+    np.testing.assert_array_equal(read_volume(only(images, syntax=syntax)), as_array(stored))
+
+
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless])
+@pytest.mark.parametrize("signed", [False, True])
+def test_compressed_syntaxes(only: Only, syntax: str, signed: bool) -> None:
+    stored = GRID.voxels().astype(np.int16) - 2048 if signed else GRID.voxels()
+    np.testing.assert_array_equal(read_volume(only(compress(classic("MR", GRID, stored), syntax))), as_array(stored))
+
+
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless])
+def test_compressed_multi_frame(only: Only, syntax: str) -> None:
+    stored = GRID.voxels()
+    images = compress([enhanced("MR", [GRID], voxels=stored)], syntax)
+    np.testing.assert_array_equal(read_volume(only(images)), as_array(stored))
+
+
+def test_unused_bits_are_no_part_of_the_value(only: Only) -> None:
+    stored = GRID.voxels()
+    images = classic("MR", GRID, stored)
+    for image, plane in zip(images, stored, strict=True):
+        image.PixelData = (plane | 0xA000).tobytes()  # an overlay in the high bits
+    np.testing.assert_array_equal(read_volume(only(images)), as_array(stored))
+
+
+def test_the_sign_is_that_of_the_stored_bits(only: Only) -> None:
+    stored = GRID.voxels().astype(np.int16) - 2048
+    images = classic("MR", GRID, stored)
+    for image, plane in zip(images, stored, strict=True):
+        image.PixelData = (plane.view(np.uint16) & 0x0FFF).tobytes()
+    np.testing.assert_array_equal(read_volume(only(images)), as_array(stored))
+
+
+def test_the_high_bit_says_where_the_value_is(only: Only) -> None:
+    stored = GRID.voxels()
+    images = classic("MR", GRID, stored)
+    for image, plane in zip(images, stored, strict=True):
+        image.PixelData, image.HighBit = (plane << 4 | 5).tobytes(), 15
+    np.testing.assert_array_equal(read_volume(only(images)), as_array(stored))
+
+
+def test_every_slice_has_its_own_scale(only: Only) -> None:
+    stored = GRID.voxels()
+    images = classic("CT", GRID, stored)
+    expected = as_array(stored)
+    for index, image in enumerate(images):
+        image.RescaleSlope, image.RescaleIntercept = str(0.5 + index), str(-1000 + index)
+        expected[..., index] = expected[..., index] * (0.5 + index) - 1000 + index
+    volume = only(images)
+    assert not volume.is_integral
+    np.testing.assert_allclose(read_volume(volume), expected, rtol=1e-6)
+
+
+def test_inverted_display_leaves_values_alone(only: Only) -> None:
+    stored = GRID.voxels()
+    volume = only(classic("CT", GRID, stored, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(read_volume(volume), as_array(stored) - 1024)
+
+
+def test_a_modality_lut_is_applied(only: Only) -> None:
+    stored = GRID.voxels() % 256
+    table = np.random.default_rng(5).integers(0, 60_000, 256, np.uint16)
+    lut = Dataset()
+    lut.LUTDescriptor, lut.ModalityLUTType = [256, 0, 16], "US"
+    lut.add_new("LUTData", "OW", table.tobytes())
+    images = classic("MR", GRID, stored)
+    for image in images:
+        change(image, {"ModalityLUTSequence": Sequence([lut])})
+    volume = only(images)
+    assert not volume.is_integral
+    np.testing.assert_array_equal(read_volume(volume), as_array(table[stored]))
+
+
+def test_a_file_that_went_away(only: Only, tmp_path: Path) -> None:
+    volume = only(classic())
+    next(tmp_path.iterdir()).unlink()
+    with pytest.raises(SourceMissing, match=volume.id):
+        read_volume(volume)
+
+
+def test_a_file_that_shrank_after_the_scan(only: Only, tmp_path: Path) -> None:
+    volume = only(classic())
+    path = next(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(VolumeRefused, match="cannot be decoded"):
+        read_volume(volume)
+
+
+def test_a_refused_volume_is_not_read(only: Only) -> None:
+    with pytest.raises(VolumeRefused, match="fewer than 3") as refusal:
+        read_volume(only(classic(grid=Grid(slices=2))))
+    assert [each.id for each in refusal.value.findings] == ["too-few-slices"]
+
+
+def test_the_array_is_no_copy_with_contiguous_slices(scanned: Callable[..., Inventory]) -> None:
+    voxels = read_volume(scanned(classic()).volumes[0])
+    assert voxels.dtype == np.float32
+    assert voxels.flags.f_contiguous

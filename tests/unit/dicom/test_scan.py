@@ -1,0 +1,190 @@
+"""Walking a folder, telling DICOM from rubbish, and saying nothing about patients on the way."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import uid
+from support.dicom_maker import Grid, classic, compress, enhanced, names, write
+
+from fedsite.dicom.checks import VolumeRefused
+from fedsite.dicom.model import Inventory
+from fedsite.dicom.pixels import read_volume
+from fedsite.dicom.scan import scan
+from fedsite.errors import SourceMissing
+from fedsite.site.pseudonyms import Pseudonyms
+
+PSEUDONYMS = Pseudonyms(b"k" * 32)
+
+
+def test_a_tree_with_rubbish(tmp_path: Path) -> None:
+    who = names()
+    images = classic(who=who)
+    write(tmp_path / "a" / "b", images[:3])
+    write(tmp_path / "c", images[3:])
+    (tmp_path / "Thumbs.db").write_bytes(os.urandom(5000))
+    (tmp_path / "c" / "report.dcm").write_text("a text under a DICOM name " * 30)
+    (tmp_path / "c" / "short").write_bytes(b"\x08\x00\x05")
+    (tmp_path / "empty.dcm").touch()
+    inventory = scan(tmp_path, PSEUDONYMS)
+    (volume,) = inventory.volumes
+    assert (volume.verdict, volume.shape) == ("accepted", (8, 6, 5))
+    assert {each.id: each.message for each in inventory.findings} == {
+        "not-dicom": "3 file(s) are not DICOM.",
+        "empty-file": "1 file(s) are empty.",
+    }
+    assert inventory.files == len(images) + 4
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceMissing) as missing:
+        scan(tmp_path / "Miller^Anna", PSEUDONYMS)
+    assert "Miller" not in str(missing.value)
+
+
+def test_a_single_file_is_a_source(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, [enhanced()])
+    assert [volume.verdict for volume in scan(path, PSEUDONYMS).volumes] == ["accepted"]
+
+
+def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", classic())
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "again").symlink_to(source)
+    inventory = scan(source, PSEUDONYMS)
+    assert inventory.files == 5
+    assert [volume.verdict for volume in inventory.volumes] == ["accepted"]
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, classic())
+    os.mkfifo(tmp_path / "pipe")
+    assert [each.id for each in scan(tmp_path, PSEUDONYMS).findings] == ["not-dicom"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named_as_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, classic())
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (found,) = scan(tmp_path, PSEUDONYMS).findings
+    assert (found.id, found.message) == ("unreadable-folder", "1 folder(s) could not be listed.")
+
+
+def test_a_bare_data_set_without_file_header(tmp_path: Path) -> None:
+    for index, path in enumerate(write(tmp_path, classic(), syntax=uid.ImplicitVRLittleEndian)):
+        content = path.read_bytes()
+        meta_length = int.from_bytes(content[140:144], "little")
+        (tmp_path / f"bare{index}").write_bytes(content[144 + meta_length :])
+        path.unlink()
+    (volume,) = scan(tmp_path, PSEUDONYMS).volumes
+    np.testing.assert_array_equal(read_volume(volume), Grid().voxels().transpose(2, 1, 0))
+
+
+def test_progress_counts_files(tmp_path: Path) -> None:
+    write(tmp_path, classic())
+    steps: list[tuple[int, int]] = []
+    scan(tmp_path, PSEUDONYMS, lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 5) for done in range(1, 6)]
+
+
+def test_the_same_file_twice_is_one_image(tmp_path: Path) -> None:
+    images = compress(classic(grid=Grid(rows=32, columns=32)), uid.RLELossless)
+    write(tmp_path / "first", images)
+    write(tmp_path / "second", images)
+    (volume,) = scan(tmp_path, PSEUDONYMS).volumes
+    assert volume.verdict == "accepted"
+    assert [each.message for each in volume.findings] == ["5 image(s) are identical copies of others and were dropped."]
+
+
+def test_frames_without_positions_are_refused_not_guessed(scanned: Callable[..., Inventory]) -> None:
+    image = enhanced()
+    image.PerFrameFunctionalGroupsSequence = image.PerFrameFunctionalGroupsSequence[:3]
+    (volume,) = scanned([image]).volumes
+    assert [each.message for each in volume.findings] == ["2 image(s) lack position, orientation or pixel spacing."]
+
+
+def test_an_object_that_claims_a_billion_frames(scanned: Callable[..., Inventory]) -> None:
+    image = enhanced()
+    image.NumberOfFrames = 1_000_000_000
+    (volume,) = scanned([image]).volumes
+    assert volume.verdict == "refused"
+
+
+def test_nothing_that_can_be_printed_holds_an_identifier(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    who = names()
+    write(tmp_path / "Ünusual^Näme", classic(who=who, PatientID="PAT-4711"))
+    write(tmp_path / "x", [enhanced(who=who)])
+    caplog.set_level(logging.DEBUG)
+    inventory = scan(tmp_path, PSEUDONYMS)
+    printed = repr(inventory) + repr([volume.frames for volume in inventory.volumes]) + caplog.text
+    for secret in (who.series, who.study, who.frame_of_reference, "PAT-4711", "nusual", "ACC-0815", str(tmp_path)):
+        assert secret not in printed
+
+
+def test_warnings_are_back_after_a_scan(tmp_path: Path) -> None:
+    write(tmp_path, classic(SliceThickness="3.00000000000000000000001"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scan(tmp_path, PSEUDONYMS)
+        assert caught == []
+        warnings.warn("still heard", stacklevel=1)
+    assert [str(each.message) for each in caught] == ["still heard"]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    """The files of three small series."""
+    folder = tmp_path_factory.mktemp("originals")
+    grid = Grid(columns=20, rows=18, slices=3)
+    series = {
+        "classic": classic("CT", grid),
+        "enhanced": [enhanced("MR", [grid])],
+        "compressed": compress(classic("MR", grid), uid.RLELossless),
+    }
+    return {name: [path.read_bytes() for path in write(folder / name, images)] for name, images in series.items()}
+
+
+mutations = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8)
+
+
+@given(st.sampled_from(["classic", "enhanced", "compressed"]), mutations, st.floats(0.01, 1))
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_files_end_in_findings(
+    originals: dict[str, list[bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    changes: list[tuple[float, int]],
+    kept: float,
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    first, *others = originals[name]
+    damaged = bytearray(first)
+    for place, value in changes:
+        # Mostly in the header, where structure can break.
+        damaged[132 + int(place * min(len(damaged) - 132, 1500))] = value
+    for index, content in enumerate([bytes(damaged[: max(1, int(kept * len(damaged)))]), *others]):
+        (folder / f"{index}").write_bytes(content)
+    for volume in scan(folder, PSEUDONYMS).volumes:
+        if volume.verdict == "accepted":
+            assert np.isfinite(volume.affine).all()
+            try:
+                voxels = read_volume(volume)
+            except VolumeRefused:
+                continue
+            assert voxels.shape == volume.shape
+            assert np.isfinite(voxels).all()
