@@ -37,17 +37,14 @@ def list_cases(
 
 
 def _show(console: "Console", manifest: "Manifest") -> None:
-    from rich.table import Table
-
+    """One line a case, whole whatever the terminal's width: pseudonyms are there to be copied."""
     spacing = " x ".join(f"{side:g}" for side in manifest.spacing_mm)
-    console.print(f"Task {manifest.task}, {manifest.input_state}, {spacing} mm", markup=False)
-    table = Table("Case", "Patient", "Split", "Lesion (ml)", "Scanner", "Warnings", box=None)
+    lines = [f"Task {manifest.task}, {manifest.input_state}, {spacing} mm: {len(manifest.cases)} cases"]
     for case in manifest.cases:
         warnings = ", ".join(remark.id for remark in case.findings)
-        table.add_row(case.id, case.patient, case.split, f"{case.lesion_ml:.1f}", case.scanner, warnings)
-    console.print(table)
+        line = f"{case.id}  {case.patient}  {case.split:<10}  {case.lesion_ml:>7.1f} ml  {case.scanner}  {warnings}"
+        lines.append(line.rstrip())
     if manifest.excluded:
-        left_out = Table("Left out", "Patient", "Reason", box=None)
-        for study in manifest.excluded:
-            left_out.add_row(study.id, study.patient, f"{study.reason.id}: {study.reason.message}")
-        console.print(left_out)
+        lines += ["", f"Left out: {len(manifest.excluded)}"]
+    lines += [f"{study.id}  {study.patient}  {study.reason.id}: {study.reason.message}" for study in manifest.excluded]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
