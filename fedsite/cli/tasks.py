@@ -1,10 +1,13 @@
 """`fedsite tasks`: what can be learned, and what it needs."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsite.cli.output import Output
+
+if TYPE_CHECKING:
+    from fedsite.tasks.description import Task
 
 app = typer.Typer(help="What can be learned, and what it needs.", no_args_is_help=True)
 
@@ -16,13 +19,9 @@ def list_tasks(context: typer.Context) -> None:
 
     tasks = [registry.get(name) for name in registry.names()]
     data = [{"name": task.name, "title": task.title} for task in tasks]
-
-    def human(console: Any) -> None:  # noqa: ANN401 - rich's console; rich is imported by output alone
-        width = max(len(task.name) for task in tasks)
-        for task in tasks:
-            console.print(f"{task.name:<{width}}  {task.title}", markup=False)
-
-    Output.of(context).result("listed", {"tasks": data}, human)
+    width = max(len(task.name) for task in tasks)
+    lines = [f"{task.name:<{width}}  {task.title}" for task in tasks]
+    Output.of(context).result("listed", {"tasks": data}, lambda console: console.print("\n".join(lines), markup=False))
 
 
 @app.command("show")
@@ -52,7 +51,7 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help="A tas
     Output.of(context).result("shown", data, lambda console: console.print("\n".join(_lines(task)), markup=False))
 
 
-def _lines(task: Any) -> list[str]:  # noqa: ANN401
+def _lines(task: "Task") -> list[str]:
     """The screen of one task."""
     lines = [f"{task.name}: {task.title}", task.reference, task.notes, "", "Channels"]
     for channel in task.channels:

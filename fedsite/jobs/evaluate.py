@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsite.errors import DataNotFit, ServerBrokeProtocol
-from fedsite.wire.messages import MalformedMessage, Plan
+from fedsite.wire.messages import MalformedMessage, PlanDraft
 from fedsite.wire.payload import tensors_of
 
 
@@ -43,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     model_path: Path,
-    plan: Plan,
+    plan: PlanDraft,
     cases: Sequence[ValidationCase],
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,

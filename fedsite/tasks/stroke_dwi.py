@@ -31,7 +31,8 @@ DESCRIPTION = Task(
     notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside.",
 )
 
-AIR = 0.1
+BINS = 256
+BRIGHT_END = 0.9
 MARGIN_MM = 8.0
 DARKEST, BRIGHTEST = -5.0, 15.0
 
@@ -66,15 +67,23 @@ def preprocessing(spacing_mm: tuple[float, float, float]) -> Callable[[dict[str,
 
 
 def foreground(image: "torch.Tensor") -> "torch.Tensor":
-    """What is no air, as a boolean image: the head, or the brain of a skull-stripped image.
+    """What is no air, as a boolean image: the tissue of the head, or the brain of a skull-stripped image.
 
-    The threshold is a tenth of the bright end (the 99th percentile of what is above zero), so that both a noisy
-    background and one of exact zeros fall below it, whatever the scanner's scale.
+    Otsu's threshold (1979, IEEE Trans. SMC 9:62): it maximises the variance between the two classes, whatever the
+    scanner's scale and noise floor. Values above the 90th percentile count as that percentile, so that a bright lesion
+    makes no class of its own.
     """
-    positive = image[image > 0]
-    if positive.numel() == 0:
-        return image > 0
-    return image > AIR * _percentiles(positive, 0.99)[0]
+    import torch
+
+    values = _plain(image).float().clamp(max=_percentiles(image, BRIGHT_END)[0])
+    low, high = float(values.min()), float(values.max())
+    counts = torch.histc(values, BINS, low, high).double()
+    edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)
+    below, sums = counts.cumsum(0), (counts * edges[1:]).cumsum(0)
+    above = below[-1] - below
+    difference = sums / below.clamp(min=1) - (sums[-1] - sums) / above.clamp(min=1)
+    between = below * above * difference**2
+    return image > float(edges[1 + int(between.argmax())])
 
 
 def robust_z_score(image: "torch.Tensor") -> "torch.Tensor":
@@ -107,6 +116,12 @@ def loss() -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
 
 def _percentiles(values: "torch.Tensor", *fractions: float) -> list[float]:
     """Values at these ranks. (torch.quantile refuses more than 16 million values; a volume may hold more.)"""
-    flat = values.as_tensor() if hasattr(values, "as_tensor") else values
-    count = flat.numel()
-    return [float(flat.flatten().kthvalue(1 + round(fraction * (count - 1))).values) for fraction in fractions]
+    flat = _plain(values).flatten()
+    return [float(flat.kthvalue(1 + round(fraction * (len(flat) - 1))).values) for fraction in fractions]
+
+
+def _plain(image: "torch.Tensor") -> "torch.Tensor":
+    """Without MONAI's metadata, which arithmetic would otherwise carry along and copy."""
+    import torch
+
+    return image.as_subclass(torch.Tensor)

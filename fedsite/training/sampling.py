@@ -118,5 +118,4 @@ def _augmented(
     axes = tuple(axis for axis in (-3, -2, -1) if random.random() < 0.5)
     scale = random.uniform(1 - SCALE, 1 + SCALE, size=(len(image), 1, 1, 1))
     shift = random.uniform(-SHIFT, SHIFT, size=(len(image), 1, 1, 1))
-    image = np.flip(image, axes) * scale + shift
-    return image.astype(np.float32), np.flip(label, axes)
+    return (np.flip(image, axes) * scale + shift).astype(np.float32), np.flip(label, axes)
