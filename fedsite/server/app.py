@@ -51,6 +51,8 @@ Number = Annotated[int, Path(ge=1, le=1_000_000)]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
+_RECEIPT: dict[int | str, dict[str, Any]] = {200: {"model": Envelope, "description": "The signed receipt"}}
+
 
 class Door:
     """Default deny, as ASGI middleware: asks at every request who shows which certificate.
@@ -173,7 +175,7 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
         headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, immutable"}
         return ModelResponse(federation.models.path(sha256), headers=headers, media_type="application/octet-stream")
 
-    @app.post("/v1/rounds/{number}/updates", status_code=HTTPStatus.CREATED, response_model=Envelope)
+    @app.post("/v1/rounds/{number}/updates", status_code=HTTPStatus.CREATED, responses=_RECEIPT)
     def announce(number: Number, request: Request) -> Response:
         """Announces an update: 201 with where to send it, or 200 with its receipt when it is here already."""
         said = uploads.read_announcement(request.headers)
@@ -187,7 +189,7 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
         upload = uploads.find(federation, request.state.site, upload_id)
         return Response(status_code=HTTPStatus.NO_CONTENT, headers=uploads.state_headers(upload))
 
-    @app.patch("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT, response_model=Envelope)
+    @app.patch("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT, responses=_RECEIPT)
     async def append(upload_id: UploadId, request: Request) -> Response:
         """Appends at Upload-Offset: 204 with the new offset, or 200 with the receipt at the end."""
         if request.headers.get("content-type") != "application/partial-upload":

@@ -1,0 +1,206 @@
+"""Enrolment over real TLS with our own client."""
+
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from support.federation import Server, enrol
+
+from fedsite.errors import NotAuthorised, ServerBrokeProtocol, UsageError
+from fedsite.server import enrolment as admissions
+from fedsite.server.app import OPEN, create_app
+from fedsite.server.authority import Authority
+from fedsite.wire import enrolment
+from fedsite.wire.client import TlsIdentity
+from fedsite.wire.enrolment import EST, Invitation
+from fedsite.wire.messages import Problem, parse, utc_now
+from fedsite.wire.transport import Patience, trusting
+
+
+def test_enrolled_site_is_served(server: Server, site_a: TlsIdentity) -> None:
+    with server.client(site_a) as client:
+        trust = client.trust()
+        assert (trust.site, trust.federation, trust.agreement) == ("site-a", "test-federation", "Be kind.")
+        assert abs(client.clock_skew() or 99) < 5
+        assert client.federation().protocol_versions == [1]
+
+
+def test_subject_comes_from_the_server(server: Server, site_a: TlsIdentity) -> None:
+    certificate = x509.load_pem_x509_certificate(site_a.certificate.read_bytes())
+    assert certificate.subject.rfc4514_string() == "CN=site-a,O=test-federation"
+    assert (certificate.not_valid_after_utc - utc_now()).days in (89, 90)
+
+
+def test_key_is_stored_encrypted(server: Server, site_a: TlsIdentity) -> None:
+    assert site_a.key.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert "passphrase" not in repr(site_a)
+
+
+def test_same_key_again_gets_the_same_certificate(server: Server) -> None:
+    invitation = Invitation.decode(server.invite("lost-answer"))
+    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256)
+    key = enrolment.new_key()
+    assert enrolment.enroll(invitation, authority, key) == enrolment.enroll(invitation, authority, key)
+
+
+def test_another_key_with_a_spent_invitation_is_refused(server: Server, tmp_path: Path) -> None:
+    invitation = Invitation.decode(server.invite("stolen-invitation"))
+    enrol(invitation, tmp_path / "first")
+    with pytest.raises(NotAuthorised, match="served another key"):
+        enrol(invitation, tmp_path / "second")
+    assert _simple_enroll_status(server, invitation) == 403
+
+
+def test_wrong_secret_is_refused(server: Server, tmp_path: Path) -> None:
+    good = Invitation.decode(server.invite("guessed"))
+    for wrong in (
+        Invitation(good.server, "guessed", enrolment.new_secret(), good.ca_sha256),
+        Invitation(good.server, "somebody-else", good.secret, good.ca_sha256),
+    ):
+        assert _simple_enroll_status(server, wrong) == 401
+        with pytest.raises(NotAuthorised):
+            enrol(wrong, tmp_path / "guessed")
+
+
+def test_expired_invitation_is_refused(server: Server, tmp_path: Path) -> None:
+    line = server.invite("too-late", hours=-1)
+    with pytest.raises(NotAuthorised, match="expired"):
+        enrol(Invitation.decode(line), tmp_path / "too-late")
+
+
+def test_wrong_fingerprint_trusts_nobody(server: Server) -> None:
+    with pytest.raises(ServerBrokeProtocol, match="certificate authority") as caught:
+        enrolment.fetch_ca(server.url, "0" * 64)
+    assert "nothing was sent" in caught.value.mend
+
+
+def test_reenrolment_brings_a_certificate_for_a_new_key(server: Server, tmp_path: Path) -> None:
+    identity = server.enrol("renewer", tmp_path / "renewer")
+    key = enrolment.new_key()
+    renewed = x509.load_pem_x509_certificate(enrolment.reenroll(server.url, identity, "renewer", key))
+    before = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
+    assert renewed.subject == before.subject
+    assert renewed.public_key() == key.public_key() != before.public_key()
+
+
+def test_nothing_but_the_open_routes_answers_a_client_without_a_certificate(server: Server) -> None:
+    with httpx.Client(base_url=server.url, verify=trusting(_ca(server)), trust_env=False) as http:
+        for method, path in _routes(server):
+            answer = http.request(method, path)
+            if (method, path) in OPEN:
+                assert answer.status_code != 403, path
+            else:
+                assert answer.status_code == 401, (method, path)
+                assert method == "HEAD" or parse(Problem, answer.content).type == "certificate-needed"
+
+
+def test_nothing_answers_a_revoked_certificate(server: Server, tmp_path: Path) -> None:
+    identity = server.enrol("outcast", tmp_path / "outcast")
+    with httpx.Client(base_url=server.url, verify=identity.context(), trust_env=False) as http:
+        assert http.get("/v1/trust").status_code == 200
+        assert admissions.revoke(server.federation, "outcast") == 1
+        for method, path in _routes(server):
+            answer = http.request(method, path)
+            if (method, path) not in OPEN:
+                assert answer.status_code == 403, (method, path)
+                assert method == "HEAD" or parse(Problem, answer.content).type == "certificate-revoked"
+    with server.client(identity) as client, pytest.raises(NotAuthorised, match="revoked"):
+        client.trust()
+    with pytest.raises(UsageError, match="no site"):
+        admissions.revoke(server.federation, "never-seen")
+
+
+def test_nothing_answers_a_foreign_certificate(server: Server, tmp_path: Path) -> None:
+    identity = _foreign(server, tmp_path)
+    for method, path in _routes(server):
+        with (
+            httpx.Client(base_url=server.url, verify=identity.context(), trust_env=False) as http,
+            pytest.raises(httpx.TransportError),
+        ):
+            http.request(method, path)
+
+
+def test_foreign_certificate_is_explained(server: Server, tmp_path: Path) -> None:
+    identity = _foreign(server, tmp_path)
+    with server.client(identity, patience=0.5) as client, pytest.raises(NotAuthorised, match="once this site shows"):
+        client.trust()
+
+
+def test_certificate_of_our_root_that_the_database_does_not_know_is_refused(server: Server, tmp_path: Path) -> None:
+    identity = _issued(server.federation.authority, tmp_path, _ca(server), "ghost", timedelta())
+    with server.client(identity) as client, pytest.raises(NotAuthorised, match="not issued to a site"):
+        client.trust()
+
+
+def test_expired_certificate_is_named_before_connecting(server: Server, tmp_path: Path) -> None:
+    identity = _issued(server.federation.authority, tmp_path, _ca(server), "old", timedelta(days=-100))
+    with pytest.raises(NotAuthorised, match="expired"):
+        server.client(identity)
+    early = _issued(server.federation.authority, tmp_path / "early", _ca(server), "early", timedelta(days=9))
+    with pytest.raises(NotAuthorised, match="is valid from"):
+        server.client(early)
+
+
+def test_server_of_another_federation_is_not_talked_to(server: Server, site_a: TlsIdentity, tmp_path: Path) -> None:
+    stranger = Authority.create("stranger", utc_now())
+    (tmp_path / "ca.pem").write_bytes(enrolment.to_pem([stranger.certificate]))
+    deceived = TlsIdentity(site_a.certificate, site_a.key, site_a.passphrase, tmp_path / "ca.pem")
+    with server.client(deceived) as client, pytest.raises(ServerBrokeProtocol, match="not this federation's"):
+        client.trust()
+
+
+def test_old_tls_is_refused(server: Server) -> None:
+    context = trusting(_ca(server))
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        httpx.Client(base_url=server.url, verify=context, trust_env=False) as http,
+        pytest.raises(httpx.TransportError),
+    ):
+        http.get("/v1/federation")
+
+
+def _routes(server: Server) -> list[tuple[str, str]]:
+    """Every route of the application, and one that does not exist."""
+    app = create_app(server.federation, lambda: None)
+    given = {"sha256": "0" * 64, "upload_id": "0" * 32, "number": "1"}
+    routes = [(method, route.path.format(**given)) for route in app.routes for method in route.methods]
+    assert len(routes) >= 14
+    assert set(routes) >= OPEN
+    return [*routes, ("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("DELETE", "/v1/trust")]
+
+
+def _simple_enroll_status(server: Server, invitation: Invitation) -> int:
+    with httpx.Client(base_url=server.url, verify=trusting(_ca(server)), trust_env=False) as http:
+        body = enrolment._encode_request(enrolment.new_key(), invitation.site)
+        auth = (invitation.site, invitation.secret)
+        return http.post(f"{EST}/simpleenroll", content=body, auth=auth).status_code
+
+
+def _ca(server: Server) -> bytes:
+    return server.federation.ca_certificate.read_bytes()
+
+
+def _foreign(server: Server, folder: Path) -> TlsIdentity:
+    return _issued(Authority.create("test-federation", utc_now()), folder, _ca(server), "site-a", timedelta())
+
+
+def _issued(authority: Authority, folder: Path, ca: bytes, site: str, shift: timedelta) -> TlsIdentity:
+    from support.federation import write_identity
+
+    key = enrolment.new_key()
+    certificate = authority.issue_site(key.public_key(), site, utc_now() + shift)
+    return write_identity(folder, enrolment.to_pem([certificate]), enrolment.key_to_pem(key, "a passphrase"), ca)
+
+
+def test_patience_ends_when_no_server_is_there(site_a: TlsIdentity) -> None:
+    from fedsite.errors import Unreachable
+    from fedsite.wire.client import ask_federation
+
+    with pytest.raises(Unreachable):
+        ask_federation("https://localhost:1", site_a.ca, patience=0.2)
+    with pytest.raises(Unreachable):
+        enrolment.fetch_ca("https://localhost:1", "0" * 64, patience=Patience(0.2))

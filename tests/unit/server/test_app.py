@@ -1,0 +1,116 @@
+"""The application without TLS: what its document says, and that every error is a Problem."""
+
+import asyncio
+import ssl
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from fedsite.server import participation
+from fedsite.server.app import create_app
+from fedsite.wire.enrolment import new_key, signing_request
+from fedsite.wire.messages import MAX_MESSAGE_BYTES, Problem, parse
+
+
+@pytest.fixture
+def ask(bench):
+    """Sends a request to the application as an enrolled site, past TLS."""
+    from datetime import timedelta
+
+    from fedsite.server import enrolment
+
+    invitation = enrolment.invite(bench.federation, "site-a", timedelta(hours=1), bench.federation.url)
+    request = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)
+    der = enrolment.enrol(bench.federation, "site-a", invitation.secret, request).public_bytes(Encoding.DER)
+    app = create_app(bench.federation, lambda: None)
+
+    async def with_peer(scope, receive, send) -> None:
+        scope.setdefault("extensions", {})["tls"] = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)]}
+        await app(scope, receive, send)
+
+    def ask(method: str, path: str, **request: Any) -> httpx.Response:
+        async def once() -> httpx.Response:
+            transport = httpx.ASGITransport(with_peer, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="https://server") as http:
+                return await http.request(method, path, **request)
+
+        return asyncio.run(once())
+
+    return ask
+
+
+def test_the_document_is_made_from_the_messages(ask) -> None:
+    document = ask("GET", "/v1/openapi.json").json()
+    assert {"Participation", "Trust", "Tickets", "RoundAnswer", "Envelope", "Problem"} <= set(
+        document["components"]["schemas"]
+    )
+    body = document["paths"]["/v1/participation"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["additionalProperties"] is False
+    assert set(body["properties"]) == {"protocol", "ledger_sequence"}
+    assert set(document["paths"]["/v1/uploads/{upload_id}"]) == {"head", "patch"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/docs", 404),
+        ("DELETE", "/v1/trust", 405),
+        ("GET", "/v1/rounds/0", 400),
+        ("GET", "/v1/rounds/x", 400),
+        ("GET", "/v1/rounds/1", 404),
+        ("GET", "/v1/tickets?after=-1", 400),
+        ("GET", "/v1/models/" + "0" * 64, 404),
+        ("GET", "/v1/models/..%2f..%2fkeys%2fca.key", 404),
+        ("GET", "/v1/models/" + "Z" * 64, 400),
+        ("GET", "/v1/results/latest", 404),
+    ],
+)
+def test_errors_are_problems(ask, method: str, path: str, status: int) -> None:
+    answer = ask(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert parse(Problem, answer.content).status == status
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{}", 400),
+        (b'{"protocol":1,"protocol":1,"ledger_sequence":0}', 400),
+        (b'{"protocol":1,"ledger_sequence":0,"more":0}', 400),
+        (b'{"protocol":1,"ledger_sequence":NaN}', 400),
+        (b'{"protocol":"1","ledger_sequence":0}', 400),
+        (b"[" * 100_000, 400),
+        (b" " * (MAX_MESSAGE_BYTES + 1), 413),
+        (b'{"protocol":1,"ledger_sequence":0}', 200),
+    ],
+)
+def test_bodies_are_read_strictly(ask, body: bytes, status: int) -> None:
+    assert ask("POST", "/v1/participation", content=body).status_code == status
+
+
+def test_a_bug_is_answered_without_its_text(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*args: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(participation, "tickets", breaks)
+    answer = ask("GET", "/v1/tickets")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert parse(Problem, answer.content).type == "internal"
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic", "Basic !", "Bearer x", "Basic c2l0ZQ=="])
+def test_enrolment_without_proper_credentials(ask, authorization: str) -> None:
+    answer = ask("POST", "/.well-known/est/simpleenroll", headers={"Authorization": authorization}, content=b"AAAA")
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Basic")
+
+
+def test_enrolment_bodies_are_bounded(ask) -> None:
+    for content, status in ((b"A" * (17 << 10), 413), (b"not base64!", 400)):
+        assert ask("POST", "/.well-known/est/simplereenroll", content=content).status_code == status

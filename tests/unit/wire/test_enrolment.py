@@ -1,0 +1,191 @@
+"""Invitations, certificates and keys as bytes."""
+
+import base64
+import datetime
+
+import httpx
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+from support.federation import write_identity
+
+from fedsite.errors import NotAuthorised, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, Unreachable, UsageError
+from fedsite.server.authority import Authority
+from fedsite.wire import enrolment
+from fedsite.wire.enrolment import Invitation
+from fedsite.wire.messages import MalformedMessage, utc_now
+from fedsite.wire.transport import Answer, Patience
+
+INVITATION = Invitation("https://fed.example.org:8443", "site-a", enrolment.new_secret(), "ab" * 32)
+names = st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")
+servers = st.from_regex(r"\Ahttps://[A-Za-z0-9.-]{1,60}(:[0-9]{1,5})?\Z")
+
+
+@given(servers, names, st.binary(min_size=32, max_size=32))
+def test_round_trip(server: str, site: str, digest: bytes) -> None:
+    invitation = Invitation(server, site, enrolment.new_secret(), digest.hex())
+    line = invitation.encode()
+    assert Invitation.decode(f"  {line}\n") == invitation
+    assert line.isascii()
+    assert not set(line) & set(" \t\n\"'&?#/+$")
+
+
+@given(st.integers(0, 400), st.sampled_from("aZ09.-_ "))
+def test_a_changed_line_is_refused(place: int, sign: str) -> None:
+    line = INVITATION.encode()
+    place %= len(line)
+    changed = line[:place] + sign + line[place + 1 :]
+    if changed.strip() != line:
+        with pytest.raises(UsageError) as caught:
+            Invitation.decode(changed)
+        assert caught.value.mend
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_answered_kindly(text: str) -> None:
+    with pytest.raises(UsageError):
+        Invitation.decode(text)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 20, 200])
+def test_a_torn_line_is_refused(cut: int) -> None:
+    with pytest.raises(UsageError):
+        Invitation.decode(INVITATION.encode()[:-cut])
+
+
+def test_content_is_checked_behind_a_right_checksum() -> None:
+    def line(content: bytes) -> str:
+        body = base64.urlsafe_b64encode(content).decode().rstrip("=")
+        return f"fedsite-invitation-1.{body}.{enrolment._checksum(body)}"
+
+    good = base64.urlsafe_b64decode(INVITATION.encode().split(".")[1] + "==")
+    assert Invitation.decode(line(good)) == INVITATION
+    for wrong in (
+        good.replace(b"https", b"http "),
+        good.replace(b'"site"', b'"town"'),
+        good.replace(b"}", b',"more":1}'),
+        b"[]",
+    ):
+        with pytest.raises(UsageError, match="cannot be used"):
+            Invitation.decode(line(wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"server": "http://a"}, {"site": "Site A"}, {"secret": "short"}, {"ca_sha256": "ab"}, {"server": "https://a/b"}],
+)
+def test_an_invitation_that_could_not_be_read_is_not_made(wrong: dict[str, str]) -> None:
+    good = {"server": "https://a", "site": "a", "secret": enrolment.new_secret(), "ca_sha256": "0" * 64}
+    with pytest.raises(UsageError, match="cannot hold"):
+        Invitation(**(good | wrong)).encode()
+
+
+def test_secret_stays_out_of_reprs() -> None:
+    assert INVITATION.secret not in repr(INVITATION)
+
+
+def test_key_needs_its_passphrase() -> None:
+    key = enrolment.new_key()
+    pem = enrolment.key_to_pem(key, "right")
+    assert b"ENCRYPTED" in pem
+    assert enrolment.key_from_pem(pem, "right").private_numbers() == key.private_numbers()
+    for content, passphrase in ((pem, "wrong"), (pem[:-40], "right"), (b"", "right")):
+        with pytest.raises(RecordsDamaged):
+            enrolment.key_from_pem(content, passphrase)
+
+
+def test_certificates_round_trip() -> None:
+    certificates = [Authority.create(name, utc_now()).certificate for name in ("one", "two")]
+    found = enrolment.decode_certificates(enrolment.encode_certificates(certificates))
+    assert sorted(map(enrolment.fingerprint, found)) == sorted(map(enrolment.fingerprint, certificates))
+
+
+@given(st.binary(max_size=200))
+def test_broken_certificates_are_malformed(content: bytes) -> None:
+    for body in (content, base64.b64encode(content)):
+        with pytest.raises(MalformedMessage):
+            enrolment.decode_certificates(body)
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority.create("test", utc_now())
+
+
+def issued(authority: Authority, certificates: list[x509.Certificate], key, status: int = 200) -> bytes:
+    answer = Answer(status, httpx.Headers({"Retry-After": "30"}), enrolment.encode_certificates(certificates))
+    return enrolment._issued(answer, enrolment.to_pem([authority.certificate]), key)
+
+
+def test_an_answer_must_hold_a_certificate_for_our_key_from_our_authority(authority: Authority) -> None:
+    key, stranger = enrolment.new_key(), Authority.create("test", utc_now())
+    mine = authority.issue_site(key.public_key(), "site-a", utc_now())
+    assert x509.load_pem_x509_certificate(issued(authority, [mine], key)) == mine
+    assert issued(authority, [mine, authority.certificate], key).startswith(enrolment.to_pem([mine]))
+    with pytest.raises(ServerBrokeProtocol, match="another key"):
+        issued(authority, [mine], enrolment.new_key())
+    with pytest.raises(ServerBrokeProtocol, match="does not lead"):
+        issued(authority, [stranger.issue_site(key.public_key(), "site-a", utc_now())], key)
+    with pytest.raises(ServerBrokeProtocol, match="does not lead"):
+        issued(authority, [stranger.issue_site(key.public_key(), "a", utc_now()), stranger.certificate], key)
+
+
+def test_approval_is_awaited(authority: Authority) -> None:
+    with pytest.raises(TryAgainLater) as caught:
+        issued(authority, [authority.certificate], enrolment.new_key(), status=202)
+    assert "30 seconds" in caught.value.mend
+
+
+def test_server_that_answers_rubbish(authority: Authority) -> None:
+    with pytest.raises(ServerBrokeProtocol, match="broken"):
+        enrolment._issued(Answer(200, httpx.Headers(), b"rubbish"), b"", enrolment.new_key())
+
+
+def test_identity_is_checked_before_anything_is_sent(tmp_path, authority: Authority) -> None:
+    key = enrolment.new_key()
+    certificate = enrolment.to_pem([authority.issue_site(key.public_key(), "a", utc_now())])
+    root = enrolment.to_pem([authority.certificate])
+    tls = write_identity(tmp_path, certificate, enrolment.key_to_pem(key, "a passphrase"), root)
+    tls.check_dates(utc_now())
+    tls.context()
+    with pytest.raises(NotAuthorised, match="expired"):
+        tls.check_dates(utc_now() + datetime.timedelta(days=91))
+    tls.key.write_bytes(enrolment.key_to_pem(enrolment.new_key(), "a passphrase"))
+    with pytest.raises(RecordsDamaged, match="does not fit"):
+        tls.context()
+    tls.key.write_bytes(enrolment.key_to_pem(key, "another passphrase"))
+    with pytest.raises(RecordsDamaged, match="does not fit"):
+        tls.context()
+    tls.certificate.write_bytes(b"rubbish")
+    with pytest.raises(RecordsDamaged):
+        tls.check_dates(utc_now())
+    tls.certificate.unlink()
+    for act in (tls.context, lambda: tls.check_dates(utc_now())):
+        with pytest.raises(NotAuthorised, match="no certificate"):
+            act()
+
+
+def test_patience_has_an_end() -> None:
+    now = [0.0]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds + 0.001
+
+    patience = Patience(100.0, lambda: now[0], sleep)
+
+    def wait_for_ever() -> None:
+        while True:
+            patience.pause("cut")
+
+    with pytest.raises(Unreachable, match="100 seconds: cut"):
+        wait_for_ever()
+    assert 100 <= now[0] < 101
+    assert len(slept) > 8
+    assert max(slept) <= 15
+    patience.progress()
+    patience.pause("cut")
+    with pytest.raises(TryAgainLater, match="600 seconds"):
+        patience.pause("full", at_least=600)
