@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fedsite.files import write_atomically
 
 EXECUTABLE = Path(sys.executable).with_name("fedsite")
 LONGEST_STEP_SECONDS = 600
@@ -79,6 +82,16 @@ def environment() -> dict[str, str]:
     """The caller's environment without a real site's settings, and one thread a process: many run side by side."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDSITE_")}
     return {**kept, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+
+
+def set_key(config: Path, key: str, value: object) -> None:
+    """Sets one key of site.yaml as an editor would: its comment stays. Raises StepFailed when it is not there once."""
+    text = config.read_text()
+    written = json.dumps(value)
+    text, found = re.subn(rf"(?m)^(\s+{key}:)[^#\n]*", lambda match: f"{match[1]} {written}  ", text)
+    if found != 1:
+        raise StepFailed(f"{config} has {found} lines for {key}")
+    write_atomically(config, text.encode(), mode=0o600)
 
 
 def free_port() -> int:

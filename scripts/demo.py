@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import signal
 import statistics
 import sys
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from commands import Fedsite, StepFailed, free_port, running_server
+from commands import Fedsite, StepFailed, free_port, running_server, set_key
 from make_hospitals import Hospital, make_hospitals
 from rich.console import Console
 from rich.table import Table
@@ -40,21 +39,22 @@ from fedsite.site.config import WEAK_PRIVACY_SENTENCE
 
 SITES = 3
 PATIENTS = 14
+LESION_ML = (8.0, 150.0)
 HELD_OUT = 0.35
 ROUNDS = 8
 SPACING_MM = [3.0, 3.0, 3.0]
 TASK = "stroke-dwi"
 NETWORK = {"name": "unet", "settings": {"channels": [8, 16, 32, 64]}}
 LOCAL_WORK = {
-    "steps": 25,
+    "steps": 40,
     "batch_size": 2,
     "patch_voxels": [40, 40, 40],
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
     "foreground_fraction": 0.67,
 }
-CLIP_NORM = 1.0
-NOISE_MULTIPLIER = 0.004
+CLIP_NORM = 3.0
+NOISE_MULTIPLIER = 0.0045
 LARGEST_UPDATE = 10_000_000
 """Values in an update, at most: the noise's norm grows with their root, and the plan bounds what the server takes."""
 DELTA = 1e-6
@@ -159,7 +159,7 @@ def run(out: Path, seed: int, lesions: Path | None) -> None:
 def export(work: Path, seed: int, lesions: Path | None) -> tuple[Hospital, ...]:
     """Makes what each radiology department hands over: DICOM, and the masks that an expert has drawn."""
     heading("Three hospitals export their stroke patients, none of whom exist")
-    hospitals = make_hospitals(work / "hospitals", SITES, PATIENTS, seed, lesions)
+    hospitals = make_hospitals(work / "hospitals", SITES, PATIENTS, seed, lesions, lesion_ml=LESION_ML)
     origin = "real masks of acute strokes" if lesions else "shapes grown in vascular territories"
     for hospital in hospitals:
         volumes = [patient.lesion_ml for patient in hospital.patients]
@@ -174,8 +174,8 @@ def found(work: Path, port: int) -> Coordinator:
     """The coordinator makes the federation: its keys, its database, one folder."""
     heading("The coordinator founds a federation and starts its server")
     coordinator = Coordinator(Fedsite("coordinator"), work / "server")
-    address = ("--url", f"https://127.0.0.1:{port}", "--host", "127.0.0.1")
-    ask(coordinator.fedsite, "server", "init", str(coordinator.folder), "--name", "demo", *address)
+    address = ("--name", "127.0.0.1", "--url", f"https://127.0.0.1:{port}")
+    ask(coordinator.fedsite, "server", "init", str(coordinator.folder), "--federation", "demo", *address)
     return coordinator
 
 
@@ -214,7 +214,7 @@ def open_rounds(coordinator: Coordinator, work: Path, seed: int) -> None:
     heading(f"The coordinator opens {ROUNDS} rounds")
     plan, model = work / "plan.yaml", work / "model-0.safetensors"
     write_atomically(plan, yaml.safe_dump(plan_for(seed), sort_keys=False).encode())
-    ask(coordinator.fedsite, "model", "init", str(plan), "-o", str(model))
+    ask(coordinator.fedsite, "model", "init", str(plan), "-o", str(model), "--seed", str(seed))
     here, rounds = ("--dir", str(coordinator.folder)), str(ROUNDS + 1)
     ask(coordinator.fedsite, "server", "round", "open", str(plan), "--model", str(model), "--rounds", rounds, *here)
 
@@ -309,16 +309,6 @@ def bring_pseudonyms(state: Path, name: str) -> None:
     key = state / "identity" / "pseudonyms.key"
     key.parent.mkdir(mode=0o700, parents=True)
     write_atomically(key, hashlib.sha256(f"fedsite demo/{name}".encode()).hexdigest().encode(), mode=0o600)
-
-
-def set_key(config: Path, key: str, value: object) -> None:
-    """Sets one key of site.yaml as an editor would: its comment stays. Raises StepFailed when it is not there once."""
-    text = config.read_text()
-    written = json.dumps(value)
-    text, found = re.subn(rf"(?m)^(\s+{key}:)[^#\n]*", lambda match: f"{match[1]} {written}  ", text)
-    if found != 1:
-        raise StepFailed(f"{config} has {found} lines for {key}")
-    write_atomically(config, text.encode(), mode=0o600)
 
 
 def side_by_side(work: Callable[[Given], Made], items: Sequence[Given]) -> list[Made]:
