@@ -19,7 +19,7 @@ Settings = dict[str, Any]
 
 UNET = NetworkDescription(
     "unet",
-    "3D U-Net with residual units and instance normalisation (Kerfoot et al. 2019): small, right for a CPU",
+    "3D U-Net, strided, with instance normalisation (Cicek et al. 2016; Kerfoot et al. 2019): small, for a CPU",
     {
         "channels": Range(4, 512, (16, 32, 64, 128), length=(2, 6)),
         "num_res_units": Range(0, 4, 0),

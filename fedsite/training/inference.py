@@ -31,7 +31,7 @@ def segment(
                 pixels,
                 roi_size=patch_voxels,
                 sw_batch_size=2,
-                predictor=network,
+                predictor=lambda window: network(window).float(),  # overlapping windows are averaged in full precision
                 overlap=overlap,
                 mode="gaussian",
                 cval=float(pixels.min()),

@@ -17,7 +17,7 @@ def load(network: nn.Module, tensors: Mapping[str, NDArray[np.floating]]) -> Non
     plan's.
     """
     own = network.state_dict()
-    for name in own.keys() | tensors.keys():
+    for name in sorted(own.keys() | tensors.keys()):
         if name not in own or name not in tensors or tuple(own[name].shape) != tensors[name].shape:
             raise ServerBrokeProtocol(
                 f"The model does not fit the plan's network: its tensor {name!r} is missing, unknown or misshapen.",
