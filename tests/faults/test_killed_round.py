@@ -18,12 +18,12 @@ ONE_UPDATE = {"quorum": 1, "enough": 2, "deadline_seconds": 600}
 LARGE = {"first.weight": (300, 300), "last.weight": (100, 100)}
 
 
-def open_round(server: Server, scratch: Path) -> int:
+def open_round(server: Server, tmp_path: Path) -> int:
     """A round of its own for this test; the one before is closed, with whatever it has."""
     for row in reports.rounds(server.federation):
         if row["status"] == "open":
             server.run("server", "round", "close", str(row["round"]))
-    return server.open_round(scratch, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
+    return server.open_round(tmp_path, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
 
 
 def of_round(site: Site, number: int, kind: str) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def of_round(site: Site, number: int, kind: str) -> list[dict[str, Any]]:
 
 
 def contributions(server: Server, number: int) -> list[dict[str, Any]]:
-    return list(reports.round_report(server.federation, number)["updates"])
+    return list(reports.round_report(server.federation, number)["took_part"])
 
 
 def assert_once(server: Server, site: Site, number: int) -> str:
@@ -39,7 +39,7 @@ def assert_once(server: Server, site: Site, number: int) -> str:
     assert [len(of_round(site, number, kind)) for kind in ("reserved", "released", "acknowledged")] == [1, 1, 1]
     digest: str = of_round(site, number, "released")[0]["payload_sha256"]
     at_server = contributions(server, number)
-    assert [(update["site"], update["sha256"]) for update in at_server] == [("site-a", digest)]
+    assert [(update["site"], update["update_sha256"]) for update in at_server] == [("site-a", digest)]
     assert site.round_state(number)[0] == "acknowledged"
     assert site.ok("audit", "verify")["outcome"] == "whole"
     return digest
@@ -47,8 +47,8 @@ def assert_once(server: Server, site: Site, number: int) -> str:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("state", STATES)
-def test_kill_at_a_state_boundary(server: Server, site: Site, scratch: Path, moment: str, state: str) -> None:
-    number = open_round(server, scratch)
+def test_kill_at_a_state_boundary(server: Server, site: Site, tmp_path: Path, moment: str, state: str) -> None:
+    number = open_round(server, tmp_path)
     site.killed(f"{moment}:{state}", "train-round")
     charged = len(of_round(site, number, "reserved"))
     released = [body["payload_sha256"] for body in of_round(site, number, "released")]
@@ -69,16 +69,16 @@ def test_kill_at_a_state_boundary(server: Server, site: Site, scratch: Path, mom
 
 
 @pytest.mark.parametrize("sent", [1, 8_192, 200_000])
-def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, scratch: Path, sent: int) -> None:
+def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: Path, sent: int) -> None:
     from support.federation import draft, model_file
 
     from fedsite.server import rounds
 
-    open_round(server, scratch)
+    open_round(server, tmp_path)
     number = reports.rounds(server.federation)[-1]["round"]
     server.run("server", "round", "close", str(number))
-    model = model_file(scratch / "large.safetensors", shapes=LARGE)
-    plan = draft(scratch, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
+    model = model_file(tmp_path / "large.safetensors", shapes=LARGE)
+    plan = draft(tmp_path, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
     number = rounds.open_series(server.federation, plan, model, 1).number
 
     site.killed(f"upload:{sent}", "train-round")
@@ -90,9 +90,9 @@ def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, scratch: P
     assert assert_once(server, site, number) == before
 
 
-def test_killed_again_and_again(server: Server, site: Site, scratch: Path) -> None:
+def test_killed_again_and_again(server: Server, site: Site, tmp_path: Path) -> None:
     """A machine that dies at every boundary in turn still ends with one update and one charge."""
-    number = open_round(server, scratch)
+    number = open_round(server, tmp_path)
     for state in STATES[:-1]:
         site.killed(f"after:{state}", "train-round")
     site.ok("train-round")

@@ -83,7 +83,7 @@ class Site:
             *("init", "--state", str(self.state), "--data", str(self.data), "--epsilon", str(epsilon)),
             *("--delta", "1e-6", "--nominal-patients", "100"),
         )
-        self.configure(**{"policy": {"weak_privacy": WEAK_PRIVACY_SENTENCE}, "network": {"patience_seconds": 20}})
+        self.configure(policy={"weak_privacy": WEAK_PRIVACY_SENTENCE}, network={"patience_seconds": 20})
         self.configure(**settings)
 
     def configure(self, **settings: dict[str, Any]) -> None:
@@ -118,8 +118,15 @@ class Site:
             environment.pop("FEDSITE_CONFIG")
             command = [*command, "--config", str(self.config)]
         done = subprocess.run(
-            command, env=environment, input=stdin, capture_output=True, text=True, timeout=timeout,
-            start_new_session=True, cwd="/", check=False,
+            command,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            start_new_session=True,
+            cwd="/",
+            check=False,
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
@@ -137,16 +144,31 @@ def prepare_blobs(site: Site, patients: int = 4, held_out: int = 1, size: int = 
         file, sha256 = write_case(site.data, name, image, label)
         records.append(
             CaseRecord(
-                id=name, patient="p" + name[1:], split="validation" if number >= patients else "training", file=file,
-                sha256=sha256, shape=label.shape, lesion_ml=float(label.sum()) / 1000, source_shape=label.shape,
-                source_spacing_mm=(3.0, 3.0, 3.0), b_value=1000.0, scanner="phantom", input_state="whole-head",
+                id=name,
+                patient="p" + name[1:],
+                split="validation" if number >= patients else "training",
+                file=file,
+                sha256=sha256,
+                shape=label.shape,
+                lesion_ml=float(label.sum()) / 1000,
+                source_shape=label.shape,
+                source_spacing_mm=(3.0, 3.0, 3.0),
+                b_value=1000.0,
+                scanner="phantom",
+                input_state="whole-head",
                 fingerprint="0" * 64,
             )
         )
     manifest.save(
         site.data,
         Manifest(
-            fedsite=__version__, task="stroke-dwi", channels=("dwi",), source="dicom", spacing_mm=(3.0, 3.0, 3.0),
-            input_state="whole-head", validation_fraction=0.2, cases=tuple(records),
+            fedsite=__version__,
+            task="stroke-dwi",
+            channels=("dwi",),
+            source="dicom",
+            spacing_mm=(3.0, 3.0, 3.0),
+            input_state="whole-head",
+            validation_fraction=0.2,
+            cases=tuple(records),
         ),
     )
