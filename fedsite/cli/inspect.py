@@ -1,5 +1,6 @@
 """`fedsite inspect`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,30 +73,35 @@ def _show(console: "Console", found: "Inspection") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    inventory = found.inventory
     table = Table(box=None, pad_edge=False)
-    for heading in ("Volume", "Kind", "Part", "Voxels", "Spacing (mm)", "Verdict"):
-        table.add_column(heading, no_wrap=heading == "Volume")
-    table.add_column("Why", ratio=1)
-    for volume in found.inventory.volumes:
+    for heading in ("Volume", "Kind", "Part", "Voxels", "Spacing (mm)", "Verdict", "Findings"):
+        table.add_column(heading, no_wrap=heading not in ("Part", "Findings"), overflow="fold")
+    for volume in inventory.volumes:
         table.add_row(*map(Text, _row(volume)))
     console.print(table)
-    accepted = sum(1 for volume in found.inventory.volumes if volume.verdict == "accepted")
-    refused = len(found.inventory.volumes) - accepted
-    console.print(f"{found.inventory.files} files: {accepted} volumes accepted, {refused} refused.", markup=False)
-    for each in found.inventory.findings:
-        console.print(f"{each.message} {each.mend}", markup=False)
+    remarks = [each for volume in inventory.volumes for each in volume.findings]
+    for rule, count in Counter(each.id for each in remarks).most_common():
+        first = next(each for each in remarks if each.id == rule)
+        _say(console, f"{rule} ({count}): {first.message} {first.mend}")
+    accepted = sum(1 for volume in inventory.volumes if volume.verdict == "accepted")
+    _say(console, f"{inventory.files} files: {accepted} accepted, {len(inventory.volumes) - accepted} refused.")
+    for each in inventory.findings:
+        _say(console, f"{each.message} {each.mend}")
+
+
+def _say(console: "Console", line: str) -> None:
+    console.print(line, markup=False)
 
 
 def _row(volume: "Volume") -> list[str]:
-    reasons = [each.message for each in volume.findings if each.severity == "error"]
-    remarks = [each.message for each in volume.findings]
     known = all(side == side for side in volume.spacing)
     return [
         volume.id,
         volume.modality,
         volume.part or "",
-        " x ".join(str(side) for side in volume.shape),
-        " x ".join(f"{side:.3g}" for side in volume.spacing) if known else "",
+        "x".join(str(side) for side in volume.shape) if all(volume.shape) else "",
+        "x".join(f"{side:.3g}" for side in volume.spacing) if known else "",
         volume.verdict,
-        " ".join(reasons or remarks),
+        ", ".join(each.id for each in volume.findings),
     ]

@@ -112,7 +112,7 @@ def _private(dataset: Dataset, private: tuple[int, str, str], offset: int) -> An
     for block, name in _creators(dataset, group):
         stripped = not name and str(dataset.get("Manufacturer", "")).upper().startswith(vendor)
         if name == creator.upper() or stripped:
-            found = value_at(dataset, group << 16 | block << 8 | offset)
+            found = value_at(dataset, BaseTag(group << 16 | block << 8 | offset))
             if found is not None:
                 return found
     return None
@@ -120,7 +120,7 @@ def _private(dataset: Dataset, private: tuple[int, str, str], offset: int) -> An
 
 def _creators(dataset: Dataset, group: int) -> Iterator[tuple[int, str]]:
     for block in _BLOCKS:
-        yield block, str(value_at(dataset, group << 16 | block) or "").strip().upper()
+        yield block, str(value_at(dataset, BaseTag(group << 16 | block)) or "").strip().upper()
 
 
 def _word(value: object) -> str:

@@ -103,7 +103,7 @@ def _read(path: str, file: BinaryIO) -> tuple[Frame, ...] | str:
         return "not-dicom"
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=start[128:132] != b"DICM", specific_tags=_TAGS)
-    header = vendor_attributes(dataset) | flatten(dataset)
+    header = flatten(dataset)
     sop_class = text(header, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if sop_class == uid.MediaStorageDirectoryStorage:
         return "media-directory"
@@ -147,6 +147,8 @@ def _frames(instance: Instance, dataset: FileDataset, header: dict[str, Any]) ->
     if instance.refusal:
         yield _frame(instance, 0, header)
         return
+    if instance.modality == "MR":
+        header = vendor_attributes(dataset) | header
     for item in dataset.get("SharedFunctionalGroupsSequence") or []:
         header |= flatten_groups(item)
     count = min(instance.pixels.frames, MAX_FRAMES)

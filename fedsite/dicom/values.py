@@ -7,10 +7,12 @@ functional groups (PS3.3 C.7.6.16) are folded in, so that a frame of theirs look
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import pydicom.config
+from pydicom.datadict import dictionary_keyword, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
@@ -51,22 +53,32 @@ def tolerant_reading() -> Iterator[None]:
         yield
 
 
-def value_at(dataset: Dataset, tag: int) -> Any:  # noqa: ANN401 - as pydicom has it
+def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - as pydicom has it
     """The value of one element, or None."""
     try:
-        return dataset[BaseTag(tag)].value
+        return dataset[tag].value
     except _MALFORMED:  # absent (a KeyError) or malformed
         return None
+
+
+@lru_cache(maxsize=4096)
+def _described(tag: int) -> tuple[str, str]:
+    """Keyword and value representation of a standard attribute; both "" for others."""
+    try:
+        return dictionary_keyword(tag), dictionary_VR(tag)
+    except KeyError:
+        return "", ""
 
 
 def flatten(dataset: Dataset) -> dict[str, Any]:
     """The values of a dataset by keyword, without sequences, private, empty and malformed ones."""
     header: dict[str, Any] = {}
     for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset converts its elements, which may raise
-        with suppress(*_MALFORMED):
-            element = dataset[tag]
-            if element.VR != "SQ" and element.keyword and not element.is_empty:
-                header[element.keyword] = element.value
+        keyword, representation = _described(tag)
+        if keyword and representation != "SQ":
+            value = value_at(dataset, tag)
+            if value is not None and value != "":
+                header[keyword] = value
     return header
 
 
@@ -74,11 +86,10 @@ def flatten_groups(item: Dataset) -> dict[str, Any]:
     """The values in the functional groups of one item, by keyword."""
     header: dict[str, Any] = {}
     for tag in item.keys():  # noqa: SIM118 - as above
-        with suppress(*_MALFORMED):
-            element = item[tag]
-            if element.VR == "SQ" and element.keyword in _GROUPS and element.value:
-                header |= flatten(element.value[0])
-                header |= flatten_groups(element.value[0])
+        if _described(tag)[0] in _GROUPS:
+            for nested in (value_at(item, tag) or [])[:1]:
+                header |= flatten(nested)
+                header |= flatten_groups(nested)
     return header
 
 

@@ -100,7 +100,7 @@ def test_private_creator_lost_but_value_kept(scanned: Callable[..., Inventory], 
     who, (b0, b1000) = names(), VENDORS[vendor]
     images = _volume(who, 0, b0) + _volume(who, 1, b1000)
     for image in images:
-        for tag in [tag for tag in image.keys() if tag.is_private_creator]:
+        for tag in [element.tag for element in image if element.tag.is_private_creator]:
             del image[tag]
     assert sorted(volume.b_value for volume in scanned(images).volumes) == [0, 1000]
 
