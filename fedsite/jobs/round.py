@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater
+from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.jobs import local_work
 from fedsite.jobs.local_work import PreparedData, Progress
 from fedsite.jobs.site import Site
@@ -265,7 +265,7 @@ def _upload(here: Round) -> None:
             raise
         here.move("late")
         return
-    except ServerBrokeProtocol as error:
+    except UpdateRefused as error:
         here.move("rejected", reason=error.message)
         raise
     digest = verify_receipt(receipt, here.offer, here.site.pinned.site, sha256, released.sequence)
