@@ -23,7 +23,7 @@ from fedsite.errors import DataNotFit
 from fedsite.files import PRIVATE_FILE, atomic_writer
 
 STEPS_PER_CLIP_NORM = 1 << 20
-CHUNK = 1 << 17
+CHUNK = 1 << 15  # some ten float64 arrays of this length are alive at once
 GENERATOR = "AES-256-CTR keyed by os.urandom, Box-Muller in float64, added in integers"
 SMALLEST_NOISE_STEPS = 64  # below this the grid is too coarse for the noise to be Gaussian in any useful sense
 
@@ -162,7 +162,8 @@ def measure_norm(read: ReadUpdate, values: int) -> float:
                 "Nothing was released. The training diverged: look at the round's loss; the plan's learning rate may"
                 " be too high.",
             )
-        total += float(np.dot(chunk, chunk))
+        with np.errstate(over="ignore"):  # too large to square: found below
+            total += float(np.dot(chunk, chunk))
     if not math.isfinite(total):
         raise DataNotFit("The update's norm is not finite.", "Nothing was released. The training diverged.")
     return math.sqrt(total)

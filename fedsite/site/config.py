@@ -16,6 +16,8 @@ SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
 NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks")
 WEAK_PRIVACY_SENTENCE = "We know that this gives the patients no meaningful guarantee."
 NO_PRIVACY_SENTENCE = "We know that what leaves is not private."
+# What yaml's constructors let through: a 13th month, a list as a key, !!bool 5, endless brackets.
+_UNBUILDABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 def _absolute(path: Path) -> Path:
@@ -152,7 +154,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             else ""
         )
         raise ConfigurationError(f"{path} is not valid YAML{where}.", "Mend the line; indent with spaces.") from None
-    except (ValueError, TypeError, RecursionError):  # what yaml lets through: a 13th month, a list as a key
+    except _UNBUILDABLE:
         raise ConfigurationError(
             f"{path} holds a value or key that YAML cannot build.", "Quote it, or mend it."
         ) from None
@@ -228,7 +230,7 @@ def _apply_environment(settings: dict[str, Any], environment: Mapping[str, str])
         if isinstance(block, dict):
             try:
                 block[key] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+            except (yaml.YAMLError, *_UNBUILDABLE):
                 raise ConfigurationError(f"${variable} is not valid YAML.", "Mend or unset the variable.") from None
 
 

@@ -155,13 +155,12 @@ class State:
             self._database.execute("begin immediate")
             try:
                 yield
+                self._database.execute("commit")
             except BaseException:
-                self._database.execute("rollback")
+                if self._database.in_transaction:  # a full disk rolls back by itself
+                    self._database.execute("rollback")
                 raise
-            self._database.execute("commit")
         except sqlite3.OperationalError as error:
-            if self._database.in_transaction:
-                self._database.execute("rollback")
             raise CannotWrite(
                 f"The state database cannot be written: {error}.", "Free some space or mend the permissions; run again."
             ) from error
@@ -275,7 +274,8 @@ class State:
     def _select(self, statement: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         # Damage shows when a row is read, not only when the statement begins.
         try:
-            yield from self._database.execute(statement, values)
+            for row in self._database.execute(statement, values):  # noqa: UP028 - closing must not reach the cursor
+                yield row
         except sqlite3.DatabaseError as error:
             raise RecordsDamaged(f"The state database is damaged: {str(error)[:80]}.", _MEND) from error
 
