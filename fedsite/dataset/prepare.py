@@ -24,6 +24,9 @@ from fedsite.tasks.description import Task
 VERSION = 1
 DEFAULT_VALIDATION_FRACTION = 0.2
 _OTHER_STATE = "input-state-other"
+_SEE_REPORT = "With --check-only a report tells about each study."
+# What may have been the disk's or the network's fault is tried again, even where no file changed.
+_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels"})
 
 
 @dataclass(frozen=True)
@@ -190,13 +193,17 @@ def _reusable(held: PreparedFolder, works: Iterable[Work], wanted: InputState | 
             continue
         if isinstance(outcome, CaseRecord):
             reusable[outcome.id] = outcome.model_copy(update={"split": work.split})
-        elif not _was_other_state(outcome) or (held.manifest and wanted in (None, held.manifest.input_state)):
+        elif _still_holds(outcome, held.manifest, wanted):
             reusable[outcome.id] = outcome
     return reusable
 
 
-def _was_other_state(outcome: Exclusion) -> bool:
-    return any(remark.id == _OTHER_STATE for remark in outcome.findings)
+def _still_holds(study: Exclusion, before: Manifest | None, wanted: InputState | None) -> bool:
+    """Whether a study that was left out would be again: with its files unchanged, and its fingerprint equal."""
+    rules = {remark.id for remark in study.findings}
+    if _OTHER_STATE in rules:
+        return before is not None and wanted in (None, before.input_state)
+    return rules.isdisjoint(_TRIED_AGAIN)
 
 
 # --- what came of it ------------------------------------------------------------------------------------------------
@@ -269,5 +276,5 @@ def _nothing_usable(excluded: Sequence[Exclusion], remarks: Sequence[Remark]) ->
             "The source holds no study for this task.", "See with fedsite inspect what it holds.", excluded, remarks
         )
     counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-    mend = " ".join(dict.fromkeys(mends[reason] for reason, _ in reasons.most_common(2)))
+    mend = " ".join([*dict.fromkeys(mends[reason] for reason, _ in reasons.most_common(2)), _SEE_REPORT])
     return NothingUsable(f"None of {len(excluded)} studies can be used ({counted}).", mend, excluded, remarks)

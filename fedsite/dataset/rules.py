@@ -114,8 +114,8 @@ _LABEL = (
         "label-missing",
         "error",
         "No mask belongs to the image.",
-        "Give the masks with --labels, each named after its image's SeriesInstanceUID, StudyInstanceUID, AccessionNumber "
-        "or PatientID (in BIDS: after its subject and session).",
+        "Give the masks with --labels, each named after its image's SeriesInstanceUID, StudyInstanceUID, "
+        "AccessionNumber or PatientID (in BIDS: after its subject and session).",
     ),
     Rule("label-ambiguous", "error", "{count} masks belong to one image.", "Keep the one that is meant."),
     Rule(

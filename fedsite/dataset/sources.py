@@ -48,7 +48,10 @@ def collect(
 
 
 def detect(source: Path) -> SourceKind:
-    """DICOM if there is any DICOM file, else BIDS if there is a `sub-` NIfTI file, else DICOM (whose scan says why)."""
+    """DICOM if there is any DICOM file, else BIDS if there is a `sub-` NIfTI file, else DICOM (whose scan says why).
+
+    `sourcedata`, where BIDS keeps what the images were converted from, is passed over.
+    """
     bids = False
     for path in _files(source):
         if nifti.is_nifti(path):
@@ -62,7 +65,8 @@ def _files(source: Path) -> Iterator[Path]:
     if source.is_file():
         yield source
         return
-    for folder, _, names in os.walk(source):
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if name != "sourcedata")
         for name in names:
             yield Path(folder, name)
 

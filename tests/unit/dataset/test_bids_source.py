@@ -227,6 +227,14 @@ def test_any_dicom_file_makes_it_a_dicom_export(source):
     assert detect(source) == "dicom"
 
 
+def test_what_a_bids_folder_was_converted_from_does_not_count(source):
+    write_subject(source, "one", head())
+    (source / "sourcedata").mkdir()
+    (source / "sourcedata" / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    assert detect(source) == "bids"
+    assert detect(source / "sourcedata" / "IM0001") == "dicom"
+
+
 def test_an_empty_folder_and_rubbish(source, task, pseudonyms):
     with pytest.raises(DataNotFit, match="neither DICOM"):
         collect(source, None, task, pseudonyms)

@@ -297,6 +297,25 @@ def test_a_truncated_file(source, preparing, which, cut):
     assert expected in rules(preparing().manifest.excluded[0])
 
 
+def test_what_could_not_be_read_is_tried_again(source, preparing, monkeypatch):
+    from fedsite.dataset import nifti
+    from fedsite.errors import DataNotFit
+
+    write_subject(source, "one", head(0))
+    image, _ = write_subject(source, "two", head(1))
+    read = nifti.read_voxels
+
+    def broken_disk(path):
+        if path == image:
+            raise DataNotFit("The file's voxels cannot be read.")
+        return read(path)
+
+    monkeypatch.setattr(nifti, "read_voxels", broken_disk)
+    assert len(preparing().manifest.excluded) == 1
+    monkeypatch.setattr(nifti, "read_voxels", read)
+    assert len(preparing().manifest.cases) == 2
+
+
 def test_an_empty_mask_is_kept_with_a_warning(source, preparing):
     content = head()
     write_subject(source, "one", masked(content, np.zeros_like(content.mask)))
