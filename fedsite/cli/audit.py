@@ -25,7 +25,7 @@ def show(
             for record in state.records("audit", after)
         ]
     text = "\n".join(_line(record) for record in records)
-    out.result("shown", {"records": records}, lambda console: console.print(text, markup=False))
+    out.result("shown", {"records": records}, text)
 
 
 @app.command()
@@ -39,10 +39,7 @@ def verify(context: typer.Context) -> None:
     out.result(
         "whole",
         {"records": lengths},
-        lambda console: console.print(
-            f"The ledger ({lengths['ledger']} records) and the audit ({lengths['audit']} records) are whole.",
-            markup=False,
-        ),
+        f"The ledger ({lengths['ledger']} records) and the audit ({lengths['audit']} records) are whole.",
     )
 
 

@@ -29,7 +29,7 @@ def validate(context: typer.Context) -> None:
     out = Output.of(context)
     config.load(out.config_path)
     path = config.find(out.config_path)
-    out.result("valid", {"file": str(path)}, lambda console: console.print(f"{path} is valid.", markup=False))
+    out.result("valid", {"file": str(path)}, f"{path} is valid.")
 
 
 @app.command()

@@ -49,9 +49,7 @@ def enroll(
     out.result(
         "nothing-to-do" if enrolled and not accept_agreement else "enrolled",
         data,
-        lambda console: console.print(
-            f"This is site {pinned.site} of federation {pinned.federation}.\nNext: fedsite check", markup=False
-        ),
+        f"This is site {pinned.site} of federation {pinned.federation}.\nNext: fedsite check",
     )
 
 

@@ -57,12 +57,9 @@ def init(
             "order": terms.order,
             "nominal_patients": terms.nominal_patients,
         },
-        lambda console: console.print(
-            f"Wrote {path.absolute()} and the state folder {answers.state}.\n"
-            f"Budget: epsilon {terms.epsilon:g} per patient (add or remove one), delta {terms.delta:g}.\n"
-            "Next: fedsite enroll --invitation FILE",
-            markup=False,
-        ),
+        f"Wrote {path.absolute()} and the state folder {answers.state}.\n"
+        f"Budget: epsilon {terms.epsilon:g} per patient (add or remove one), delta {terms.delta:g}.\n"
+        "Next: fedsite enroll --invitation FILE",
     )
 
 

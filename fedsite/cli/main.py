@@ -86,7 +86,7 @@ def root(
         from fedsite import __version__
 
         output.command = "version"
-        output.result("done", {"version": __version__}, lambda console: console.print(f"fedsite {__version__}"))
+        output.result("done", {"version": __version__}, f"fedsite {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -49,12 +49,19 @@ class Output:
         return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
     def result(
-        self, outcome: str, data: dict[str, Any] | None = None, human: "Callable[[Console], None] | None" = None
+        self, outcome: str, data: dict[str, Any] | None = None, human: "str | Callable[[Console], None]" = ""
     ) -> None:
-        """Says how the command ended: one JSON object, or what `human` draws (nothing under --quiet)."""
+        """Says how the command ended: one JSON object, or the text for people, or what `human` draws with rich.
+
+        --quiet leaves out what is for people. Plain text needs no rich, which takes its time to import.
+        """
         if self.as_json:
             self._print_json(outcome, data or {}, None)
-        elif human is not None and not self.quiet:
+        elif self.quiet or not human:
+            return
+        elif isinstance(human, str):
+            sys.stdout.write(human + "\n")
+        else:
             from rich.console import Console
 
             human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))

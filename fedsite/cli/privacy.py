@@ -44,7 +44,7 @@ def show(context: typer.Context) -> None:
     ]
     if spent.epsilon_of_sequence is not None and spent.releases:
         lines.append(f"        for this fixed sequence: epsilon {spent.epsilon_of_sequence:,.4g}")
-    out.result("shown", data, lambda console: console.print("\n".join(lines), markup=False))
+    out.result("shown", data, "\n".join(lines))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def cost(
     }
     rdp = "no answer" if found.epsilon_rdp is None else f"{found.epsilon_rdp:,.4g}"
     text = f"epsilon {found.epsilon:,.4g} per patient ({relation}), delta {delta:g}; by RDP: {rdp}"
-    out.result("priced", data, lambda console: console.print(text, markup=False))
+    out.result("priced", data, text)
 
 
 def _history(records: list[dict[str, object]]) -> "Table":

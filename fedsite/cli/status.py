@@ -1,13 +1,11 @@
 """`fedsite status`."""
 
-from typing import TYPE_CHECKING, Any
+import textwrap
+from typing import Any
 
 import typer
 
 from fedsite.cli.output import Output
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def status(context: typer.Context) -> None:
@@ -16,27 +14,28 @@ def status(context: typer.Context) -> None:
 
     out = Output.of(context)
     data = job.status(out.config_path)
-    out.result("shown", data, lambda console: console.print(_screen(data)))
+    out.result("shown", data, _screen(data))
 
 
-def _screen(data: dict[str, Any]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False)
+def _screen(data: dict[str, Any]) -> str:
+    """One screen of 80 columns: a name, then what there is to say of it."""
     identity, cases, privacy = data["identity"], data["data"], data["privacy"]
+    rows: list[tuple[str, str]] = []
     if identity is None:
-        table.add_row("Site", "not enrolled; next: fedsite enroll --invitation FILE")
+        rows.append(("Site", "not enrolled; next: fedsite enroll --invitation FILE"))
     else:
-        table.add_row("Site", f"{identity['site']} in federation {identity['federation']} ({identity['server']})")
-        table.add_row("Certificate", f"{identity['days_left']:.0f} days left")
+        rows.append(("Site", f"{identity['site']} in federation {identity['federation']}"))
+        rows.append(("Server", identity["server"]))
+        rows.append(("Certificate", f"{identity['days_left']:.0f} days left"))
     if cases is None:
-        table.add_row("Data", "none prepared; next: fedsite prepare-data SOURCE --task TASK")
+        rows.append(("Data", "none prepared; next: fedsite prepare-data SOURCE --task TASK"))
     else:
-        table.add_row("Data", f"{cases['training']} training, {cases['validation']} held out ({cases['task']})")
-    table.add_row("Privacy", privacy["guarantee"])
-    table.add_row("", f"budget epsilon {privacy['budget']:,.4g}, {privacy['releases']} releases")
-    for one in data["rounds"]:
-        table.add_row(f"Round {one['round']}", f"{one['state']}, {one['changed']}")
+        rows.append(("Data", f"{cases['training']} training, {cases['validation']} held out ({cases['task']})"))
+    rows.append(("Privacy", privacy["guarantee"]))
+    rows.append(("Budget", f"epsilon {privacy['budget']:,.4g}, {privacy['releases']} releases so far"))
+    rows += [(f"Round {one['round']}", f"{one['state']}, {one['changed']}") for one in data["rounds"]]
     if not data["rounds"]:
-        table.add_row("Rounds", "none yet")
-    return table
+        rows.append(("Rounds", "none yet"))
+    return "\n".join(
+        textwrap.fill(text, 80, initial_indent=f"{name:<13}", subsequent_indent=" " * 13) for name, text in rows
+    )

@@ -26,7 +26,7 @@ def train_round(
     out = Output.of(context)
     with open_site(out.config_path) as site:
         outcome = participate.take_part(site, out.step, dry_run=dry_run, wait_seconds=duration(wait))
-    out.result(outcome.outcome, outcome.data, lambda console: console.print(_sentence(outcome), markup=False))
+    out.result(outcome.outcome, outcome.data, _sentence(outcome))
 
 
 def _sentence(outcome: "Outcome") -> str:
