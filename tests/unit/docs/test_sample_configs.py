@@ -1,0 +1,84 @@
+"""The sample files are what the code writes and reads, and they go together."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fedsite.jobs.init import Answers, site_yaml
+from fedsite.privacy import accountant
+from fedsite.site import config, policy
+from fedsite.tasks import networks, registry
+from fedsite.wire.messages import PlanDraft
+from fedsite.wire.plans import read_draft
+
+SAMPLES = Path(__file__).parents[3] / "sample_configs"
+ROUNDS_OF_THE_COMMENT = 20
+
+
+def keys(model: PlanDraft) -> dict[str, set[str]]:
+    """The keys that a plan's file sets, by section."""
+    sections = {name: getattr(model, name) for name in ("preparation", "network", "local", "privacy", "rounds")}
+    return {"": model.model_fields_set, **{name: section.model_fields_set for name, section in sections.items()}}
+
+
+def test_the_site_is_what_init_writes() -> None:
+    sample = SAMPLES / "site.yaml"
+    answers = Answers(
+        state=Path("/var/lib/fedsite/state"),
+        data=Path("/var/lib/fedsite/data"),
+        tasks=("stroke-dwi",),
+        epsilon=8.0,
+        delta=1e-6,
+        nominal_patients=200,
+    )
+    assert sample.read_text() == site_yaml(answers)
+
+
+def test_the_site_shows_every_key() -> None:
+    settings = config.read_yaml(SAMPLES / "site.yaml")
+    shown = {f"{section}.{key}" for section, values in settings.items() for key in values}
+    assert shown == {key for key in config.known_keys(config.SiteConfig) if "." in key}
+
+
+def test_the_plan_shows_every_key() -> None:
+    plan = read_draft(SAMPLES / "plan.yaml")
+    assert keys(plan) == {
+        "": set(PlanDraft.model_fields),
+        **{name: set(type(getattr(plan, name)).model_fields) for name in keys(plan) if name},
+    }
+
+
+def test_the_plan_lies_within_its_task() -> None:
+    plan = read_draft(SAMPLES / "plan.yaml")
+    task = registry.get(plan.task)
+    task.check_channels(plan.channels)
+    networks.check_patch(task, plan.network.name, plan.network.settings, plan.local.patch_voxels)
+    assert plan.preparation.input_state in task.input_states
+    assert plan.expires > datetime.now(UTC) + timedelta(days=180), "give the sample a later date"
+
+
+def test_honest_noise_passes_the_plans_norm() -> None:
+    plan = read_draft(SAMPLES / "plan.yaml")
+    network = networks.build(registry.get(plan.task), plan.network.name, plan.network.settings)
+    values = sum(tensor.numel() for tensor in network.state_dict().values())
+    assert f"(here {values:,})" in (SAMPLES / "plan.yaml").read_text()
+    honest = plan.privacy.clip_norm * (1 + plan.privacy.noise_multiplier * (math.sqrt(values) + 6))
+    assert honest <= plan.max_update_norm <= 1.05 * honest
+
+
+def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
+    site = config.load(SAMPLES / "site.yaml", environment={})
+    plan = read_draft(SAMPLES / "plan.yaml")
+    asked = policy.Asked(
+        task=plan.task,
+        algorithm=plan.algorithm,
+        steps=plan.local.steps,
+        noise_multiplier=plan.privacy.noise_multiplier,
+        model_bytes=1_000_000,
+        declared_weight=plan.weights == "declared",
+    )
+    policy.check(site.policy, asked)
+    order = accountant.best_order(site.privacy.epsilon, site.privacy.delta)
+    one = accountant.renyi(accountant.gaussian_update(plan.privacy.noise_multiplier), order)
+    spent = accountant.filter_epsilon(ROUNDS_OF_THE_COMMENT * one, order, site.privacy.delta)
+    assert spent <= site.privacy.epsilon
