@@ -33,7 +33,8 @@ Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 class Section(BaseModel):
     """A part of the configuration: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Built when first used: the sections of a configuration are only ever used as parts of the whole.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Paths(Section):

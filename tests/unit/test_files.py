@@ -53,7 +53,7 @@ def test_the_bytes_are_durable_before_the_name_and_the_name_before_return(
     fsync, replace = os.fsync, Path.replace
 
     def watched_fsync(descriptor: int) -> None:
-        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
         whole = target.is_dir() or target.stat().st_size == 7
         events.append(f"fsync {'folder' if target.is_dir() else 'file'} {whole}")
         fsync(descriptor)

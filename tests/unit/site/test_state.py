@@ -166,7 +166,7 @@ def test_what_is_no_json_number_is_not_stored(state: State) -> None:
 
 
 def test_a_transaction_is_all_or_nothing(state: State) -> None:
-    with pytest.raises(RuntimeError), state.transaction():
+    with pytest.raises(RuntimeError), state.transaction():  # noqa: PT012
         state.audit("one")
         state.append("ledger", {"kind": "x"})
         state.put_round("f", 1, "offered", {})
