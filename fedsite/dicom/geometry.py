@@ -24,7 +24,8 @@ ORTHONORMAL_TOLERANCE = 2e-3
 ORIENTATION_TOLERANCE = 5e-4  # in a direction's component: 0.1 mm at 200 mm
 SPACING_TOLERANCE = 1e-4  # of the spacing: a twentieth of a voxel over 512 of them
 
-LARGEST_MM = 1e5  # nothing in a scanner is further away
+LARGEST_MM = 1e5  # nothing in a scanner is further away,
+SMALLEST_MM = 1e-3  # and no pixel is smaller
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -60,7 +61,9 @@ class Planes:
 def plane_findings(planes: Planes) -> list[Finding]:
     """What is wrong with single planes, or makes them unlike each other. Without these an order exists."""
     values = np.hstack([planes.positions, planes.orientations, planes.spacings])
-    usable = (np.abs(values) < LARGEST_MM).all(axis=1) & (planes.spacings > 0).all(axis=1)  # NaN compares as False
+    usable = (np.abs(values) < LARGEST_MM).all(axis=1) & (planes.spacings > SMALLEST_MM).all(
+        axis=1
+    )  # NaN compares as False
     if not usable.all():
         return [finding("geometry-not-finite", count=int((~usable).sum()))]
     skew = _skew(planes.orientations) > ORTHONORMAL_TOLERANCE

@@ -113,6 +113,13 @@ def test_unusable_numbers_are_no_geometry(value: float) -> None:
         assert [each.id for each in geometry.plane_findings(planes)] == ["geometry-not-finite"]
 
 
+@pytest.mark.parametrize("spacing", [0.0, -1.0, 1e-300])
+def test_a_pixel_has_a_size(spacing: float) -> None:
+    planes = planes_of(Grid())
+    planes.spacings[0, 0] = spacing
+    assert [each.id for each in geometry.plane_findings(planes)] == ["geometry-not-finite"]
+
+
 @pytest.mark.parametrize("axes", [AXIAL, SAGITTAL, CORONAL])
 def test_a_single_slice_has_no_affine(axes: tuple[tuple[float, ...], ...]) -> None:
     single = planes_of(Grid(slices=1, row=axes[0], column=axes[1]))

@@ -117,6 +117,21 @@ def test_every_slice_has_its_own_scale(only: Only) -> None:
     np.testing.assert_allclose(read_volume(volume), expected, rtol=1e-6)
 
 
+def test_half_of_an_mr_rescale_is_taken_at_its_word(only: Only) -> None:
+    stored = GRID.voxels()
+    np.testing.assert_array_equal(
+        read_volume(only(classic("MR", GRID, stored, RescaleSlope="2"))), 2 * as_array(stored)
+    )
+
+
+def test_a_frame_of_another_size_than_the_header_says(only: Only) -> None:
+    images = compress(classic("MR", GRID), uid.JPEG2000Lossless)
+    for image in images:
+        image.Rows = GRID.rows + 8
+    with pytest.raises(VolumeRefused, match="cannot be decoded"):
+        read_volume(only(images))
+
+
 def test_inverted_display_leaves_values_alone(only: Only) -> None:
     stored = GRID.voxels()
     volume = only(classic("CT", GRID, stored, PhotometricInterpretation="MONOCHROME1"))
