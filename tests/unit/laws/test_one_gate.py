@@ -1,0 +1,122 @@
+"""Law 1: one thing makes what leaves, one thing sends it, and what it sends the ledger has named.
+
+Each rule is a function from source text to what breaks it, held against the house and against a planted breach.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[3] / "fedsite"
+SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+ROUND = "jobs/round.py"
+MAKES_THE_FOLDER = "site/state.py"
+
+
+def calls(source: str, method: str) -> list[ast.Call]:
+    """Every call of something that ends in `.method`."""
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [node for node in found if isinstance(node.func, ast.Attribute) and node.func.attr == method]
+
+
+def names_the_outbox(source: str) -> bool:
+    """Whether code (not prose) mentions the folder: that is how a path in it is made."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return any("outbox" in node.value.split("/") for node in texts if id(node) not in prose)
+
+
+def uses_of_the_payload(source: str) -> set[str]:
+    """What is done with `here.payload`: the calls that it is an argument of, and its own methods."""
+    tree = ast.parse(source)
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+    uses = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "payload" and ast.unparse(node.value) == "here":
+            parent = parents[node]
+            if isinstance(parent, ast.Attribute):
+                uses.add(f".{parent.attr}")
+            elif isinstance(parent, ast.Call):
+                uses.add(ast.unparse(parent.func))
+            else:
+                uses.add(ast.unparse(parent))
+    return uses
+
+
+def digests_not_from_the_ledger(source: str) -> list[str]:
+    """Calls of `client.upload` whose digest is anything but `payload_sha256` of what `ledger.released` gave."""
+    bad = []
+    for function in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)):
+        assigned = {
+            target.id: ast.unparse(node.value)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for call in calls(ast.unparse(function), "upload"):
+            digest, sequence = ast.unparse(call.args[2]), ast.unparse(call.args[3])
+            record = sequence.removesuffix(".sequence")
+            from_ledger = "ledger.released(" in assigned.get(record, "")
+            if not from_ledger or assigned.get(digest) != f"{record}.body['payload_sha256']":
+                bad.append(ast.unparse(call))
+    return bad
+
+
+def test_one_module_makes_paths_into_the_outbox() -> None:
+    assert {name for name, source in SOURCES.items() if names_the_outbox(source)} == {ROUND, MAKES_THE_FOLDER}
+
+
+def test_one_call_seals_and_one_call_sends() -> None:
+    sealing = {name: len(calls(source, "seal")) for name, source in SOURCES.items() if calls(source, "seal")}
+    assert sealing == {ROUND: 1}
+    sending = {name for name, source in SOURCES.items() if calls(source, "upload")}
+    assert sending == {ROUND, "wire/client.py"}
+
+
+def test_the_payload_is_sealed_sent_and_removed_and_nothing_else() -> None:
+    assert uses_of_the_payload(SOURCES[ROUND]) == {"mechanism.seal", "here.client.upload", ".is_file", ".unlink"}
+
+
+def test_the_digest_that_is_sent_comes_from_a_released_record() -> None:
+    assert len(calls(SOURCES[ROUND], "upload")) == 1
+    assert digests_not_from_the_ledger(SOURCES[ROUND]) == []
+
+
+def test_only_the_gate_writes_noise() -> None:
+    """What could make a payload beside the gate: another user of the system's noise source."""
+    users = {name for name, source in SOURCES.items() if "SystemNoise" in source or "add_noise" in source}
+    assert users == {"privacy/mechanism.py"}
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        "path = folder / 'outbox' / 'x'",
+        "open('/srv/state/outbox/raw')",
+    ],
+)
+def test_a_second_door_would_be_seen(breach: str) -> None:
+    assert names_the_outbox(breach)
+    assert not names_the_outbox("'''Leaves the outbox alone.'''\nx = 'nothing in the outbox yet'")
+
+
+def test_other_uses_of_the_payload_would_be_seen() -> None:
+    source = "def f(here):\n    shutil.copy(here.checkpoint, here.payload)\n    here.payload.write_bytes(b'')\n"
+    assert uses_of_the_payload(source) == {"shutil.copy", ".write_bytes"}
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        "def f(here):\n    here.client.upload(1, here.payload, sha256_of(here.payload), 3)",
+        "def f(here):\n    sha256 = sha256_of(here.payload)\n    released = here.site.ledger.released(r)\n"
+        "    here.client.upload(1, here.payload, sha256, released.sequence)",
+        "def f(here):\n    released = here.body\n    sha256 = released.body['payload_sha256']\n"
+        "    here.client.upload(1, here.payload, sha256, released.sequence)",
+    ],
+)
+def test_a_digest_from_elsewhere_would_be_seen(breach: str) -> None:
+    assert digests_not_from_the_ledger(breach)
