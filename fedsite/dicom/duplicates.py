@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 
 from fedsite.dicom.model import Frame
-from fedsite.dicom.pixeldata import NATIVE
+from fedsite.dicom.pixels import stored_plane
 
 
 def drop_identical(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
@@ -21,8 +21,8 @@ def drop_identical(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
     try:
         if all(len({_content(frame) for frame in copies}) == 1 for copies in places.values() if len(copies) > 1):
             return [copies[0] for copies in places.values()], len(frames) - len(places)
-    except OSError:
-        pass  # What cannot be read cannot be compared; reading the volume will say so.
+    except Exception:  # noqa: BLE001 - damaged pixels cannot be compared; the other rules say what is wrong with them
+        return list(frames), 0
     return list(frames), 0
 
 
@@ -33,10 +33,6 @@ def _place(frame: Frame) -> Hashable:
 
 
 def _content(frame: Frame) -> tuple[object, ...]:
-    """What two copies must have in common: scale and a digest of the stored pixels."""
-    instance, pixels = frame.instance, frame.instance.pixels
-    native = instance.transfer_syntax in NATIVE
-    with open(instance.path, "rb") as file:  # noqa: PTH123 - paths are kept as text
-        file.seek((pixels.offset or 0) + (frame.index * pixels.frame_bytes if native else 0))
-        digest = hashlib.sha256(file.read(pixels.frame_bytes if native else -1)).digest()
-    return frame.rescale, 0 if native else frame.index, digest
+    """What copies have in common, in whatever transfer syntax they came: scale and stored values."""
+    plane = stored_plane(frame)
+    return frame.rescale, plane.shape, hashlib.sha256(plane.astype("<i8").tobytes()).digest()

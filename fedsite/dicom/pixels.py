@@ -50,6 +50,14 @@ def read_volume(volume: Volume) -> NDArray[np.float32]:
     return stack.transpose(2, 1, 0)
 
 
+def stored_plane(frame: Frame) -> Plane:
+    """The stored values of one frame, [row, column], before any rescaling.
+
+    Raises whatever the codec raises on damaged data. Must run inside `values.tolerant_reading`.
+    """
+    return next(_planes(frame.instance, [frame.index]))
+
+
 def _fill(stack: NDArray[np.float32], frames: Sequence[Frame]) -> tuple[float, float]:
     """Reads every frame into its slice of the stack; each file is opened once. Gives the lowest and highest value."""
     slots: dict[str, list[int]] = {}

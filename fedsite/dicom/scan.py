@@ -1,6 +1,7 @@
-"""Scanning a folder tree: every file is looked at, every header read, every volume judged. No pixels are read.
+"""Scanning a folder tree: every file is looked at, every header read, every volume judged.
 
-Never sorted or chosen by name: what a file is, only its content says.
+Never sorted or chosen by name: what a file is, only its content says. Pixels are read only to compare images that
+lie at the same place.
 """
 
 import os
@@ -37,7 +38,7 @@ def scan(source: Path, pseudonyms: Pseudonyms, progress: Progress = lambda done,
             else:
                 by_series.setdefault(read[0].instance.series, []).extend(read)
             progress(done, len(paths))
-    volumes = tuple(volume for uid in sorted(by_series) for volume in series.volumes(by_series[uid], pseudonyms))
+        volumes = tuple(volume for uid in sorted(by_series) for volume in series.volumes(by_series[uid], pseudonyms))
     return Inventory(volumes, _findings(skipped), len(paths))
 
 

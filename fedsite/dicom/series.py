@@ -41,7 +41,10 @@ class _Judged:
 
 
 def volumes(frames: Iterable[Frame], pseudonyms: Pseudonyms) -> list[Volume]:
-    """The volumes of one series (frames of one SeriesInstanceUID), accepted or refused, in a fixed order."""
+    """The volumes of one series (frames of one SeriesInstanceUID), accepted or refused, in a fixed order.
+
+    Must run inside `values.tolerant_reading`: slices that lie twice at one place are compared by their pixels.
+    """
     ordered = sorted(frames, key=lambda frame: (frame.instance.number or 0, frame.instance.sop_instance, frame.index))
     divided = parts.divide(ordered, _repeats)
     judged = [_judge(part) for part in divided]

@@ -111,6 +111,23 @@ def test_the_same_file_twice_is_one_image(tmp_path: Path) -> None:
     assert [each.message for each in volume.findings] == ["5 image(s) are identical copies of others and were dropped."]
 
 
+def test_the_same_image_in_two_syntaxes_is_one_image(tmp_path: Path) -> None:
+    images = classic(grid=Grid(rows=32, columns=32))
+    write(tmp_path / "plain", images)
+    write(tmp_path / "compressed", compress(images, uid.JPEG2000Lossless))
+    (volume,) = scan(tmp_path, PSEUDONYMS).volumes
+    assert [each.id for each in volume.findings] == ["identical-duplicates"]
+
+
+def test_damaged_copies_are_kept_and_refused(tmp_path: Path) -> None:
+    images = classic()
+    write(tmp_path / "first", images)
+    for path in write(tmp_path / "second", images):
+        path.write_bytes(path.read_bytes()[:-10])
+    (volume,) = scan(tmp_path, PSEUDONYMS).volumes
+    assert [each.id for each in volume.findings] == ["truncated-pixels", "duplicate-positions"]
+
+
 def test_frames_without_positions_are_refused_not_guessed(scanned: Callable[..., Inventory]) -> None:
     image = enhanced()
     image.PerFrameFunctionalGroupsSequence = image.PerFrameFunctionalGroupsSequence[:3]
