@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -95,7 +96,11 @@ def serve(federation: Federation, host: str, port: int, listening: Callable[[str
 
 def _run_until_told(server: uvicorn.Server, bound: socket.socket) -> None:
     """Runs; a SIGTERM is the ordinary end of a service, so it is not raised again once the server has shut down."""
-    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         server.run(sockets=[bound])
     finally:
@@ -105,10 +110,6 @@ def _run_until_told(server: uvicorn.Server, bound: socket.socket) -> None:
 def _bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        bound = socket.socket(family)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise CannotWrite(f"Cannot listen on {host}:{port}: {error.strerror}.", "Choose another --port.") from error
-    return bound
