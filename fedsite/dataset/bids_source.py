@@ -145,9 +145,15 @@ def _image(path: Path, name: str, channel: Channel) -> ImageSource | Finding:
         b_value=b_value,
         scanner=" ".join(scanner.split())[:_SCANNER_LENGTH],
         findings=remarks,
-        files=(path,),
+        files=(path, *(beside for beside in map(path.with_name, _beside(path)) if beside.exists())),
         origin=path,
     )
+
+
+def _beside(path: Path) -> tuple[str, ...]:
+    """What else tells about an image: its JSON sidecar, and FSL's b-values."""
+    name = nifti.stem(path)
+    return f"{name}.json", f"{name}.bval"
 
 
 def _b_value(path: Path, sidecar: dict[str, Any]) -> float | None:

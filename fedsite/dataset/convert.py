@@ -133,7 +133,7 @@ def _read_mask(study: Study, reference: ImageSource, task: Task) -> tuple[NDArra
         findings += checks.check_label(placed.values, task.labels, study.id)
     if any(problem.severity == "error" for problem in findings):
         return None, findings
-    return placed.values.astype(np.uint8), findings
+    return np.rint(placed.values).astype(np.uint8), findings
 
 
 @cache

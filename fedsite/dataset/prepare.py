@@ -178,7 +178,7 @@ def _fingerprint(study: Study, settings: str, pseudonyms: Pseudonyms) -> str:
             raise SourceMissing(
                 "A file of the source vanished.", "See that the source is mounted; run the command again."
             ) from None
-        name = os.fsencode(file).decode("latin-1")
+        name = os.fsencode(file.absolute()).decode("latin-1")
         parts.append(pseudonyms.path(f"{name}\n{status.st_size}\n{status.st_mtime_ns}"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

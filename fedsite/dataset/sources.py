@@ -29,8 +29,8 @@ def collect(
 
     Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
     """
-    if not source.exists():
-        raise SourceMissing("The source is not there.", "Check the path of the folder that holds the images.")
+    if not os.access(source, os.R_OK):
+        raise SourceMissing("The source is not there or cannot be read.", "Check its path and its permissions.")
     if labels is not None and not labels.is_dir():
         raise SourceMissing(
             "The folder of --labels is not there.", "Check the path of the folder that holds the masks."

@@ -1,5 +1,6 @@
 """`fedsite prepare-data`: collects the studies of a source, prepares them, writes the report."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -104,10 +105,18 @@ def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
 
 def _check_places(order: Order, out: Path) -> None:
     """What can be known to fail at the end is better said at the start."""
-    if out.resolve().is_relative_to(order.source.resolve()):
-        raise UsageError("The folder of --out lies within the source.", "Choose one outside of it.")
+    source = order.source.resolve()
+    for place, option in ((out, "--out"), (order.report, "--report")):
+        if place and place.resolve().is_relative_to(source):
+            raise UsageError(f"The place of {option} lies within the source.", "Choose one outside of it.")
     if order.report and not order.report.parent.is_dir():
         raise CannotWrite("The folder of --report is not there.", "Make it, or name another file.")
+    # access() answers False, where exists() would raise, for what lies in a folder that may not be entered.
+    standing = next(place for place in (out, *out.absolute().parents) if os.access(place, os.F_OK))
+    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+        raise CannotWrite(
+            f"Cannot write in {standing}.", "Give the user who runs fedsite write permission there, or change --out."
+        )
 
 
 def _write_report(path: Path, content: reports.Content, picture: reports.Picture, order: Order) -> None:

@@ -261,6 +261,7 @@ def test_what_cannot_be_done_says_so_and_leaves_nothing(tmp_path: Path, site: Si
         (str(source), "--out", str(tmp_path / "file" / "out")): 73,
         (str(source), "--report", str(tmp_path / "nowhere" / "report.html")): 73,
         (str(source), "--out", str(source / "out")): 2,
+        (str(source), "--report", str(source / "report.html")): 2,
         (str(source), "--workers", "0"): 2,
     }
     for arguments, code in expected.items():

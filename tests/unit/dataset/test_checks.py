@@ -97,6 +97,8 @@ def test_the_farthest_corner_decides():
         ([1], None),
         ([0], "label-empty"),
         ([0, 255], "label-stored-as-255"),
+        ([0, 0.99999994], None),
+        ([0, 1.01], "label-values-unknown"),
         ([0, 2], "label-values-unknown"),
         ([0, 0.5, 1], "label-values-unknown"),
         ([0, -1], "label-values-unknown"),

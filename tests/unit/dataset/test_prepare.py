@@ -132,6 +132,25 @@ def test_only_what_changed_is_done_again(source, out, preparing, converted):
     assert {path.name for path in (out / "cases").iterdir()} == {Path(record.file).name for record in after.values()}
 
 
+def test_a_changed_sidecar_counts(source, preparing):
+    image, _ = write_subject(source, "one", head(), sidecar={})
+    assert rules(preparing().manifest.cases[0]) == ["b-value-assumed"]
+    image.with_name("sub-one_dwi.json").write_text('{"DiffusionBValue": 900}')
+    record = preparing().manifest.cases[0]
+    assert (record.b_value, rules(record)) == (900, [])
+
+
+def test_the_same_source_by_another_spelling_is_the_same(
+    source, out, preparing, task, pseudonyms, request_of, converted, monkeypatch
+):
+    write_subject(source, "one", head())
+    first = preparing().manifest
+    monkeypatch.chdir(source.parent)
+    again = prepare.prepare(collect(Path("source"), None, task, pseudonyms), out, request_of(), pseudonyms)
+    assert again.manifest == first
+    assert len(converted) == 1
+
+
 def test_other_settings_prepare_anew(source, preparing, converted):
     write_subject(source, "one", head())
     preparing()
