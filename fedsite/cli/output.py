@@ -5,6 +5,7 @@ where stderr is a terminal.
 """
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -60,11 +61,14 @@ class Output:
         elif self.quiet or not human:
             return
         elif isinstance(human, str):
-            sys.stdout.write(human + "\n")
+            _write(human + "\n")
         else:
             from rich.console import Console
 
-            human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+            try:
+                human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+            except SystemExit:  # rich's own answer to a reader that has seen enough
+                return
 
     def note(self, text: str) -> None:
         """Something worth knowing, for people."""
@@ -103,8 +107,17 @@ class Output:
 
     def _print_json(self, outcome: str, data: dict[str, Any], error: dict[str, str] | None) -> None:
         envelope = {"schema": 1, "command": self.command, "outcome": outcome, "data": data, "error": error}
-        sys.stdout.write(json.dumps(envelope, allow_nan=False, default=str) + "\n")
+        _write(json.dumps(envelope, allow_nan=False, default=str) + "\n")
+
+
+def _write(text: str) -> None:
+    """Writes to stdout. A reader that has seen enough (`| head`) is no error: the rest goes nowhere."""
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would break the interpreter's own last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _frames(error: BaseException) -> str:

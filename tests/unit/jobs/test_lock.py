@@ -75,7 +75,7 @@ def test_the_wait_has_an_end(tmp_path: Path) -> None:
 def test_the_lock_file_is_private_and_not_inherited(tmp_path: Path) -> None:
     with only_run(tmp_path):
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
-        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+        descriptors = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
         holding = [one for one in descriptors if _target(one) == str(tmp_path / "lock")]
         assert [os.get_inheritable(one) for one in holding] == [False]
 
@@ -87,6 +87,6 @@ def test_a_folder_that_takes_no_lock_is_named(tmp_path: Path) -> None:
 
 def _target(descriptor: int) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
     except OSError:
         return ""

@@ -65,16 +65,19 @@ def reads_the_environment(source: str) -> bool:
 def can_be_seeded(source: str) -> set[str]:
     """Whatever in a source a seed could reach."""
     found = set()
+    foreign = ("random", "torch", "scipy")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] in ("random", "torch", "scipy")}
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] in foreign}
         elif isinstance(node, ast.ImportFrom):
             modules = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {one for one in modules if one.split(".")[0] in ("random", "torch", "scipy") or "numpy.random" in one}
-        elif isinstance(node, ast.Attribute) and node.attr in ("random", "default_rng", "RandomState", "Generator"):
-            found.add(ast.unparse(node))
-        elif isinstance(node, ast.Name | ast.arg) and "seed" in (getattr(node, "id", "") + getattr(node, "arg", "")):
-            found.add(ast.unparse(node))
+            found |= {one for one in modules if one.split(".")[0] in foreign or "numpy.random" in one}
+        elif isinstance(node, ast.Attribute):
+            seedable = node.attr in ("random", "default_rng", "RandomState", "Generator")
+            found |= {ast.unparse(node)} if seedable else set()
+        elif isinstance(node, ast.Name | ast.arg):
+            name = node.id if isinstance(node, ast.Name) else node.arg
+            found |= {name} if "seed" in name else set()
     return found
 
 

@@ -112,10 +112,14 @@ def test_other_uses_of_the_payload_would_be_seen() -> None:
     "breach",
     [
         "def f(here):\n    here.client.upload(1, here.payload, sha256_of(here.payload), 3)",
-        "def f(here):\n    sha256 = sha256_of(here.payload)\n    released = here.site.ledger.released(r)\n"
-        "    here.client.upload(1, here.payload, sha256, released.sequence)",
-        "def f(here):\n    released = here.body\n    sha256 = released.body['payload_sha256']\n"
-        "    here.client.upload(1, here.payload, sha256, released.sequence)",
+        """def f(here):
+            sha256 = sha256_of(here.payload)
+            released = here.site.ledger.released(r)
+            here.client.upload(1, here.payload, sha256, released.sequence)""",
+        """def f(here):
+            released = here.body
+            sha256 = released.body['payload_sha256']
+            here.client.upload(1, here.payload, sha256, released.sequence)""",
     ],
 )
 def test_a_digest_from_elsewhere_would_be_seen(breach: str) -> None:

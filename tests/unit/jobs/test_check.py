@@ -1,0 +1,144 @@
+"""`fedsite check`: everything is looked at, whatever the first finding is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedsite.errors import DataNotFit, NotAuthorised, RecordsDamaged
+from fedsite.jobs import check as job
+from fedsite.jobs.check import CHECKS, Check, check
+from fedsite.jobs.init import Answers, initialise
+from fedsite.jobs.lock import only_run
+from fedsite.jobs.site import Site, open_site
+
+PASSING = Check("passing", "ok", "Fine.")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    initialise(path, Answers(tmp_path / "state", tmp_path / "data", ("stroke-dwi",), 8.0, 1e-6, 100))
+    return path
+
+
+def refusing(_: Site) -> Check:
+    raise DataNotFit("Two cases are gone.", "Prepare them again.")
+
+
+def passing(_: Site) -> Check:
+    return PASSING
+
+
+def test_every_check_runs_whatever_the_others_say(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "CHECKS", {"first": refusing, "second": passing, "third": refusing})
+    moved: list[tuple[int, int]] = []
+    found = check(config, lambda done, total: moved.append((done, total)))
+    assert [(one.name, one.status) for one in found] == [
+        ("configuration", "ok"),
+        ("first", "error"),
+        ("passing", "ok"),
+        ("third", "error"),
+    ]
+    assert found[1] == Check("first", "error", "Two cases are gone.", "Prepare them again.", 65)
+    assert moved == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_without_a_configuration_the_rest_is_skipped_by_name(tmp_path: Path) -> None:
+    first, *rest = check(tmp_path / "absent.yaml")
+    assert (first.name, first.status, first.exit_code) == ("configuration", "error", 78)
+    assert [(one.name, one.status) for one in rest] == [(name, "skipped") for name in CHECKS]
+
+
+def test_a_foreign_state_folder_is_the_first_finding(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").chmod(0o755)
+    first, *rest = check(config)
+    assert (first.status, first.exit_code) == ("error", 74)
+    assert {one.status for one in rest} == {"skipped"}
+
+
+def run(config: Path, name: str) -> Check:
+    with open_site(config) as site:
+        return job._guarded(name, CHECKS[name], site)
+
+
+def test_a_new_site_lacks_its_certificate_and_its_data(config: Path) -> None:
+    assert run(config, "records").status == "ok"
+    assert run(config, "lock").status == "ok"
+    for name in ("certificate", "agreement", "key", "server", "clock"):
+        assert (run(config, name).status, run(config, name).exit_code) == ("error", NotAuthorised.exit_code), name
+    assert run(config, "data").status == "error"
+    assert run(config, "data").mend
+
+
+def test_damaged_records_are_an_error(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(_: object) -> dict[str, int]:
+        raise RecordsDamaged("Record 3 of the ledger was altered.", "Keep it.")
+
+    monkeypatch.setattr("fedsite.site.state.State.verify", damaged)
+    found = run(config, "records")
+    assert (found.status, found.exit_code, found.message) == ("error", 74, "Record 3 of the ledger was altered.")
+
+
+def test_a_run_at_work_is_a_finding(config: Path, tmp_path: Path) -> None:
+    with only_run(tmp_path / "state"):
+        assert (run(config, "lock").status, run(config, "lock").exit_code) == ("error", 75)
+
+
+def test_a_full_disk_is_a_finding(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = job.shutil.disk_usage("/")
+    monkeypatch.setattr(job.shutil, "disk_usage", lambda _: real._replace(free=job.LOW_DISK_BYTES - 1))
+    assert (run(config, "disk").status, run(config, "disk").exit_code) == ("error", 73)
+    monkeypatch.setattr(job.shutil, "disk_usage", lambda _: real._replace(free=job.LOW_DISK_BYTES))
+    assert run(config, "disk").status == "ok"
+
+
+class _Days:
+    def __init__(self, days: float) -> None:
+        self._days = days
+
+    def days_left(self) -> float:
+        return self._days
+
+
+@pytest.mark.parametrize(
+    ("days", "status", "code"),
+    [(60, "ok", 0), (14, "ok", 0), (13.9, "warning", 0), (0, "error", 77), (-5, "error", 77)],
+)
+def test_a_certificate_that_ends(
+    config: Path, monkeypatch: pytest.MonkeyPatch, days: float, status: str, code: int
+) -> None:
+    monkeypatch.setattr(job.identity, "certificate", lambda _: _Days(days))
+    found = run(config, "certificate")
+    assert (found.status, found.exit_code) == (status, code)
+
+
+class _Clock:
+    def __init__(self, skew: float | None) -> None:
+        self._skew = skew
+
+    def __enter__(self) -> "_Clock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def clock_skew(self) -> float | None:
+        return self._skew
+
+
+@pytest.mark.parametrize(
+    ("skew", "status", "words"),
+    [(0.5, "ok", "0 s"), (120, "ok", ""), (121, "error", "ahead of"), (-500, "error", "behind"), (None, "warning", "")],
+)
+def test_a_clock_that_is_wrong(
+    config: Path, monkeypatch: pytest.MonkeyPatch, skew: float | None, status: str, words: str
+) -> None:
+    monkeypatch.setattr(Site, "client", lambda _: _Clock(skew))
+    found = run(config, "clock")
+    assert found.status == status
+    assert words in found.message
+
+
+def test_findings_are_values() -> None:
+    assert replace(PASSING, status="error") != PASSING
