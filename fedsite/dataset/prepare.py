@@ -20,8 +20,6 @@ from fedsite.dicom.checks import Finding
 from fedsite.errors import DataNotFit, SourceMissing, UsageError
 from fedsite.tasks.description import Task
 
-# Raise it when a change in fedsite alters prepared voxels: every study is then prepared anew.
-VERSION = 1
 DEFAULT_VALIDATION_FRACTION = 0.2
 _OTHER_STATE = "input-state-other"
 _SEE_REPORT = "With --check-only a report tells about each study."
@@ -149,7 +147,8 @@ def _refuse_other_task(before: Manifest | None, task: Task) -> None:
 def _works(studies: Iterable[Study], request: Request, pseudonyms: Pseudonyms) -> list[Work]:
     settings = json.dumps(
         {
-            "version": VERSION,
+            # Another version may prepare differently, and a set must not hold both: it is made anew.
+            "fedsite": __version__,
             "task": request.task.name,
             "channels": [channel.name for channel in request.task.channels],
             "labels": sorted(request.task.labels),

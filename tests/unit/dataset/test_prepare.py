@@ -158,6 +158,14 @@ def test_other_settings_prepare_anew(source, preparing, converted):
     assert len(converted) == 2
 
 
+def test_another_version_prepares_anew(source, preparing, converted, monkeypatch):
+    write_subject(source, "one", head())
+    preparing()
+    monkeypatch.setattr(prepare, "__version__", "99.0")
+    assert preparing().manifest.fedsite == "99.0"
+    assert len(converted) == 2
+
+
 def test_the_split_follows_the_fraction_without_work(source, preparing, converted):
     write_subject(source, "one", head())
     assert preparing(validation_fraction=0).manifest.cases[0].split == "training"
