@@ -14,7 +14,6 @@ from scipy.special import log_ndtr
 from fedsite.privacy import accountant
 from fedsite.privacy.accountant import Release
 
-
 cost = functools.cache(accountant.cost)  # sampled prices take seconds, and several tests look at one
 
 
@@ -38,8 +37,9 @@ def balle_wang_epsilon(sigma: float, delta: float) -> float:
 def integrated_epsilon(sigma: float, rate: float, steps: int, delta: float, relation: str) -> float:
     """Epsilon of a Poisson-sampled Gaussian by numerical integration and one FFT, pessimistic in neither direction.
 
-    The privacy loss of one step is tabulated on a fine grid, composed by Fourier transform, and delta(epsilon) is the expectation of (1 - exp(epsilon - loss))+. Add/remove takes the worse of the two directions; replace-one is
-    the mixture pair (1-q) N(0) + q N(1) against (1-q) N(0) + q N(-1).
+    The privacy loss of one step is tabulated on a fine grid, composed by Fourier transform, and delta(epsilon) is the
+    expectation of (1 - exp(epsilon - loss))+. Add/remove takes the worse of the two directions; replace-one is the
+    mixture pair (1-q) N(0) + q N(1) against (1-q) N(0) + q N(-1).
     """
     x = np.linspace(-1 - 12 * sigma, 1 + 12 * sigma, 400_001)
 
