@@ -38,9 +38,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Fedsite:
-    """The installed command in the hands of one person: who it is, and the options that they always give."""
+    """The installed command in the hands of one person: who they are, where they work, what options they always give.
+
+    Paths may be absolute; `shown` spells them as seen from `folder`.
+    """
 
     who: str
+    folder: Path
     options: tuple[str, ...] = ()
 
     def run(self, *arguments: str, text: str = "") -> Answer:
@@ -53,6 +57,7 @@ class Fedsite:
                 capture_output=True,
                 text=True,
                 env=environment(),
+                cwd=self.folder,
                 timeout=LONGEST_STEP_SECONDS,
                 check=False,
             )
@@ -75,7 +80,7 @@ class Fedsite:
 
     def shown(self, *arguments: str) -> str:
         """The command as the person would type it."""
-        return f"{self.who}$ {shlex.join(['fedsite', *arguments, *self.options])}"
+        return f"{self.who}$ {shlex.join(['fedsite', *arguments, *self.options])}".replace(f"{self.folder}/", "")
 
 
 def environment() -> dict[str, str]:

@@ -38,7 +38,7 @@ from fedsite.files import write_atomically
 from fedsite.site.config import WEAK_PRIVACY_SENTENCE
 
 SITES = 3
-PATIENTS = 14
+PATIENTS = 16
 LESION_ML = (8.0, 150.0)
 HELD_OUT = 0.35
 ROUNDS = 8
@@ -63,7 +63,7 @@ AGGREGATION_SECONDS = 60
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on the way out
     try:
         run(out, options.seed, options.lesions)
+    except KeyboardInterrupt:
+        return 130
     except StepFailed as failure:
         Console(stderr=True, highlight=False).print(f"\nThe demo stops here.\n{failure}", style="red", markup=False)
         return 1
@@ -130,12 +132,13 @@ def run(out: Path, seed: int, lesions: Path | None) -> None:
     """The whole story."""
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="run-", dir=out))
+    console.print(f"Everything happens in {work}", markup=False)
     hospitals = export(work, seed, lesions)
     port = free_port()
     coordinator = found(work, port)
     with running_server(coordinator.folder, port, work / "server.log"):
         heading("Each hospital sets fedsite up, enrols, and prepares its data")
-        join = partial(set_up, work=work, coordinator=coordinator, seed=seed, budget=budget_for_the_demo())
+        join = partial(set_up, work=work, coordinator=coordinator, seed=seed, budget=budget_for_the_demo(coordinator))
         sites = side_by_side(join, hospitals)
         reports = side_by_side(prepare, sites)
         open_rounds(coordinator, work, seed)
@@ -173,7 +176,7 @@ def export(work: Path, seed: int, lesions: Path | None) -> tuple[Hospital, ...]:
 def found(work: Path, port: int) -> Coordinator:
     """The coordinator makes the federation: its keys, its database, one folder."""
     heading("The coordinator founds a federation and starts its server")
-    coordinator = Coordinator(Fedsite("coordinator"), work / "server")
+    coordinator = Coordinator(Fedsite("coordinator", work), work / "server")
     address = ("--name", "127.0.0.1", "--url", f"https://127.0.0.1:{port}")
     ask(coordinator.fedsite, "server", "init", str(coordinator.folder), "--federation", "demo", *address)
     return coordinator
@@ -183,7 +186,7 @@ def set_up(hospital: Hospital, work: Path, coordinator: Coordinator, seed: int, 
     """A hospital joins: its own configuration and ledger, then the one line of its invitation."""
     home = work / "sites" / hospital.name
     config = home / "site.yaml"
-    site = Site(hospital.name, hospital, Fedsite(hospital.name, ("--config", str(config))), config)
+    site = Site(hospital.name, hospital, Fedsite(hospital.name, work, ("--config", str(config))), config)
     bring_pseudonyms(home / "state", f"{seed}/{hospital.name}")
     places = ("--state", str(home / "state"), "--data", str(home / "data"))
     terms = ("--epsilon", f"{budget:.0f}", "--delta", f"{DELTA:g}", "--nominal-patients", str(PATIENTS))
@@ -295,10 +298,10 @@ def plan_for(seed: int) -> dict[str, Any]:
     }
 
 
-def budget_for_the_demo() -> float:
+def budget_for_the_demo(coordinator: Coordinator) -> float:
     """An epsilon that pays for all rounds and some more, by fedsite's own price (an update's sensitivity is 2C)."""
     price = ("--noise-multiplier", f"{NOISE_MULTIPLIER / 2:g}", "--steps", f"{ROUNDS + 4}", "--delta", f"{DELTA:g}")
-    return float(Fedsite("anyone").json("privacy", "cost", *price)["epsilon_rdp"])
+    return float(ask(coordinator.fedsite, "privacy", "cost", *price)["epsilon_rdp"])
 
 
 def bring_pseudonyms(state: Path, name: str) -> None:
@@ -353,8 +356,9 @@ def reported(done: Round) -> Round:
 def as_table(rounds: Sequence[Round]) -> Table:
     """All rounds at a glance."""
     names = list(rounds[0].dice)
-    table = Table(title="Dice on held-out patients; epsilon per patient, delta 1e-06: no meaningful guarantee")
-    for column in ("round", "sites", *names, "mean", "epsilon per site", "bytes sent", "seconds"):
+    guarantee = f"epsilon per patient (add or remove one), delta {DELTA:g}: no meaningful guarantee"
+    table = Table(title=f"Dice on held-out patients; {guarantee}", title_justify="left", box=None)
+    for column in ("round", "sites", *names, "mean", "epsilon of each site", "bytes sent", "seconds"):
         table.add_column(column, justify="right")
     for one in rounds:
         epsilons = dict.fromkeys(f"{epsilon:,.0f}" for epsilon in one.exchange.epsilon.values())

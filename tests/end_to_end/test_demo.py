@@ -22,7 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_whole_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo.run(tmp_path, seed=1, lesions=None)
+    demo.run(tmp_path, seed=6, lesions=None)  # with this one each hospital holds out one patient of four
     told = capsys.readouterr().out
     assert "no meaningful guarantee" in told
     assert "exit code 81" in told
