@@ -39,7 +39,8 @@ def init(
         text = agreement.read_text(encoding="utf-8") if agreement else ""
     except (OSError, UnicodeDecodeError) as error:
         raise SourceMissing(f"The agreement {agreement} cannot be read as text.") from error
-    address = url.rstrip("/") or f"https://{name[0]}:8443"
+    first = f"[{name[0]}]" if ":" in name[0] else name[0]
+    address = url.rstrip("/") or f"https://{first}:8443"
     federations.init(folder, federation, name, address, text, utc_now())
     made = federations.open_federation(folder)
     data = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsite.errors import DataNotFit
+from fedsite.errors import ConfigurationError, DataNotFit
 from fedsite.files import sha256_of
 from fedsite.tasks import networks, registry
 from fedsite.tasks.description import OutOfRange
@@ -25,10 +25,16 @@ def init(draft: PlanDraft, path: Path, seed: int) -> NewModel:
     """Builds the plan's network and writes its weights, in the order of its state dictionary; one seed, one model.
 
     Raises OutOfRange when the plan asks for what the task does not allow, DataNotFit when the network holds
-    something else than floating-point tensors, CannotWrite.
+    something else than floating-point tensors, ConfigurationError where torch is not installed, CannotWrite.
     """
     task = registry.get(draft.task, OutOfRange)
-    network = networks.build(task, draft.network.name, draft.network.settings, seed)
+    try:
+        network = networks.build(task, draft.network.name, draft.network.settings, seed)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"This needs {error.name}, which is not installed here.",
+            "Make the model where fedsite is installed whole, and bring the file here.",
+        ) from error
     tensors = network.state_dict()
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

@@ -20,10 +20,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import fedsite
+from fedsite.errors import CannotWrite, TryAgainLater
 from fedsite.server import enrolment, participation, uploads
 from fedsite.server.federation import Federation
-from fedsite.server.problems import Refused
-from fedsite.server.receiver import Receiver, full_disk_is_507
+from fedsite.server.problems import Refused, no_space
+from fedsite.server.receiver import Receiver
 from fedsite.server.storage import ModelRow, UploadRow
 from fedsite.wire.enrolment import EST, MAX_REQUEST_BYTES, PKCS7_TYPE, encode_certificates
 from fedsite.wire.messages import (
@@ -179,8 +180,7 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
     def announce(number: Number, request: Request) -> Response:
         """Announces an update: 201 with where to send it, or 200 with its receipt when it is here already."""
         said = uploads.read_announcement(request.headers)
-        with full_disk_is_507():
-            upload = uploads.announce(federation, request.state.site, number, said)
+        upload = uploads.announce(federation, request.state.site, number, said)
         return _standing(upload, HTTPStatus.CREATED)
 
     @app.head("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT)
@@ -267,6 +267,14 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(_request: Request, error: Refused) -> Response:
         return error.response()
+
+    @app.exception_handler(CannotWrite)
+    async def full(_request: Request, _error: CannotWrite) -> Response:
+        return no_space().response()
+
+    @app.exception_handler(TryAgainLater)
+    async def busy(_request: Request, error: TryAgainLater) -> Response:
+        return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "busy", error.message, {"Retry-After": "1"}).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:

@@ -26,12 +26,21 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import URL, select
 
 from fedsite.errors import ConfigurationError, SourceMissing, UsageError
-from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, is_private, make_folder, write_atomically
+from fedsite.files import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    cannot_write,
+    fsync_folder,
+    is_private,
+    make_folder,
+    write_atomically,
+)
 from fedsite.server.authority import LIFETIME, Authority, unencrypted_pem
 from fedsite.server.storage import SCHEMA_VERSION, Blobs, Database, FederationRow
 from fedsite.wire.enrolment import Invitation, new_secret, to_pem
 from fedsite.wire.messages import MAX_AGREEMENT, Name, utc_now
 
+DATABASE = "federation.db"
 FOLDERS = ("keys", "models", "incoming", "updates", "refused")
 SIGNING_KEYS = ("plan", "round", "receipt")
 
@@ -73,19 +82,21 @@ def init(folder: Path, name: str, hosts: list[str], url: str, agreement: str, no
     CannotWrite when the folder cannot be made.
     """
     _check_names(name, hosts, url, agreement)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    existed = folder.exists()
+    if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty.", "Name a new folder, or an empty one.")
-    make_folder(folder.parent)
-    draft = folder.with_name(f".{folder.name}.init")
+    make_folder(folder, PRIVATE_FOLDER)
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=PRIVATE_FOLDER)
-        _fill(draft, name, hosts, url, agreement, now)
-        draft.rename(folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        folder.chmod(PRIVATE_FOLDER)
+        _fill(folder, name, hosts, url, agreement, now)
+    except BaseException as error:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not existed:
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise cannot_write(folder, error) from error
+        raise
 
 
 def _check_names(name: str, hosts: list[str], url: str, agreement: str) -> None:
@@ -116,12 +127,15 @@ def _fill(folder: Path, name: str, hosts: list[str], url: str, agreement: str, n
         )
         write_atomically(keys / f"{one}.key", pem, PRIVATE_FILE)
     _issue_server_certificate(folder, authority, hosts, now)
-    write_atomically(folder / "federation.db", b"", PRIVATE_FILE)  # SQLite keeps the mode, for its companions too
-    database = Database(_database_url(folder))
+    draft = folder / "federation.new"  # the database's name is what makes the folder a federation: it comes last
+    write_atomically(draft, b"", PRIVATE_FILE)  # SQLite keeps the mode, for its companions too
+    database = Database(_database_url(draft))
     database.create()
     with database.writing() as session:
         session.add(FederationRow(name=name, url=url, hosts="\n".join(hosts), agreement=agreement, created=now))
     database.close()
+    draft.rename(folder / DATABASE)
+    fsync_folder(folder)
 
 
 def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Federation:
@@ -130,7 +144,7 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
     Raises SourceMissing when there is none, ConfigurationError when others could read its keys, when a key is damaged
     or when a newer fedsite made it.
     """
-    if not (folder / "federation.db").is_file():
+    if not (folder / DATABASE).is_file():
         raise SourceMissing(
             f"There is no federation in {folder}.", "Name its folder with --dir, or make one with init."
         )
@@ -138,7 +152,7 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
     for path in sorted(keys.iterdir()):
         if not is_private(path):
             raise ConfigurationError(f"{path} is not this user's alone.", f"Run chmod 600 {path} as its owner.")
-    database = Database(_database_url(folder))
+    database = Database(_database_url(folder / DATABASE))
     with database.reading() as session:
         row = session.scalars(select(FederationRow)).one()
     if row.schema_version != SCHEMA_VERSION:
@@ -195,5 +209,5 @@ def _signing_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _database_url(folder: Path) -> URL:
-    return URL.create("sqlite", database=str(folder.absolute() / "federation.db"))
+def _database_url(path: Path) -> URL:
+    return URL.create("sqlite", database=str(path.absolute()))

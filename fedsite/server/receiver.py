@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
-from sqlalchemy.exc import OperationalError
 from starlette.requests import ClientDisconnect
 
 from fedsite.server import uploads
@@ -37,7 +36,7 @@ class Receiver:
         Concludes the upload when it is complete. Refuses as `uploads.find`, `Part` and `conclude` do; 507 when the
         disk is full.
         """
-        with full_disk_is_507():
+        with _full_disk_is_507():
             upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
             if upload.state == "accepted":
                 return upload
@@ -83,16 +82,12 @@ class Receiver:
 
 
 @contextmanager
-def full_disk_is_507() -> Iterator[None]:
+def _full_disk_is_507() -> Iterator[None]:
     """Answers a full disk as such: what is durable stays, the client may come back."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise no_space() from error
-        raise
-    except OperationalError as error:
-        if "full" in str(error.orig):  # SQLite's SQLITE_FULL: "database or disk is full"
             raise no_space() from error
         raise
 

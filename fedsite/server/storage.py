@@ -14,11 +14,13 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, ForeignKey, UniqueConstraint, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from fedsite.files import PRIVATE_FILE, fsync_folder
+from fedsite.errors import CannotWrite, TryAgainLater
+from fedsite.files import PRIVATE_FILE, cannot_write, fsync_folder
 
 SCHEMA_VERSION = 1
 
@@ -180,10 +182,18 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A transaction that holds the write lock from its start, so that what it reads is still true when it writes.
 
-        Commits at the end, rolls back on any exception.
+        Commits at the end, rolls back on any exception. Raises CannotWrite when the disk is full, TryAgainLater when
+        another process holds the lock for too long.
         """
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        try:
+            with Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            if "full" in str(error.orig):  # SQLITE_FULL: "database or disk is full"
+                raise CannotWrite("The disk that holds the federation is full.", "Free some space.") from error
+            if "locked" in str(error.orig):  # SQLITE_BUSY: "database is locked"
+                raise TryAgainLater("Another process is writing to the federation's database.") from error
+            raise
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -214,7 +224,10 @@ class Blobs:
         return self._folder / sha256
 
     def add(self, blocks: Iterable[bytes], draft: str) -> tuple[str, int]:
-        """Stores bytes as they come; gives (SHA-256, size). A crash leaves `.draft`, which the next try overwrites."""
+        """Stores bytes as they come; gives (SHA-256, size). A crash leaves `.draft`, which the next try overwrites.
+
+        Raises CannotWrite when the disk does not take them.
+        """
         digest, size, temporary = hashlib.sha256(), 0, self._folder / f".{draft}"
         try:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "wb") as file:
@@ -223,8 +236,10 @@ class Blobs:
                     size += file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise cannot_write(temporary, error) from error
             raise
         temporary.replace(self.path(digest.hexdigest()))
         fsync_folder(self._folder)

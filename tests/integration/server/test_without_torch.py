@@ -72,6 +72,10 @@ def test_a_federation_runs_there(python: str, tmp_path: Path) -> None:
         ):
             done = server.run(*args)
             assert done.returncode == 0, (args, done.stderr)
+        made = [*server.command, "model", "init", str(tmp_path / "plan.yaml"), "-o", str(tmp_path / "model-0")]
+        refused = subprocess.run(made, env=environment(), capture_output=True, text=True, check=False)
+        assert refused.returncode == 78
+        assert "torch, which is not installed" in refused.stderr or "monai, which is not" in refused.stderr
         assert (tmp_path / "exported").stat().st_size == model.stat().st_size
     finally:
         assert server.stop() == 0, server.log

@@ -1,14 +1,17 @@
 """The application without TLS: what its document says, and that every error is a Problem."""
 
 import asyncio
+import sqlite3
 import ssl
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.exc import OperationalError
 
-from fedsite.server import participation
+from fedsite.server import enrolment, participation
 from fedsite.server.app import create_app
 from fedsite.wire.enrolment import new_key, signing_request
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Problem, parse
@@ -17,10 +20,6 @@ from fedsite.wire.messages import MAX_MESSAGE_BYTES, Problem, parse
 @pytest.fixture
 def ask(bench):
     """Sends a request to the application as an enrolled site, past TLS."""
-    from datetime import timedelta
-
-    from fedsite.server import enrolment
-
     invitation = enrolment.invite(bench.federation, "site-a", timedelta(hours=1), bench.federation.url)
     request = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)
     der = enrolment.enrol(bench.federation, "site-a", invitation.secret, request).public_bytes(Encoding.DER)
@@ -114,3 +113,17 @@ def test_enrolment_without_proper_credentials(ask, authorization: str) -> None:
 def test_enrolment_bodies_are_bounded(ask) -> None:
     for content, status in ((b"A" * (17 << 10), 413), (b"not base64!", 400)):
         assert ask("POST", "/.well-known/est/simplereenroll", content=content).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "retry_after"), [("database or disk is full", 507, "600"), ("database is locked", 503, "1")]
+)
+def test_a_database_that_cannot_write_is_no_bug(
+    bench, ask, monkeypatch: pytest.MonkeyPatch, text: str, status: int, retry_after: str
+) -> None:
+    def fails(*args: object) -> None:
+        raise OperationalError("insert", {}, sqlite3.OperationalError(text))
+
+    monkeypatch.setattr(participation, "_receipts", fails)
+    answer = ask("POST", "/v1/participation", content=b'{"protocol":1,"ledger_sequence":0}')
+    assert (answer.status_code, answer.headers["retry-after"]) == (status, retry_after)

@@ -1,5 +1,6 @@
 """The folder: private, made whole or not at all; certificates that end in time."""
 
+import errno
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import make
 
-from fedsite.errors import ConfigurationError, SourceMissing, UsageError
+from fedsite.errors import CannotWrite, ConfigurationError, SourceMissing, UsageError
 from fedsite.server import enrolment, federation
 from fedsite.server.problems import Refused
 from fedsite.server.storage import Blobs, FederationRow
@@ -49,6 +50,18 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch) -> Non
     with pytest.raises(RuntimeError):
         make(tmp_path / "federation")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_taken_and_given_back_empty(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir(mode=0o755)
+    monkeypatch.setattr(federation, "fsync_folder", _no_space)
+    with pytest.raises(CannotWrite, match="No space"):
+        make(folder)
+    assert list(folder.iterdir()) == []
+    monkeypatch.undo()
+    make(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_folder_in_use_is_left_alone(bench) -> None:
@@ -197,6 +210,10 @@ def test_writers_take_turns_and_readers_do_not_wait(bench) -> None:
         found = reader.get(FederationRow, bench.federation.name)
         assert found.url == "https://elsewhere:1"
         assert found.created.tzinfo is not None
+
+
+def _no_space(_path: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _enrol(bench, site: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

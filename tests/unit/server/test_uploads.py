@@ -3,11 +3,9 @@
 import asyncio
 import errno
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
 from support.federation import tensors, update_file
 
 from fedsite.server import receiver, uploads
@@ -170,20 +168,3 @@ def test_headers_out_of_range(headers: dict[str, str]) -> None:
 
 async def _stream(content: bytes):
     yield content
-
-
-def test_a_full_database_is_507_too() -> None:
-    def fail(error: Exception) -> None:
-        with receiver.full_disk_is_507():
-            raise error
-
-    for error in (
-        OperationalError("insert", {}, sqlite3.OperationalError("database or disk is full")),
-        OSError(errno.EDQUOT, "Disk quota exceeded"),
-    ):
-        with pytest.raises(Refused) as caught:
-            fail(error)
-        assert caught.value.problem.type == "no-space"
-    for other in (OperationalError("insert", {}, sqlite3.OperationalError("locked")), OSError(errno.EIO, "I/O error")):
-        with pytest.raises(type(other)):
-            fail(other)
