@@ -1,0 +1,175 @@
+"""What a participation does besides the happy path: rounds that end early, restored states, refused updates."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.federation import Server
+from support.site import Site
+
+from fedsite.server import reports
+from fedsite.wire.payload import tensors_of
+
+NOTHING_TRAINED = {"steps": 0, "patch_voxels": [16, 16, 16]}
+WAITING = {"quorum": 1, "enough": 9, "deadline_seconds": 600}
+
+
+def open_round(server: Server, folder: Path, count: int = 1, **changes: Any) -> int:
+    """Closes what is open and opens a new series."""
+    close_all(server)
+    return server.open_round(folder, count, **({"local": NOTHING_TRAINED, "rounds": WAITING} | changes))
+
+
+def close_all(server: Server) -> None:
+    for row in reports.rounds(server.federation):
+        if row["status"] == "open":
+            assert server.run("server", "round", "close", str(row["round"])).returncode in (0, 65, 75)
+
+
+def took_part(server: Server, number: int) -> list[str]:
+    return [one["site"] for one in reports.round_report(server.federation, number)["took_part"]]
+
+
+def test_nothing_due(server: Server, site: Site) -> None:
+    close_all(server)
+    answer = site.ok("train-round")
+    assert answer["outcome"] == "nothing-to-do"
+    assert site.say("train-round").stdout == "Nothing to do: no round is waiting for this site.\n"
+
+
+def test_round_ends_before_the_release(server: Server, site: Site, tmp_path: Path) -> None:
+    first = open_round(server, tmp_path)
+    site.killed("after:trained", "train-round")
+    assert list((site.state / "checkpoints").iterdir())
+    second = open_round(server, tmp_path)
+
+    assert site.ok("train-round")["data"]["round"] == second
+
+    assert site.round_state(first)[0] == "abandoned"
+    assert not list((site.state / "checkpoints").iterdir()), "weights of an abandoned round must not lie about"
+    assert not [body for body in site.ledger() if body.get("round") == first], "an abandoned round costs nothing"
+
+
+def test_round_ends_after_the_release(server: Server, site: Site, tmp_path: Path) -> None:
+    first = open_round(server, tmp_path)
+    site.killed("after:released", "train-round")
+    second = open_round(server, tmp_path)
+
+    assert site.ok("train-round")["data"]["round"] == second
+
+    assert site.round_state(first)[0] == "late"
+    assert took_part(server, first) == []
+    charged = [body["kind"] for body in site.ledger() if body.get("round") == first]
+    assert charged == ["reserved", "released"], "what was released stays charged"
+
+
+def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) -> None:
+    site = Site(tmp_path / "restored")
+    site.init()
+    site.enroll(server.invite("restored"))
+    copy = tmp_path / "backup"
+    shutil.copytree(site.state, copy)
+    number = open_round(server, tmp_path)
+    site.ok("train-round")
+    shutil.rmtree(site.state)
+    shutil.copytree(copy, site.state)
+    site.state.chmod(0o700)
+
+    answer = site.run("train-round")
+
+    assert answer.code == 74
+    assert "receipts" in answer.json["error"]["message"]
+    assert took_part(server, number) == ["restored"]
+
+
+def test_a_refused_update_is_not_sent_again_and_again(server: Server, site: Site, tmp_path: Path) -> None:
+    number = open_round(server, tmp_path, max_update_norm=1e-3)
+    answer = site.run("train-round")
+    assert answer.code == 76
+    assert answer.json["error"]["code"] == "update-refused"
+    assert site.round_state(number)[0] == "rejected"
+    assert [one["site"] for one in reports.round_report(server.federation, number)["rejected"]] == ["site-a"]
+    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+
+
+def test_a_changed_payload_never_leaves(server: Server, site: Site, tmp_path: Path) -> None:
+    number = open_round(server, tmp_path)
+    site.killed("after:released", "train-round")
+    payload = site.state / "outbox" / f"round-{number}.safetensors"
+    good = payload.read_bytes()
+    payload.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+
+    assert site.run("train-round").code == 74
+    assert took_part(server, number) == []
+
+    payload.write_bytes(good)
+    assert site.ok("train-round")["outcome"] == "uploaded"
+
+
+def test_a_file_without_its_ledger_row_never_leaves(server: Server, site: Site, tmp_path: Path) -> None:
+    number = open_round(server, tmp_path)
+    site.killed("after:reserved", "train-round")
+    stray = site.state / "outbox" / f"round-{number}.safetensors"
+    stray.write_bytes(b"not from the gate")
+    digest = site.ok("train-round")["data"]["payload_sha256"]
+    at_server = reports.round_report(server.federation, number)["took_part"]
+    assert [one["update_sha256"] for one in at_server] == [digest]
+
+
+def test_a_site_that_missed_rounds_follows_the_chain(server: Server, site: Site, tmp_path: Path) -> None:
+    other = Site(tmp_path / "steady")
+    other.init()
+    other.enroll(server.invite("steady"))
+    first = open_round(server, tmp_path, count=4, rounds={"quorum": 1, "enough": 1, "deadline_seconds": 600})
+    site.ok("train-round")
+    for number in (first + 1, first + 2):
+        wait_for(server, number)
+        assert other.ok("train-round")["data"]["round"] == number
+    wait_for(server, first + 3)
+    assert site.ok("train-round")["data"]["round"] == first + 3
+
+
+def test_the_global_model_is_the_mean_of_what_the_sites_sent(server: Server, site: Site, tmp_path: Path) -> None:
+    other = Site(tmp_path / "second")
+    other.init(policy={"public_weight": 3.0})
+    other.enroll(server.invite("second"))
+    site.configure(policy={"public_weight": 1.0})
+    weighted = {"weights": "declared", "maximum_weight": 10.0}
+    number = open_round(server, tmp_path, rounds={"quorum": 2, "enough": 2, "deadline_seconds": 600}, **weighted)
+    sent = []
+    for one in (site, other):
+        one.killed("after:released", "train-round")
+        sent.append(tensors_of(next((one.state / "outbox").glob(f"round-{number}.*"))))
+        sent[-1] = {name: np.array(values, dtype=np.float64) for name, values in sent[-1].items()}
+        one.ok("train-round")
+    wait_for(server, number, "aggregated")
+    exported = tmp_path / "result.safetensors"
+    assert server.run("model", "export", "--round", str(number), "-o", str(exported)).returncode == 0
+    before = tensors_of(tmp_path / "model.safetensors")
+    for name, values in tensors_of(exported).items():
+        expected = before[name] + (1 * sent[0][name] + 3 * sent[1][name]) / 4
+        np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_another_agreement_must_be_accepted(server: Server, tmp_path: Path) -> None:
+    site = Site(tmp_path / "careful")
+    site.init()
+    unsigned = site.ok("enroll", "--invitation", "-", stdin=server.invite("careful"))
+    assert unsigned["data"]["agreement_accepted_by"] == ""
+    assert site.run("train-round").code == 75
+    site.ok("enroll", "--accept-agreement", "Ada Tester")
+    assert site.run("train-round").code == 0
+
+
+def wait_for(server: Server, number: int, status: str = "open") -> None:
+    """Until a round of the series has the status: the server closes and opens rounds by itself."""
+    import time
+
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if any(row["round"] == number and row["status"] == status for row in reports.rounds(server.federation)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"round {number} did not become {status}")
