@@ -62,7 +62,7 @@ def test_a_list_of_cases_needs_no_torch(site: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["--help", "status --help", "train-round --help", "privacy cost --help"])
 def test_help_opens_no_room(site: Path, tmp_path: Path, command: str) -> None:
-    unneeded = COMPUTING | {"numpy", "cryptography", "httpx", "yaml", "platformdirs", "sqlite3"}
+    unneeded = COMPUTING | {"numpy", "cryptography", "httpx", "yaml", "platformdirs"}
     assert modules_of(site, tmp_path, command) & unneeded == set()
 
 
