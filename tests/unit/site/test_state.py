@@ -112,6 +112,18 @@ def test_a_whole_rewritten_ledger_record_is_told_by_its_mirror(state: State) -> 
         damaged.verify()
 
 
+@pytest.mark.parametrize("chain", ["ledger", "audit"])
+def test_a_record_rewritten_with_its_hash_is_told_by_the_next(state: State, chain: str) -> None:
+    """A hash that fits its record is not enough: the next record names the hash that was there."""
+    filled(state)
+    old = next(iter(state.records(chain)))
+    text = json.dumps({"kind": "reserved", "event": "nothing", "round": 99})
+    digest = module._hash(old.sequence, old.previous, old.time, text)
+    rewritten = f"update {chain} set body = '{text}', hash = '{digest}' where sequence = 1"
+    with tampered(state, rewritten) as damaged, pytest.raises(RecordsDamaged, match=f"Record 2 of the {chain} was alt"):
+        damaged.verify()
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
     with State.create(tmp_path_factory.mktemp("flip") / "state") as state:
