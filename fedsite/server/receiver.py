@@ -37,10 +37,7 @@ class Receiver:
         disk is full.
         """
         with _full_disk_is_507():
-            upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
-            if upload.state == "accepted":
-                return upload
-            part = await self._open(upload, offset)
+            part = await self._open(site, upload_id, offset)
             if part is not None:
                 try:
                     await _copy(stream, part)
@@ -53,17 +50,19 @@ class Receiver:
                 return upload
             return await self._conclude(site, upload_id)
 
-    async def _open(self, upload: UploadRow, offset: int) -> uploads.Part | None:
-        """The upload's file, taken over from any older request; None while the upload is being concluded."""
+    async def _open(self, site: str, upload_id: str, offset: int) -> uploads.Part | None:
+        """The upload's file, taken over from any older request; None when it is complete already."""
         async with self._turn:
-            if upload.id in self._concluding:
-                return None
-            older = self._parts.pop(upload.id, None)
+            older = self._parts.pop(upload_id, None)
             if older is not None:
                 await asyncio.to_thread(older.close)
-                upload = await asyncio.to_thread(uploads.find, self._federation, upload.site, upload.id)
+            if upload_id in self._concluding:
+                return None
+            upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
+            if upload.state == "accepted":
+                return None
             part = await asyncio.to_thread(uploads.Part, self._federation, upload, offset)
-            self._parts[upload.id] = part
+            self._parts[upload_id] = part
             return part
 
     async def _conclude(self, site: str, upload_id: str) -> UploadRow:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,36 @@ def test_many_waiting_for_one_conclusion_get_one_receipt(bench, upload, content,
     assert all(isinstance(one, Refused) and one.problem.type == "superseded" for one in others)
     assert len(concluded) == 1
     assert accepted
+
+
+def test_a_request_that_comes_during_the_conclusion_leaves_the_accepted_file_alone(
+    bench, upload, content, monkeypatch
+) -> None:
+    bench.send(upload, content)
+    original = uploads.conclude
+    receiving = Receiver(bench.federation, lambda: None)
+
+    async def scene():
+        began, may_end = threading.Event(), threading.Event()
+
+        def slow(*args):
+            began.set()
+            may_end.wait(5)
+            return original(*args)
+
+        monkeypatch.setattr(uploads, "conclude", slow)
+        first = asyncio.create_task(receiving.append("site-a", upload.id, len(content), _stream(b"")))
+        await asyncio.to_thread(began.wait, 5)
+        second = asyncio.create_task(receiving.append("site-a", upload.id, len(content), _stream(b"")))
+        await asyncio.sleep(0.05)
+        may_end.set()
+        third = asyncio.create_task(receiving.append("site-a", upload.id, len(content), _stream(b"")))
+        return await asyncio.gather(first, second, third)
+
+    answers = asyncio.run(scene())
+    assert len({one.receipt for one in answers}) == 1
+    assert (bench.federation.folder / "updates" / upload.id).read_bytes() == content
+    assert list((bench.federation.folder / "incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize(
