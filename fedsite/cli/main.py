@@ -52,7 +52,12 @@ def hoist(args: list[str]) -> list[str]:
         elif word in FLAGS or word.startswith("--config="):
             front.append(word)
         elif word == "--config":
-            front += [word, *[value for value in [next(words, None)] if value is not None]]
+            value = next(words, None)
+            # Without a value it stays where it is, for typer to complain about; it must not swallow the command.
+            if value is None:
+                rest.append(word)
+            else:
+                front += [word, value]
         else:
             rest.append(word)
     return front + rest
@@ -88,6 +93,8 @@ def root(
         output.command = "version"
         output.result("done", {"version": __version__}, f"fedsite {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None and as_json:
+        raise UsageError("A command is missing.", "fedsite --help lists the commands.")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
@@ -125,7 +132,10 @@ def main() -> None:
 
 def _run(commands: Any, args: list[str], output: Output) -> int:  # noqa: ANN401 - typer's click is vendored
     try:
-        return int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
+        code = int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
+        if code == Interrupted.exit_code:
+            raise KeyboardInterrupt  # typer turned it into a bare number; a person wants to read what happened
+        return code
     except FedsiteError as error:
         output.error(error)
         return error.exit_code

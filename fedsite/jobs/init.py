@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from fedsite.errors import ConfigurationError, UsageError
 from fedsite.files import make_folder, write_atomically
@@ -11,6 +12,7 @@ from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
+from fedsite.site.config import SiteConfig
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.state import State
 
@@ -34,7 +36,7 @@ def initialise(path: Path, answers: Answers) -> Terms:
     ConfigurationError when the file or the ledger say something else, UsageError on values out of range,
     CannotWrite.
     """
-    if answers.delta * answers.nominal_patients >= 1:
+    if not answers.delta * answers.nominal_patients < 1:
         raise UsageError(
             f"delta {answers.delta:g} is not below 1 / {answers.nominal_patients} patients.",
             "Choose a smaller delta: one patient in so many would otherwise lie outside the promise.",
@@ -42,11 +44,22 @@ def initialise(path: Path, answers: Answers) -> Terms:
     if path.exists():
         raise ConfigurationError(f"{path} exists already.", "Edit it, or name another file with --config.")
     text = site_yaml(answers)
+    _check(text)
     terms = _create_state(answers)
     make_folder(path.parent)
     write_atomically(path, text.encode())
     configuration.load(path)
     return terms
+
+
+def _check(text: str) -> None:
+    """The answers as the configuration will read them, before anything is written that cannot be changed."""
+    try:
+        SiteConfig.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{key}: {first['msg']}.", "Nothing was written; give another value.") from None
 
 
 def _create_state(answers: Answers) -> Terms:
@@ -77,13 +90,20 @@ def site_yaml(answers: Answers) -> str:
         "state": _scalar(answers.state),
         "data": _scalar(answers.data),
         "tasks": yaml.safe_dump(list(answers.tasks), default_flow_style=True).strip(),
-        "epsilon": f"{answers.epsilon:g}",
-        "delta": f"{answers.delta:.10f}".rstrip("0"),
+        "epsilon": _number(answers.epsilon),
+        "delta": _number(answers.delta),
         "nominal_patients": str(answers.nominal_patients),
         "weak": configuration.WEAK_PRIVACY_SENTENCE,
         "none": configuration.NO_PRIVACY_SENTENCE,
     }
     return _TEMPLATE.format(**values)
+
+
+def _number(value: float) -> str:
+    """All digits, in a spelling that YAML 1.1 takes for a number: 8, 0.5, 1.0e-06."""
+    text = repr(float(value)).removesuffix(".0")
+    mantissa, exponent, power = text.partition("e")
+    return f"{mantissa}.0e{power}" if exponent and "." not in mantissa else text
 
 
 def _scalar(path: Path) -> str:

@@ -79,13 +79,26 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
         )
     if here.state == "rejected":
         return Outcome("nothing-to-do", {"round": here.number, "rejected": here.body.get("reason", "")})
+    if dry_run:
+        return _previewed(here)
+    rounds.clear_overtaken(site, here.offer)
+    rounds.reopen(here)
     with _telling_refusals(here):
         rounds.admit(here)
-        if dry_run:
-            rounds.advance(here, until="trained")
-            return Outcome("previewed", {"round": here.number, **rounds.preview(here)})
         rounds.advance(here)
     return _ended(here)
+
+
+def _previewed(here: Round) -> Outcome:
+    """Trains, and shows what would leave. Nothing is charged, sent, or told to the server."""
+    if here.state not in ("offered", "fetched", "trained"):
+        raise TryAgainLater(
+            f"Round {here.number} is {here.state}: it is charged already, there is nothing to preview.",
+            "fedsite train-round brings it to its end.",
+        )
+    rounds.admit(here)
+    rounds.advance(here, until="trained")
+    return Outcome("previewed", {"round": here.number, **rounds.preview(here)})
 
 
 def _begin(

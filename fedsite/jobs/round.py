@@ -33,6 +33,7 @@ from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage
 
 Steps = Callable[[str], AbstractContextManager[Progress]]
+ORDER = ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged")
 FINAL = ("acknowledged", "late", "rejected", "abandoned")
 PENDING = ("released", "uploading")
 
@@ -81,7 +82,6 @@ class Round:
 
 def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[str, Envelope], step: Steps) -> Round:
     """The round as this site knows it, or a new one in state `offered`."""
-    _abandon_overtaken(site, offer)
     known = site.state.round(offer.plan.federation, offer.ticket.round)
     body = known.body if known else {}
     here = Round(site, client, offer, step, known.state if known else "", body)
@@ -93,13 +93,16 @@ def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[st
             plan_sha256=offer.plan_sha256,
             ticket_sha256=offer.ticket_sha256,
         )
-    elif known.state == "late":
-        # The server opened the round again: it takes the bytes that were released, and no others.
-        here.move("released")
     return here
 
 
-def _abandon_overtaken(site: Site, offer: Offer) -> None:
+def reopen(here: Round) -> None:
+    """A late round that the server opened again takes the bytes that were released, and no others."""
+    if here.state == "late":
+        here.move("released")
+
+
+def clear_overtaken(site: Site, offer: Offer) -> None:
     """Closes rounds that ended while this site was still training: their weights must not lie about."""
     for record in site.state.rounds(offer.plan.federation):
         if record.round != offer.ticket.round and record.state not in (*FINAL, *PENDING):
@@ -107,11 +110,13 @@ def _abandon_overtaken(site: Site, offer: Offer) -> None:
     for checkpoint in (site.state.folder / "checkpoints").iterdir():
         if checkpoint.stem != f"round-{offer.ticket.round}":
             checkpoint.unlink()
+    for half in (site.state.folder / "outbox").glob(".*.tmp"):
+        half.unlink()  # a kill in the middle of sealing
 
 
 def advance(here: Round, until: str = "acknowledged") -> None:
-    """Walks the round's states, from wherever it stands, until the given one."""
-    while here.state not in (until, *FINAL):
+    """Walks the round's states, from wherever it stands, until the given one; never beyond."""
+    while here.state not in FINAL and ORDER.index(here.state) < ORDER.index(until):
         TRANSITIONS[here.offer.plan.privacy.mechanism][here.state](here)
 
 
@@ -141,7 +146,7 @@ def admit(here: Round) -> Spent:
     alone = None
     if charge.release is not None:
         alone = accountant.sequence_epsilon([charge.release], ledger.terms.delta)
-    policy.check_price(rules, alone, after.epsilon, MEANINGFUL)
+    policy.check_price(rules, alone, after.epsilon_noised, MEANINGFUL)
     if plan.local.steps:
         here.data()
     return after

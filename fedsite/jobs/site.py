@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsite.privacy.ledger import Ledger
+from fedsite.errors import ConfigurationError
+from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
-from fedsite.site.config import SiteConfig
+from fedsite.site.config import PrivacySettings, SiteConfig
 from fedsite.site.identity import IdentityFiles, Pinned
 from fedsite.site.secrets import read_secret
 from fedsite.site.state import State
@@ -56,7 +57,20 @@ def open_site(config_path: Path | None) -> Iterator[Site]:
     """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
     config = configuration.load(config_path)
     with State.open(config.paths.state) as state:
-        yield Site(config, state, Ledger(state))
+        ledger = Ledger(state)
+        _require_same_terms(config.privacy, ledger.terms)
+        yield Site(config, state, ledger)
+
+
+def _require_same_terms(written: PrivacySettings, terms: Terms) -> None:
+    """A ledger's terms never change: a file that says something else would promise what nobody keeps."""
+    for key, value in written.model_dump().items():
+        if value != getattr(terms, key):
+            raise ConfigurationError(
+                f"privacy.{key} is {value:g} in the configuration; this site's ledger was created with"
+                f" {getattr(terms, key):g}.",
+                "A ledger's terms never change: write the ledger's value. To spend less, set policy.maximum_epsilon.",
+            )
 
 
 @contextmanager

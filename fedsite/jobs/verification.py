@@ -1,16 +1,18 @@
 """What the server offers, held against what this site pinned and remembers, before any of it is believed."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
 from fedsite.errors import ServerBrokeProtocol
+from fedsite.privacy.mechanism import SMALLEST_NOISE_STEPS, STEPS_PER_CLIP_NORM
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
 from fedsite.tasks import networks, registry
 from fedsite.tasks.description import OutOfRange
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
-from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PublicKey, Receipt, Ticket
+from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PrivacyAsked, PublicKey, Receipt, Ticket
 
 _TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
@@ -43,7 +45,16 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
         _demand(now < opened.expires, "The plan has expired.")
         _demand(now < stub.expires, "The round's ticket has expired.")
     check_settings(opened)
+    _demand(
+        opened.max_update_norm >= largest_honest_norm(opened.privacy, stub.model_bytes // 4),
+        "The plan's max_update_norm is below the norm of honest noise: this site would pay for a refusal.",
+    )
     return offer
+
+
+def largest_honest_norm(asked: PrivacyAsked, values: int) -> float:
+    """What an update's norm stays below, but for a chance of about 1e-9: C (1 + sigma (sqrt(d) + 6))."""
+    return asked.clip_norm * (1 + asked.noise_multiplier * (math.sqrt(values) + 6))
 
 
 def check_settings(plan: Plan) -> None:
@@ -51,6 +62,11 @@ def check_settings(plan: Plan) -> None:
     task = registry.get(plan.task, OutOfRange)
     known = [channel.name for channel in task.channels]
     _demand(plan.channels == known, f"The plan's channels are not those of {task.name}.")
+    least = SMALLEST_NOISE_STEPS / STEPS_PER_CLIP_NORM
+    _demand(
+        plan.privacy.noise_multiplier == 0 or plan.privacy.noise_multiplier >= least,
+        f"The plan's noise multiplier is finer than the gate's grid ({least:.1g}).",
+    )
     networks.check_patch(task, plan.network.name, plan.network.settings, plan.local.patch_voxels)
 
 
@@ -58,7 +74,8 @@ def verify_chain(offer: Offer, known: list[RoundRecord], client: FederationClien
     """Follows the tickets from the last round that this site met to the one that is offered.
 
     Raises ServerBrokeProtocol on a rollback, on two tickets for one round, and on a link that does not fit.
-    A site that meets its first round has nothing to compare with: it takes that ticket as its beginning.
+    A site that meets its first round has nothing to compare with: it takes that ticket as its beginning. A round
+    that it knows may be offered again (the server reopened it), but only under the same ticket.
     """
     if not known:
         return
@@ -72,19 +89,26 @@ def verify_chain(offer: Offer, known: list[RoundRecord], client: FederationClien
         )
         return
     _demand(offer.ticket.round > number, f"The server went back to round {offer.ticket.round}.")
-    if offer.ticket.round > number + 1:
-        for envelope in client.tickets(after=number).tickets:
-            try:
-                link = signing.open_envelope(envelope, Ticket, signing.TICKET, [offer.plan.round_key])
-            except MalformedMessage as error:
-                raise ServerBrokeProtocol(f"A ticket of the chain is refused: {error}.", _TELL) from error
-            if link.round >= offer.ticket.round:
+    while offer.ticket.round > number + 1:
+        page = client.tickets(after=number).tickets
+        _demand(bool(page), "The chain of tickets has a gap.")
+        for envelope in page:
+            if number + 1 == offer.ticket.round:
                 break
+            link = _link(envelope, offer)
             _demand(link.round == number + 1 and link.previous_ticket == digest, "The chain of tickets is broken.")
             number, digest = link.round, signing.digest(envelope)
-    _demand(
-        offer.ticket.round == number + 1 and offer.ticket.previous_ticket == digest, "The chain of tickets is broken."
-    )
+    _demand(offer.ticket.previous_ticket == digest, "The chain of tickets is broken.")
+
+
+def _link(envelope: Envelope, offer: Offer) -> Ticket:
+    """A ticket between the last known round and the offered one."""
+    try:
+        link = signing.open_envelope(envelope, Ticket, signing.TICKET, [offer.plan.round_key])
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(f"A ticket of the chain is refused: {error}.", _TELL) from error
+    _demand(link.federation == offer.plan.federation, "A ticket of the chain is another federation's.")
+    return link
 
 
 def verify_receipt(envelope: Envelope, offer: Offer, site: str, sha256: str, sequence: int) -> str:

@@ -7,7 +7,7 @@ server's receipt. Terms (unit, relation, delta, order of the filter, budget) are
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedsite.errors import BudgetSpent, NotAuthorised, RecordsDamaged
@@ -52,12 +52,16 @@ class Charge:
 
 @dataclass(frozen=True)
 class Spent:
-    """The running totals after some record. `epsilon` None: something left without noise."""
+    """The running totals after some record. `epsilon` None: something left without noise.
+
+    `epsilon_noised` prices what did leave with noise; the budget binds it also after something left without.
+    """
 
     divergence: float = 0.0
     delta_tail: float = 0.0
     epsilon: float | None = 0.0
     epsilon_of_sequence: float | None = 0.0
+    epsilon_noised: float = 0.0
     releases: int = 0
 
 
@@ -118,17 +122,17 @@ class Ledger:
         """The totals as they would stand after this charge."""
         spent = self.spent()
         if charge.release is None:
-            return Spent(spent.divergence, spent.delta_tail, None, None, spent.releases + 1)
+            return replace(spent, epsilon=None, epsilon_of_sequence=None, releases=spent.releases + 1)
         divergence = spent.divergence + accountant.renyi(charge.release, self.terms.order)
         tail = spent.delta_tail + charge.delta_tail
         delta = self.terms.delta - tail
-        if spent.epsilon is None:
-            return Spent(divergence, tail, None, None, spent.releases + 1)
-        epsilon = accountant.filter_epsilon(divergence, self.terms.order, delta)
-        of_sequence = accountant.sequence_epsilon([*self._releases(), charge.release], delta)
-        if not math.isfinite(epsilon):
+        noised = accountant.filter_epsilon(divergence, self.terms.order, delta)
+        if not math.isfinite(noised):
             raise BudgetSpent("The ledger's delta is used up.", "This ledger pays for no further release.")
-        return Spent(divergence, tail, epsilon, of_sequence, spent.releases + 1)
+        if spent.epsilon is None:
+            return Spent(divergence, tail, None, None, noised, spent.releases + 1)
+        of_sequence = accountant.sequence_epsilon([*self._releases(), charge.release], delta)
+        return Spent(divergence, tail, noised, of_sequence, noised, spent.releases + 1)
 
     def require(self, after: Spent, limit: float | None = None) -> None:
         """Raises BudgetSpent unless the totals stay within the ledger's budget and a tighter `limit`.
@@ -136,9 +140,9 @@ class Ledger:
         Something without noise has no price: whether it may leave is the policy's question, answered elsewhere.
         """
         budget = min(self.terms.epsilon, limit if limit is not None else math.inf)
-        if after.epsilon is not None and after.epsilon > budget:
+        if after.epsilon_noised > budget:
             raise BudgetSpent(
-                f"This round would bring the ledger to {guarantee(after.epsilon, self.terms.delta)};"
+                f"This round would bring the ledger to {guarantee(after.epsilon_noised, self.terms.delta)};"
                 f" the budget is epsilon {budget:g}.",
                 "Nothing was trained and nothing left. The budget is this site's promise: take part again only under"
                 " a plan with more noise (see: fedsite privacy show).",

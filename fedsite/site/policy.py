@@ -45,11 +45,12 @@ def check(policy: Policy, asked: Asked) -> None:
     )
 
 
-def check_price(
-    policy: Policy, epsilon_of_round: float | None, epsilon_in_all: float | None, meaningful: float
-) -> None:
-    """Raises PolicyRefused when a round's price breaks the policy. None stands for a release without noise."""
-    if epsilon_of_round is None or epsilon_in_all is None:
+def check_price(policy: Policy, epsilon_of_round: float | None, epsilon_in_all: float, meaningful: float) -> None:
+    """Raises PolicyRefused when a round's price breaks the policy.
+
+    `epsilon_of_round` is None for a release without noise, which has no price: policy.no_privacy decides about that.
+    """
+    if epsilon_of_round is None:
         return
     _within(
         policy.maximum_epsilon_per_round is None or epsilon_of_round <= policy.maximum_epsilon_per_round,

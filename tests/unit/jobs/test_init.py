@@ -116,7 +116,6 @@ def test_the_terms_of_an_existing_ledger_cannot_be_changed(tmp_path: Path, chang
     assert not (tmp_path / "second.yaml").exists()
 
 
-@pytest.mark.xfail(reason="initialise checks the answers only after the ledger and the file are written")
 @pytest.mark.parametrize(
     "changes",
     [{"epsilon": 0.0}, {"epsilon": float("nan")}, {"epsilon": float("inf")}, {"delta": 0.0}, {"delta": 1e-12}],

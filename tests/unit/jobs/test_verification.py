@@ -238,7 +238,7 @@ def test_a_broken_chain_is_refused(links: list[int]) -> None:
     of = plan()
     tickets = chain(of, 6)
     server = Server(*(tickets[number - 1] for number in links))
-    with pytest.raises(ServerBrokeProtocol, match="chain of tickets is broken"):
+    with pytest.raises(ServerBrokeProtocol, match="chain of tickets"):
         verify_chain(offer_of(of, tickets[5]), met(*tickets[:2]), server)
 
 
@@ -246,10 +246,10 @@ def test_a_link_to_another_past_is_refused() -> None:
     of = plan()
     tickets = chain(of, 3)
     forked = ticket(of, 4, ticket(of, 3, None))
-    with pytest.raises(ServerBrokeProtocol, match="chain of tickets is broken"):
+    with pytest.raises(ServerBrokeProtocol, match="chain of tickets"):
         verify_chain(offer_of(of, forked), met(*tickets), Server())
     without = ticket(of, 4, None)
-    with pytest.raises(ServerBrokeProtocol, match="chain of tickets is broken"):
+    with pytest.raises(ServerBrokeProtocol, match="chain of tickets"):
         verify_chain(offer_of(of, without), met(*tickets), Server())
 
 
