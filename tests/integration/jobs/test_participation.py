@@ -1,6 +1,8 @@
 """What a participation does besides the happy path: rounds that end early, restored states, refused updates."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,10 @@ import pytest
 from support.federation import Server
 from support.site import Site
 
+from fedsite.errors import UpdateRefused
+from fedsite.jobs import participate, verification
+from fedsite.jobs.local_work import Progress
+from fedsite.jobs.site import open_site
 from fedsite.server import reports
 from fedsite.wire.payload import tensors_of
 
@@ -84,14 +90,32 @@ def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) 
     assert took_part(server, number) == ["restored"]
 
 
-def test_a_refused_update_is_not_sent_again_and_again(server: Server, site: Site, tmp_path: Path) -> None:
+def test_a_norm_bound_below_honest_noise_is_refused_by_the_site(server: Server, site: Site, tmp_path: Path) -> None:
     number = open_round(server, tmp_path, max_update_norm=1e-3)
     answer = site.run("train-round")
     assert answer.code == 76
-    assert answer.json["error"]["code"] == "update-refused"
+    assert "max_update_norm" in answer.json["error"]["message"]
+    assert not [body for body in site.ledger() if body.get("round") == number], "it must not pay for a refusal"
+
+
+def test_a_refused_update_is_not_sent_again_and_again(
+    server: Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refuses by its norm bound; the site's own check of that bound is blinded for this test."""
+    monkeypatch.setattr(verification, "largest_honest_norm", lambda asked, values: 0.0)
+    number = open_round(server, tmp_path, max_update_norm=1e-3)
+    with open_site(site.config) as opened, pytest.raises(UpdateRefused):
+        participate.take_part(opened, quietly)
     assert site.round_state(number)[0] == "rejected"
     assert [one["site"] for one in reports.round_report(server.federation, number)["rejected"]] == ["site-a"]
-    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+    with open_site(site.config) as opened:
+        assert participate.take_part(opened, quietly).outcome == "nothing-to-do"
+
+
+@contextmanager
+def quietly(_step: str) -> Iterator[Progress]:
+    """A step that nobody watches."""
+    yield lambda done, total: None
 
 
 def test_a_changed_payload_never_leaves(server: Server, site: Site, tmp_path: Path) -> None:
@@ -173,3 +197,28 @@ def wait_for(server: Server, number: int, status: str = "open") -> None:
             return
         time.sleep(0.1)
     pytest.fail(f"round {number} did not become {status}")
+
+
+@pytest.mark.parametrize("state", ["reserved", "released", "uploading"])
+def test_a_dry_run_never_goes_beyond_the_charge(server: Server, site: Site, tmp_path: Path, state: str) -> None:
+    number = open_round(server, tmp_path)
+    site.killed(f"after:{state}", "train-round")
+
+    answer = site.run("train-round", "--dry-run")
+
+    assert answer.code == 75
+    assert state in answer.json["error"]["message"]
+    assert site.round_state(number)[0] == state
+    assert took_part(server, number) == []
+    assert site.ok("train-round")["outcome"] == "uploaded"
+
+
+def test_other_terms_than_the_ledgers_are_refused(site: Site) -> None:
+    good = site.config.read_text()
+    site.configure(privacy={"epsilon": 2e6})
+    try:
+        answer = site.run("status")
+        assert answer.code == 78
+        assert "privacy.epsilon" in answer.json["error"]["message"]
+    finally:
+        site.config.write_text(good)
