@@ -64,12 +64,3 @@ class Task:
     input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
     reference: str = ""
     notes: str = field(default="", repr=False)
-
-    def check_channels(self, names: list[str]) -> None:
-        """Raises OutOfRange unless a plan's channels are this task's, in this order."""
-        own = [channel.name for channel in self.channels]
-        if names != own:
-            raise OutOfRange(
-                f"The plan asks {self.name} for the channels {', '.join(names)}; the task has {', '.join(own)}.",
-                "Ask the coordinator for a plan that names the task's channels.",
-            )

@@ -60,13 +60,6 @@ def test_another_module_is_another_task(tmp_path, monkeypatch):
         sys.modules.pop("fedsite.tasks.toe_xray", None)
 
 
-def test_channels_of_a_plan_must_be_the_tasks():
-    task = registry.get("stroke-dwi")
-    task.check_channels(["dwi"])
-    with pytest.raises(OutOfRange, match="adc, dwi"):
-        task.check_channels(["adc", "dwi"])
-
-
 def test_descriptions_are_read_without_torch():
     program = (
         "import sys\n"
