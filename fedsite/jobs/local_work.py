@@ -60,7 +60,10 @@ def open_prepared(folder: Path, plan: Plan) -> PreparedData:
                 "Prepare them again with fitting settings (site.yaml, preparation), or ask the coordinator.",
             )
     if plan.local.steps and not manifest.of_split("training"):
-        raise DataNotFit("The prepared data hold no case for training.", "Prepare more patients.")
+        raise DataNotFit(
+            "The prepared data hold no case for training.",
+            "Prepare more patients, or hold out fewer (site.yaml, preparation.validation_fraction).",
+        )
     digest = hashlib.sha256((folder / manifests.FILE_NAME).read_bytes()).hexdigest()
     return PreparedData(folder, manifest, digest)
 
