@@ -151,7 +151,10 @@ def open_round(
     folder: Folder = HERE,
     rounds: Annotated[int, typer.Option(min=1, max=100_000, help="How many rounds run one after the other.")] = 1,
 ) -> None:
-    """Signs a plan and opens the first of its rounds; the others follow by themselves."""
+    """Signs a plan and opens the first of its rounds; the others follow by themselves.
+
+    One series of rounds runs at a time: a second is refused until the first has ended.
+    """
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
     from fedsite.server.rounds import open_series

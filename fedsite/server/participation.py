@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round
-from fedsite.server.rounds import accepted, envelope_of, series_of
+from fedsite.server.rounds import accepted, envelope_of, running, series_of
 from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, UploadRow
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
@@ -29,15 +29,14 @@ SOON, LATER = 5, 60
 
 
 def participate(federation: Federation, site: str, request: ParticipationRequest) -> Participation:
-    """The newest open round in which this site has no receipt, or how long to wait; and the site's receipts."""
+    """The open round, unless this site has answered it, or how long to wait; and the site's receipts."""
     if request.protocol not in PROTOCOL_VERSIONS:
         raise Refused(HTTPStatus.BAD_REQUEST, "protocol-version", f"The server speaks versions {PROTOCOL_VERSIONS}.")
     with federation.database.writing() as session:
         receipts = _receipts(session, site, request.ledger_sequence)
-        row = _due(federation, session, site)
-        if row is None:
-            running = session.scalars(select(RoundRow.number).where(RoundRow.status.in_(["open", "closing"]))).first()
-            return Participation(retry_after=LATER if running is None else SOON, receipts=receipts)
+        row = running(session)
+        if row is None or not _due(federation, session, row, site):
+            return Participation(retry_after=LATER if row is None else SOON, receipts=receipts)
         attendance = attended(session, row.number, site)
         attendance.offered = attendance.offered or federation.clock()
         plan = envelope_of(series_of(session, row).plan)
@@ -98,12 +97,12 @@ def attended(session: Session, number: int, site: str) -> AttendanceRow:
     return row
 
 
-def _due(federation: Federation, session: Session, site: str) -> RoundRow | None:
-    answered = select(UploadRow.round).where(UploadRow.site == site, UploadRow.state != "receiving")
-    due = select(RoundRow).where(
-        RoundRow.status == "open", RoundRow.expires > federation.clock(), RoundRow.number.not_in(answered)
+def _due(federation: Federation, session: Session, row: RoundRow, site: str) -> bool:
+    answered = select(UploadRow.id).where(
+        UploadRow.round == row.number, UploadRow.site == site, UploadRow.state != "receiving"
     )
-    return session.scalars(due.order_by(RoundRow.number.desc()).limit(1)).first()
+    is_open = row.status == "open" and row.expires > federation.clock()
+    return is_open and session.scalars(answered).first() is None
 
 
 def _receipts(session: Session, site: str, after: int) -> list[Envelope]:

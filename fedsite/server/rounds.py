@@ -37,8 +37,9 @@ log = logging.getLogger("fedsite.server")
 def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: int) -> RoundRow:
     """Signs the plan, stores the model and opens the first of a series of rounds.
 
-    Raises ConfigurationError when the plan is another federation's or has expired, SourceMissing and DataNotFit
-    when the model is not there or is no float32 model file.
+    One series runs at a time: sites follow one chain of tickets, forwards only. Raises UsageError while a round is
+    open, ConfigurationError when the plan is another federation's or has expired, SourceMissing and DataNotFit when
+    the model is not there or is no float32 model file.
     """
     now = federation.clock()
     if draft.federation != federation.name:
@@ -50,6 +51,7 @@ def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: i
     envelope = sign(plan.to_bytes(), PLAN, [federation.plan_key])
     sha256, size = federation.models.add(_blocks(model), f"model.{os.getpid()}")
     with federation.database.writing() as session:
+        _refuse_while_open(session)
         _remember_model(session, ModelRow(sha256=sha256, size=size, created=now))
         series = SeriesRow(plan_sha256=digest(envelope), plan=envelope.to_bytes().decode(), rounds=rounds)
         session.add(series)
@@ -128,6 +130,19 @@ def accepted(session: Session, number: int) -> Sequence[UploadRow]:
 def series_of(session: Session, row: RoundRow) -> SeriesRow:
     """The series that a round belongs to."""
     return session.scalars(select(SeriesRow).where(SeriesRow.id == row.series_id)).one()
+
+
+def running(session: Session) -> RoundRow | None:
+    """The round that is open or closing: one at a time, None between two series."""
+    return session.scalars(select(RoundRow).where(RoundRow.status.in_(("open", "closing")))).first()
+
+
+def _refuse_while_open(session: Session) -> None:
+    if row := running(session):
+        raise UsageError(
+            f"Round {row.number} has not ended.",
+            f"Wait for it, or end it first: fedsite server round close {row.number}",
+        )
 
 
 def _round(session: Session, number: int) -> RoundRow:

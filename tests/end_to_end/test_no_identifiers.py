@@ -10,14 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from hospitals.scanners import SCANNERS
 from make_hospitals import Hospital, make_hospital
-from support.federation import Server, plan
+from support.federation import Server, plan_file
 from support.site import Site
-
-from fedsite.server import rounds
-from fedsite.wire.plans import read_draft
 
 PREPARATION = {"input_state": "whole-head", "spacing_mm": [3.0, 3.0, 3.0]}
 SHOWN = (
@@ -75,11 +71,10 @@ def test_nothing_names_a_patient(server: Server, site: Site, tmp_path: Path) -> 
 
     run("inspect", hospital.source, "--volumes", str(tmp_path / "volumes"))
     run("prepare-data", hospital.source, "--labels", hospital.labels, "--task", "stroke-dwi")
-    path = tmp_path / "plan.yaml"
     local = {"steps": 1, "batch_size": 1, "patch_voxels": [32, 32, 32]}
-    path.write_text(yaml.safe_dump(plan(preparation=PREPARATION, local=local)))
-    site.ok("model", "init", str(path), "-o", str(tmp_path / "model.safetensors"))
-    rounds.open_series(server.federation, read_draft(path), tmp_path / "model.safetensors", 1)
+    plan = plan_file(tmp_path, preparation=PREPARATION, local=local)
+    site.ok("model", "init", str(plan), "-o", str(tmp_path / "model.safetensors"))
+    server.open_series(plan, tmp_path / "model.safetensors")
     assert site.ok("train-round", timeout=300)["outcome"] == "uploaded"
     for command in SHOWN:
         run(*command)

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-import yaml
-from support.federation import Server, plan
+from support.federation import Server, plan_file
 from support.site import Site
 
 from fedsite.privacy.statement import NO_MEANINGFUL_GUARANTEE
-from fedsite.server import reports, rounds
+from fedsite.server import reports
 from fedsite.wire.payload import layout_of
-from fedsite.wire.plans import read_draft
 
 PREPARATION = {"input_state": "skull-stripped", "spacing_mm": [2.0, 2.0, 2.0]}
 
@@ -18,18 +16,19 @@ PREPARATION = {"input_state": "skull-stripped", "spacing_mm": [2.0, 2.0, 2.0]}
 @pytest.mark.slow
 def test_prepare_and_one_round(server: Server, site: Site, real_data: Path, tmp_path: Path) -> None:
     case = real_data / "labels_isles22" / "strokecase0009"
+    # One patient alone must not be held out by the keyed hash.
+    site.configure(preparation={"validation_fraction": 0.0})
     prepared = site.ok("prepare-data", str(case), "--task", "stroke-dwi")
     assert prepared["outcome"] == "prepared"
     assert prepared["data"]["input_state"] == "skull-stripped"
     # b = 800 is stated by the data set's paper, not by its files: fedsite says what it took for granted.
     assert (site.data / "report.html").is_file()
 
-    path = tmp_path / "plan.yaml"
     local = {"steps": 2, "batch_size": 2, "patch_voxels": [32, 32, 32], "learning_rate": 0.01}
-    path.write_text(yaml.safe_dump(plan(preparation=PREPARATION, local=local)))
+    plan = plan_file(tmp_path, preparation=PREPARATION, local=local)
     model = tmp_path / "model.safetensors"
-    site.ok("model", "init", str(path), "-o", str(model))
-    number = rounds.open_series(server.federation, read_draft(path), model, 1).number
+    site.ok("model", "init", str(plan), "-o", str(model))
+    number = server.open_series(plan, model)
 
     preview = site.ok("train-round", "--dry-run")
     assert preview["outcome"] == "previewed"

@@ -14,16 +14,11 @@ from fedsite.files import sha256_of
 from fedsite.server import reports
 
 STATES = ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged")
-ONE_UPDATE = {"quorum": 1, "enough": 2, "deadline_seconds": 600}
+PLAN = {
+    "local": {"steps": 0, "patch_voxels": [16, 16, 16]},
+    "rounds": {"quorum": 1, "enough": 2, "deadline_seconds": 600},
+}
 LARGE = {"first.weight": (300, 300), "last.weight": (100, 100)}
-
-
-def open_round(server: Server, tmp_path: Path) -> int:
-    """A round of its own for this test; the one before is closed, with whatever it has."""
-    for row in reports.rounds(server.federation):
-        if row["status"] == "open":
-            server.run("server", "round", "close", str(row["round"]))
-    return server.open_round(tmp_path, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
 
 
 def of_round(site: Site, number: int, kind: str) -> list[dict[str, Any]]:
@@ -48,7 +43,7 @@ def assert_once(server: Server, site: Site, number: int) -> str:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("state", STATES)
 def test_kill_at_a_state_boundary(server: Server, site: Site, tmp_path: Path, moment: str, state: str) -> None:
-    number = open_round(server, tmp_path)
+    number = server.open_round(tmp_path, **PLAN)
     site.killed(f"{moment}:{state}", "train-round")
     charged = len(of_round(site, number, "reserved"))
     released = [body["payload_sha256"] for body in of_round(site, number, "released")]
@@ -70,16 +65,7 @@ def test_kill_at_a_state_boundary(server: Server, site: Site, tmp_path: Path, mo
 
 @pytest.mark.parametrize("sent", [1, 8_192, 200_000])
 def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: Path, sent: int) -> None:
-    from support.federation import draft, model_file
-
-    from fedsite.server import rounds
-
-    open_round(server, tmp_path)
-    number = reports.rounds(server.federation)[-1]["round"]
-    server.run("server", "round", "close", str(number))
-    model = model_file(tmp_path / "large.safetensors", shapes=LARGE)
-    plan = draft(tmp_path, local={"steps": 0, "patch_voxels": [16, 16, 16]}, rounds=ONE_UPDATE)
-    number = rounds.open_series(server.federation, plan, model, 1).number
+    number = server.open_round(tmp_path, shapes=LARGE, **PLAN)
 
     site.killed(f"upload:{sent}", "train-round")
     assert site.round_state(number)[0] == "uploading"
@@ -92,7 +78,7 @@ def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: 
 
 def test_killed_again_and_again(server: Server, site: Site, tmp_path: Path) -> None:
     """A machine that dies at every boundary in turn still ends with one update and one charge."""
-    number = open_round(server, tmp_path)
+    number = server.open_round(tmp_path, **PLAN)
     for state in STATES[:-1]:
         site.killed(f"after:{state}", "train-round")
     site.ok("train-round")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fedsite.errors import UsageError
 from fedsite.server import enrolment as admissions
 from fedsite.server import federation as federations
-from fedsite.server import rounds
+from fedsite.server import reports, rounds
 from fedsite.server.federation import Federation
 from fedsite.wire import enrolment
 from fedsite.wire.client import FederationClient, TlsIdentity
@@ -54,11 +55,16 @@ def plan(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def draft(folder: Path, **changes: Any) -> PlanDraft:
-    """The same, read as fedsite reads it."""
+def plan_file(folder: Path, **changes: Any) -> Path:
+    """The same, as `plan.yaml` in `folder`."""
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan(**changes)))
-    return read_draft(path)
+    return path
+
+
+def draft(folder: Path, **changes: Any) -> PlanDraft:
+    """The same, read as fedsite reads it."""
+    return read_draft(plan_file(folder, **changes))
 
 
 def tensors(seed: int = 0, shapes: Mapping[str, tuple[int, ...]] = SHAPES, scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -146,10 +152,24 @@ class Server:
         """Invites and enrols a site; its identity lies in `folder`."""
         return enrol(Invitation.decode(self.invite(site)), folder)
 
-    def open_round(self, scratch: Path, count: int = 1, seed: int = 0, **changes: Any) -> int:
-        """Opens a series on a random model; gives the first round's number."""
-        model = model_file(scratch / "model.safetensors", seed)
-        return rounds.open_series(self.federation, draft(scratch, **changes), model, count).number
+    def open_round(
+        self, scratch: Path, count: int = 1, shapes: Mapping[str, tuple[int, ...]] = SHAPES, **changes: Any
+    ) -> int:
+        """Opens a series on a random model, which lies in `scratch`; gives the first round's number."""
+        model = model_file(scratch / "model.safetensors", shapes=shapes)
+        return self.open_series(plan_file(scratch, **changes), model, count)
+
+    def open_series(self, plan: Path, model: Path, count: int = 1) -> int:
+        """Ends what the tests before have left running and opens a series; gives the first round's number."""
+        self.close_rounds()
+        return rounds.open_series(self.federation, read_draft(plan), model, count).number
+
+    def close_rounds(self) -> None:
+        """Closes rounds until none follows."""
+        federation = self.federation
+        while still := [one["round"] for one in reports.rounds(federation) if one["status"] in ("open", "closing")]:
+            with suppress(UsageError):  # the server has closed it by itself in the meantime
+                rounds.close_now(federation, still[0])
 
     def client(self, tls: TlsIdentity, patience: float = 20) -> FederationClient:
         """A client of this server."""

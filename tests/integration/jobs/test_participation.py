@@ -18,20 +18,13 @@ from fedsite.jobs.site import open_site
 from fedsite.server import reports
 from fedsite.wire.payload import tensors_of
 
-NOTHING_TRAINED = {"steps": 0, "patch_voxels": [16, 16, 16]}
-WAITING = {"quorum": 1, "enough": 9, "deadline_seconds": 600}
+LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
+PLAN = {"local": LOCAL, "rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600}}
 
 
-def open_round(server: Server, folder: Path, count: int = 1, **changes: Any) -> int:
-    """Closes what is open and opens a new series."""
-    close_all(server)
-    return server.open_round(folder, count, **({"local": NOTHING_TRAINED, "rounds": WAITING} | changes))
-
-
-def close_all(server: Server) -> None:
-    for row in reports.rounds(server.federation):
-        if row["status"] == "open":
-            assert server.run("server", "round", "close", str(row["round"])).returncode in (0, 65, 75)
+def enough(count: int) -> dict[str, Any]:
+    """The plan of rounds that close with so many updates."""
+    return {"local": LOCAL, "rounds": {"quorum": count, "enough": count, "deadline_seconds": 600}}
 
 
 def took_part(server: Server, number: int) -> list[str]:
@@ -39,17 +32,17 @@ def took_part(server: Server, number: int) -> list[str]:
 
 
 def test_nothing_due(server: Server, site: Site) -> None:
-    close_all(server)
+    server.close_rounds()
     answer = site.ok("train-round")
     assert answer["outcome"] == "nothing-to-do"
     assert site.say("train-round").stdout == "Nothing to do: no round is waiting for this site.\n"
 
 
 def test_round_ends_before_the_release(server: Server, site: Site, tmp_path: Path) -> None:
-    first = open_round(server, tmp_path)
+    first = server.open_round(tmp_path, **PLAN)
     site.killed("after:trained", "train-round")
     assert list((site.state / "checkpoints").iterdir())
-    second = open_round(server, tmp_path)
+    second = server.open_round(tmp_path, **PLAN)
 
     assert site.ok("train-round")["data"]["round"] == second
 
@@ -59,9 +52,9 @@ def test_round_ends_before_the_release(server: Server, site: Site, tmp_path: Pat
 
 
 def test_round_ends_after_the_release(server: Server, site: Site, tmp_path: Path) -> None:
-    first = open_round(server, tmp_path)
+    first = server.open_round(tmp_path, **PLAN)
     site.killed("after:released", "train-round")
-    second = open_round(server, tmp_path)
+    second = server.open_round(tmp_path, **PLAN)
 
     assert site.ok("train-round")["data"]["round"] == second
 
@@ -77,7 +70,7 @@ def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) 
     site.enroll(server.invite("restored"))
     copy = tmp_path / "backup"
     shutil.copytree(site.state, copy)
-    number = open_round(server, tmp_path)
+    number = server.open_round(tmp_path, **PLAN)
     site.ok("train-round")
     shutil.rmtree(site.state)
     shutil.copytree(copy, site.state)
@@ -91,7 +84,7 @@ def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) 
 
 
 def test_a_norm_bound_below_honest_noise_is_refused_by_the_site(server: Server, site: Site, tmp_path: Path) -> None:
-    number = open_round(server, tmp_path, max_update_norm=1e-3)
+    number = server.open_round(tmp_path, max_update_norm=1e-3, **PLAN)
     answer = site.run("train-round")
     assert answer.code == 76
     assert "max_update_norm" in answer.json["error"]["message"]
@@ -103,7 +96,7 @@ def test_a_refused_update_is_not_sent_again_and_again(
 ) -> None:
     """The server refuses by its norm bound; the site's own check of that bound is blinded for this test."""
     monkeypatch.setattr(verification, "largest_honest_norm", lambda asked, values: 0.0)
-    number = open_round(server, tmp_path, max_update_norm=1e-3)
+    number = server.open_round(tmp_path, max_update_norm=1e-3, **PLAN)
     with open_site(site.config) as opened, pytest.raises(UpdateRefused):
         participate.take_part(opened, quietly)
     assert site.round_state(number)[0] == "rejected"
@@ -119,7 +112,7 @@ def quietly(_step: str) -> Iterator[Progress]:
 
 
 def test_a_changed_payload_never_leaves(server: Server, site: Site, tmp_path: Path) -> None:
-    number = open_round(server, tmp_path)
+    number = server.open_round(tmp_path, **PLAN)
     site.killed("after:released", "train-round")
     payload = site.state / "outbox" / f"round-{number}.safetensors"
     good = payload.read_bytes()
@@ -133,7 +126,7 @@ def test_a_changed_payload_never_leaves(server: Server, site: Site, tmp_path: Pa
 
 
 def test_a_file_without_its_ledger_row_never_leaves(server: Server, site: Site, tmp_path: Path) -> None:
-    number = open_round(server, tmp_path)
+    number = server.open_round(tmp_path, **PLAN)
     site.killed("after:reserved", "train-round")
     stray = site.state / "outbox" / f"round-{number}.safetensors"
     stray.write_bytes(b"not from the gate")
@@ -146,7 +139,7 @@ def test_a_site_that_missed_rounds_follows_the_chain(server: Server, site: Site,
     other = Site(tmp_path / "steady")
     other.init()
     other.enroll(server.invite("steady"))
-    first = open_round(server, tmp_path, count=4, rounds={"quorum": 1, "enough": 1, "deadline_seconds": 600})
+    first = server.open_round(tmp_path, count=4, **enough(1))
     site.ok("train-round")
     for number in (first + 1, first + 2):
         wait_for(server, number)
@@ -161,7 +154,7 @@ def test_the_global_model_is_the_mean_of_what_the_sites_sent(server: Server, sit
     other.enroll(server.invite("second"))
     site.configure(policy={"public_weight": 1.0})
     weighted = {"weights": "declared", "maximum_weight": 10.0}
-    number = open_round(server, tmp_path, rounds={"quorum": 2, "enough": 2, "deadline_seconds": 600}, **weighted)
+    number = server.open_round(tmp_path, **enough(2), **weighted)
     sent = []
     for one in (site, other):
         one.killed("after:released", "train-round")
@@ -201,7 +194,7 @@ def wait_for(server: Server, number: int, status: str = "open") -> None:
 
 @pytest.mark.parametrize("state", ["reserved", "released", "uploading"])
 def test_a_dry_run_never_goes_beyond_the_charge(server: Server, site: Site, tmp_path: Path, state: str) -> None:
-    number = open_round(server, tmp_path)
+    number = server.open_round(tmp_path, **PLAN)
     site.killed(f"after:{state}", "train-round")
 
     answer = site.run("train-round", "--dry-run")

@@ -11,12 +11,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from support.federation import Server, draft, model_file, running, tensors, update_file
+from support.federation import Server, model_file, running, tensors, update_file
 
 from fedsite.errors import NotAuthorised, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
 from fedsite.server import enrolment as admissions
-from fedsite.server import rounds
 from fedsite.server.reports import round_report
 from fedsite.wire import transfer
 from fedsite.wire.client import FederationClient, TlsIdentity
@@ -199,12 +198,12 @@ def test_newer_request_takes_over_from_a_dead_line(server: Server, site: TlsIden
 def test_transfers_survive_kill_9_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "PART_BYTES", 1 << 19)
     update = update_file(tmp_path / "update", tensors(1, BIG))
-    model = model_file(tmp_path / "model.safetensors", shapes=BIG)
+    model = tmp_path / "model.safetensors"
     destination = tmp_path / "downloaded.safetensors"
     size = update.stat().st_size
     with running(tmp_path / "federation") as server:
         identity = server.enrol("site-a", tmp_path / "site-a")
-        number = rounds.open_series(server.federation, draft(tmp_path, **NEVER), model, 1).number
+        number = server.open_round(tmp_path, shapes=BIG, **NEVER)
         with server.client(identity, patience=60) as client:
             up, down = KillAt(server, size // 2), KillAt(server, size // 2)
             receipt = client.upload(number, update, sha256_of(update), 1, progress=up)

@@ -146,29 +146,44 @@ def test_a_repeat_after_the_round_has_closed_still_gets_its_receipt(bench) -> No
     assert again.receipt == receipt is not None
 
 
-def test_due_is_the_newest_open_round_without_a_receipt(bench) -> None:
-    first, second = bench.open(**rules()), bench.open(**rules())
+def test_one_series_runs_at_a_time(bench) -> None:
+    first = bench.open(count=2, **rules())
+    bench.deliver("site-a", first, tensors(1))
+    for number, outcome in ((first, "aggregated"), (first + 1, "failed")):
+        with pytest.raises(UsageError, match=f"Round {number} has not ended") as caught:
+            bench.open()
+        assert f"round close {number}" in caught.value.mend
+        assert rounds.close_now(bench.federation, number).status == outcome
+    assert bench.open() == first + 2, "the refused ones left no round behind"
+
+
+def test_a_round_is_due_until_the_site_has_answered_it(bench) -> None:
+    number = bench.open(**rules())
 
     def due(site: str) -> int | None:
         answer = participation.participate(bench.federation, site, ASK)
         return None if answer.ticket is None else parse(Ticket, _content(answer.ticket)).round
 
-    assert due("site-a") == second
-    bench.deliver("site-a", second, tensors(1))
-    assert due("site-a") == first
-    participation.refuse(bench.federation, "site-a", first, Refusal(reason="policy"))
-    assert due("site-a") == first, "who has refused may think again"
-    with pytest.raises(Refused):
-        bench.deliver("site-a", first, tensors(1, scale=1e9))
-    assert due("site-a") is None, "a refused update is final"
+    assert due("site-a") == number
+    bench.deliver("site-a", number, tensors(1))
+    assert due("site-a") is None, "it has its receipt"
     assert participation.participate(bench.federation, "site-a", ASK).retry_after == participation.SOON
-    assert due("site-b") == second
+    participation.refuse(bench.federation, "site-b", number, Refusal(reason="policy"))
+    assert due("site-b") == number, "who has refused may think again"
+    bench.announce("site-b", number, update_file(bench.folder / "unfit", tensors(1, scale=1e9)))
+    assert due("site-b") == number, "an upload that was cut off goes on"
+    with pytest.raises(Refused):
+        bench.deliver("site-b", number, tensors(1, scale=1e9))
+    assert due("site-b") is None, "a refused update is final"
+    assert due("site-c") == number
 
 
 def test_receipts_beyond_the_named_sequence_come_with_the_answer(bench) -> None:
-    for number in (bench.open(**rules(enough=9)), bench.open(**rules(enough=9))):
+    first = bench.open(count=2, **rules(enough=2))
+    for number in (first, first + 1):
         bench.deliver("site-a", number, tensors(number))  # the bench uses the round's number as sequence
         bench.deliver("site-b", number, tensors(number))
+        rounds.advance(bench.federation)
 
     def known(site: str, after: int) -> int:
         asked = ParticipationRequest(protocol=1, ledger_sequence=after)
@@ -197,14 +212,14 @@ def test_idle_and_latest(bench) -> None:
 
 
 def test_close_now_follows_the_deadlines_rule(bench) -> None:
-    with_quorum, without = bench.open(**rules(quorum=1)), bench.open(**rules(quorum=2))
-    for number in (with_quorum, without):
+    for quorum, outcome in ((1, "aggregated"), (2, "failed")):
+        number = bench.open(**rules(quorum=quorum))
         bench.deliver("site-a", number, tensors(1))
-    assert rounds.close_now(bench.federation, with_quorum).status == "aggregated"
-    assert rounds.close_now(bench.federation, without).status == "failed"
-    for number in (with_quorum, without, 99):
+        assert rounds.close_now(bench.federation, number).status == outcome
         with pytest.raises(UsageError, match="not open"):
             rounds.close_now(bench.federation, number)
+    with pytest.raises(UsageError, match="not open"):
+        rounds.close_now(bench.federation, 99)
 
 
 def test_an_equal_weights_round_adds_the_mean(bench) -> None:
@@ -231,11 +246,12 @@ def test_declared_weights_are_clamped_by_the_plan(bench) -> None:
 
 
 def test_weights_are_given_exactly_when_the_plan_declares_them(bench) -> None:
-    equal, declared = bench.open(**rules()), bench.open(weights="declared", **rules())
-    for number, weight in ((equal, 1.0), (declared, None)):
+    for weights, weight in (("equal", 1.0), ("declared", None)):
+        number = bench.open(weights=weights, **rules())
         with pytest.raises(Refused) as caught:
             bench.deliver("site-a", number, tensors(1), weight=weight)
         assert caught.value.problem.type == "malformed"
+        rounds.close_now(bench.federation, number)
 
 
 def test_float16_updates(bench) -> None:
@@ -264,6 +280,9 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
     with pytest.raises(PowerCutError):
         rounds.advance(bench.federation)
     assert status(bench, number) == "closing"
+    assert participation.participate(bench.federation, "site-c", ASK).retry_after == participation.SOON
+    with pytest.raises(UsageError, match="has not ended"):
+        bench.open()
     before = round_report(bench.federation, number)["model_sha256"]
     [written] = [path for path in (bench.federation.folder / "models").iterdir() if path.name != before]
     monkeypatch.setattr(rounds, "_remember_model", original)
