@@ -41,12 +41,12 @@ SITES = 3
 PATIENTS = 16
 LESION_ML = (8.0, 150.0)
 HELD_OUT = 0.35
-ROUNDS = 8
+ROUNDS = 6
 SPACING_MM = [3.0, 3.0, 3.0]
 TASK = "stroke-dwi"
 NETWORK = {"name": "unet", "settings": {"channels": [8, 16, 32, 64]}}
 LOCAL_WORK = {
-    "steps": 40,
+    "steps": 60,
     "batch_size": 2,
     "patch_voxels": [40, 40, 40],
     "optimizer": "sgd",
@@ -54,7 +54,7 @@ LOCAL_WORK = {
     "foreground_fraction": 0.67,
 }
 CLIP_NORM = 3.0
-NOISE_MULTIPLIER = 0.0045
+NOISE_MULTIPLIER = 0.004
 LARGEST_UPDATE = 10_000_000
 """Values in an update, at most: the noise's norm grows with their root, and the plan bounds what the server takes."""
 DELTA = 1e-6

@@ -26,8 +26,8 @@ def enroll(
 
     out = Output.of(context)
     with open_site(out.config_path) as site:
-        enrolled = site.files.federation.is_file()
-        if invitation or not enrolled:
+        before = job.certificate_of(site)
+        if invitation or not before:
             pinned, agreement = job.enroll(site, Invitation.decode(_line(invitation)))
         else:
             pinned, agreement = site.pinned, ""
@@ -39,6 +39,7 @@ def enroll(
             pinned = job.accept_agreement(site, accept_agreement)
         elif agreement and not pinned.agreement_accepted_by:
             out.warn("The agreement is not accepted yet: fedsite enroll --accept-agreement NAME")
+        changed = job.certificate_of(site) != before
     data = {
         "site": pinned.site,
         "federation": pinned.federation,
@@ -47,7 +48,7 @@ def enroll(
         "agreement_accepted_by": pinned.agreement_accepted_by,
     }
     out.result(
-        "nothing-to-do" if enrolled and not accept_agreement else "enrolled",
+        "enrolled" if changed or accept_agreement else "nothing-to-do",
         data,
         f"This is site {pinned.site} of federation {pinned.federation}.\nNext: fedsite check",
     )

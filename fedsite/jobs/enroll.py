@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from fedsite.errors import ServerBrokeProtocol, SourceMissing, UsageError
+from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site
@@ -22,14 +22,18 @@ from fedsite.wire.transport import Patience
 def enroll(site: Site, invitation: Invitation) -> tuple[Pinned, str]:
     """Gets this site's certificate and pins the federation; gives what was pinned and the agreement's text.
 
-    Harmless to repeat: a lost answer is asked for again with the same key, an enrolled site only looks again.
+    Harmless to repeat: the same invitation and key give the same certificate. A new invitation gives a new one, which
+    is the way back for a site whose certificate has ended; everything else stays. An old invitation changes nothing.
     Raises UsageError when this state folder belongs to another federation or site, NotAuthorised, Unreachable,
     ServerBrokeProtocol.
     """
     with only_run(site.state.folder):
         _refuse_another_federation(site, invitation)
-        if not site.files.certificate.is_file():
+        try:
             _get_certificate(site, invitation)
+        except NotAuthorised:
+            if not site.files.certificate.is_file():
+                raise
         with site.client_for(invitation.server) as client:
             trust = client.trust()
         return _pin(site, invitation, trust), trust.agreement
@@ -42,6 +46,11 @@ def accept_agreement(site: Site, person: str) -> Pinned:
         site.state.audit("agreement accepted", by=person, sha256=pinned.agreement_sha256)
         identity.pin(site.files, pinned)
     return pinned
+
+
+def certificate_of(site: Site) -> bytes:
+    """The certificate's bytes; none before enrolment."""
+    return site.files.certificate.read_bytes() if site.files.certificate.is_file() else b""
 
 
 def _refuse_another_federation(site: Site, invitation: Invitation) -> None:
@@ -63,6 +72,8 @@ def _get_certificate(site: Site, invitation: Invitation) -> None:
     authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, network.proxy, patience)
     key = _key(files)
     certificates = enrolment.enroll(invitation, authority, key, network.proxy, patience)
+    if certificate_of(site) == certificates:
+        return
     with site.state.transaction():
         site.state.audit(
             "enrolled",

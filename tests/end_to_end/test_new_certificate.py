@@ -4,12 +4,36 @@ from support.federation import Server
 from support.site import Site
 
 
-def test_a_new_certificate_for_the_same_key(server: Server, site: Site) -> None:
-    identity = site.state / "identity"
-    before = {path.name: path.read_bytes() for path in identity.iterdir()}
-    (identity / "site.pem").rename(site.home / "old-site.pem")
+def files_of(site: Site) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (site.state / "identity").iterdir()}
+
+
+def test_a_new_invitation_brings_a_new_certificate(server: Server, site: Site) -> None:
+    before = files_of(site)
     site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a"))
-    after = {path.name: path.read_bytes() for path in identity.iterdir()}
-    assert {name for name in before if before[name] != after.pop(name)} == {"site.pem"}
-    assert after == {}
+    after = files_of(site)
+    assert {name for name in before if before[name] != after[name]} == {"site.pem"}
+    assert after.keys() == before.keys()
     assert site.ok("train-round")["outcome"] == "nothing-to-do"
+
+
+def test_a_revoked_site_comes_back_by_a_new_invitation(server: Server, site: Site) -> None:
+    assert server.run("server", "site", "revoke", "site-a").returncode == 0
+    assert site.run("train-round").code == 77
+    site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a"))
+    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+
+
+def test_the_same_invitation_again_changes_nothing(server: Server, site: Site) -> None:
+    line = server.invite("site-a")
+    site.ok("enroll", "--invitation", "-", stdin=line)
+    before = files_of(site)
+    again = site.ok("enroll", "--invitation", "-", stdin=line)
+    assert again["outcome"] == "nothing-to-do"
+    assert files_of(site) == before
+
+
+def test_an_invitation_that_has_expired_changes_nothing(server: Server, site: Site) -> None:
+    before = files_of(site)
+    site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a", hours=-1))
+    assert files_of(site) == before
