@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged
+from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainLater
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, is_private, make_folder
 
 VERSION = 1
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "logs")
+BUSY_SECONDS = 10.0
 ZERO = "0" * 64
 Chain = Literal["ledger", "audit"]
 _MEND = "Keep the state folder as it is for the auditor, and see: fedsite audit verify"
@@ -123,6 +124,8 @@ class State:
             database = _connect(path)
             version = database.execute("pragma user_version").fetchone()[0]
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise TryAgainLater("Another process is writing to the state database.", "Try again later.") from error
             raise CannotWrite(
                 f"The state database cannot be opened: {error}.", "Free some space or mend the permissions; run again."
             ) from error
@@ -161,6 +164,8 @@ class State:
                     self._database.execute("rollback")
                 raise
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise TryAgainLater("Another process is writing to the state database.", "Try again later.") from error
             raise CannotWrite(
                 f"The state database cannot be written: {error}.", "Free some space or mend the permissions; run again."
             ) from error
@@ -296,7 +301,7 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, timeout=10)
+    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     try:
         database.execute("pragma journal_mode = wal")
         database.execute("pragma synchronous = full")
