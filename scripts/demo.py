@@ -46,9 +46,9 @@ SPACING_MM = [3.0, 3.0, 3.0]
 TASK = "stroke-dwi"
 NETWORK = {"name": "unet", "settings": {"channels": [8, 16, 32, 64]}}
 LOCAL_WORK = {
-    "steps": 60,
+    "steps": 70,
     "batch_size": 2,
-    "patch_voxels": [40, 40, 40],
+    "patch_voxels": [48, 48, 48],
     "optimizer": "sgd",
     "learning_rate": 0.1,
     "foreground_fraction": 0.67,
