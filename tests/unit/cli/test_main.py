@@ -263,8 +263,8 @@ import sys, time
 from fedsite.cli import main as door
 from fedsite.jobs import status
 def sleep(_):
-    print("asleep", file=sys.stderr, flush=True)
     try:
+        print("asleep", file=sys.stderr, flush=True)
         time.sleep(60)
     finally:
         print("cleaned up", file=sys.stderr, flush=True)
