@@ -8,7 +8,7 @@ from fedsite.jobs import local_work
 from fedsite.jobs.round import Steps
 from fedsite.jobs.site import Site
 from fedsite.wire import signing
-from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PublicKey, Result
+from fedsite.wire.messages import Envelope, MalformedMessage, Plan, Result
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def newest_model(site: Site, step: Steps) -> Measured:
 def _accepted_plans(site: Site) -> dict[str, Plan]:
     """The plans of rounds that this site verified when it met them, by digest."""
     pinned = site.pinned
-    keys = [PublicKey(id=key[:16], ed25519=key) for key in pinned.plan_keys]
+    keys = [signing.pinned_key(key) for key in pinned.plan_keys]
     envelopes = [Envelope.model_validate(record.body["plan"]) for record in site.state.rounds(pinned.federation)]
     return {
         signing.digest(envelope): signing.open_envelope(envelope, Plan, signing.PLAN, keys, pinned.plan_threshold)

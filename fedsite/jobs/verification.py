@@ -12,7 +12,7 @@ from fedsite.tasks import networks, registry
 from fedsite.tasks.description import OutOfRange
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
-from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PrivacyAsked, PublicKey, Receipt, Ticket
+from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PrivacyAsked, Receipt, Ticket
 
 _TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
@@ -32,7 +32,7 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
 
     `now` None leaves the expiry out: what was released in time is still the server's to take or refuse.
     """
-    pinned_keys = [PublicKey(id=key[:16], ed25519=key) for key in pinned.plan_keys]
+    pinned_keys = [signing.pinned_key(key) for key in pinned.plan_keys]
     try:
         opened = signing.open_envelope(plan, Plan, signing.PLAN, pinned_keys, pinned.plan_threshold)
         stub = signing.open_envelope(ticket, Ticket, signing.TICKET, [opened.round_key])

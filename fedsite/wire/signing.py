@@ -18,8 +18,12 @@ RECEIPT = "application/vnd.fedsite.receipt.v1+json"
 
 def public_key(key: Ed25519PrivateKey) -> PublicKey:
     """The public half as it travels."""
-    raw = key.public_key().public_bytes_raw()
-    return PublicKey(id=hashlib.sha256(raw).hexdigest()[:16], ed25519=raw.hex())
+    return pinned_key(key.public_key().public_bytes_raw().hex())
+
+
+def pinned_key(ed25519: str) -> PublicKey:
+    """A public key from its 64 hexadecimal digits, as a site pinned them."""
+    return PublicKey(id=hashlib.sha256(bytes.fromhex(ed25519)).hexdigest()[:16], ed25519=ed25519)
 
 
 def sign(message: bytes, kind: str, keys: Iterable[Ed25519PrivateKey]) -> Envelope:
