@@ -71,6 +71,8 @@ def test_nothing_names_a_patient(server: Server, site: Site, tmp_path: Path) -> 
 
     run("inspect", hospital.source, "--volumes", str(tmp_path / "volumes"))
     run("prepare-data", hospital.source, "--labels", hospital.labels, "--task", "stroke-dwi")
+    splits = [case["split"] for case in site.ok("data", "list")["data"]["cases"]]
+    assert {"training", "validation"} == set(splits), "the key and the patients of this test decide, not chance"
     local = {"steps": 1, "batch_size": 1, "patch_voxels": [32, 32, 32]}
     plan = plan_file(tmp_path, preparation=PREPARATION, local=local)
     site.ok("model", "init", str(plan), "-o", str(tmp_path / "model.safetensors"))
