@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsite.dataset import nifti
+from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
 from fedsite.dicom.checks import Finding
@@ -108,7 +109,7 @@ def _candidates(
         id=study,
         patient=pseudonyms.patient(_text(key[0]), "bids"),
         images=images,
-        masks={image.id: masks for image in reference},
+        masks={image.id: [NiftiMask(path) for path in masks] for image in reference},
         refused=tuple(refused),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dataset import cases, checks, nifti, pictures
+from fedsite.dataset import cases, checks, pictures
 from fedsite.dataset.folder import Outcome
 from fedsite.dataset.manifest import CaseRecord, Exclusion, InputState, Remark, Split, Triple
 from fedsite.dataset.rules import finding
@@ -123,14 +123,12 @@ def _read_image(image: ImageSource, reference: ImageSource) -> tuple[NDArray[np.
 
 def _read_mask(study: Study, reference: ImageSource, task: Task) -> tuple[NDArray[np.uint8] | None, list[Finding]]:
     try:
-        geometry = nifti.read_geometry(study.mask)
-        voxels = nifti.read_voxels(study.mask)
+        placed = study.mask.read(reference)
     except DataNotFit as error:
-        return None, [finding("label-unreadable", study.id, reason=error.message)]
-    placed = checks.place_mask(voxels, geometry.affine, reference.shape, reference.affine, study.id)
+        return None, [finding("label-unreadable", reference.id, reason=error.message)]
     findings = list(placed.findings)
     if placed.fits:
-        findings += checks.check_label(placed.values, task.labels, study.id)
+        findings += checks.check_label(placed.values, task.labels, reference.id)
     if any(problem.severity == "error" for problem in findings):
         return None, findings
     return np.rint(placed.values).astype(np.uint8), findings

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedsite.dataset import nifti
+from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.pairing import Pairing, pair
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
@@ -104,7 +105,7 @@ def _candidates(
         id=study,
         patient=patient,
         images={name: [_image(volume, name) for volume in volumes] for name, volumes in channels.items()},
-        masks=pairing.masks,
+        masks={image: [NiftiMask(path) for path in paths] for image, paths in pairing.masks.items()},
         contested=pairing.contested,
         refused=tuple(refused),
     )

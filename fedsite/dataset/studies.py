@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsite.dataset import nifti
+from fedsite.dataset.checks import PlacedMask
 from fedsite.dataset.manifest import Exclusion, Remark, SourceKind
 from fedsite.dataset.rules import finding
 from fedsite.dicom.checks import Finding
@@ -70,6 +71,22 @@ class ImageSource:
         return read_volume(self.origin)
 
 
+class MaskSource(Protocol):
+    """A mask of one study, not read yet, whatever it is kept in (`masks`)."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the mask is made of."""
+        ...
+
+    def read(self, reference: ImageSource) -> PlacedMask:
+        """The values [i, j, k] in the array order of the reference image, or findings that say why they do not fit.
+
+        Raises DataNotFit when a file cannot be read, SourceMissing when it is gone.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Study:
     """A study that can become a case: an image for every channel of the task, and one mask."""
@@ -77,12 +94,12 @@ class Study:
     id: str
     patient: str
     images: tuple[ImageSource, ...]
-    mask: Path = field(repr=False)
+    mask: MaskSource = field(repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that the case is made of."""
-        return (*(file for image in self.images for file in image.files), self.mask)
+        return (*(file for image in self.images for file in image.files), *self.mask.files)
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,7 @@ class Candidates:
     id: str
     patient: str
     images: Mapping[str, Sequence[ImageSource]]
-    masks: Mapping[str, Sequence[Path]] = field(repr=False)
+    masks: Mapping[str, Sequence[MaskSource]] = field(repr=False)
     contested: Mapping[str, frozenset[str]] = field(default_factory=dict)
     refused: tuple[Finding, ...] = ()
 

@@ -58,7 +58,7 @@ def test_one_volume_and_its_mask(collecting, mask):
     collected = collecting(volume("s-1"), masks=(mask,))
     assert chosen(collected) == ["s-1"]
     assert collected.kind == "dicom"
-    assert collected.studies[0].mask.name == Path(mask).name
+    assert [file.name for file in collected.studies[0].mask.files] == [Path(mask).name]
 
 
 def test_what_is_not_of_the_task_is_left_aside(collecting):
