@@ -62,7 +62,10 @@ class PixelLayout:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Instance:
-    """One DICOM file: who, what kind of object, how its pixels are stored. Never printed: it holds identifiers."""
+    """One DICOM file: who, what kind of object, how its pixels are stored. Never printed: it holds identifiers.
+
+    `member` names the file within the zip archive at `path`; "" for a plain file. Open it by `opening.open_file`.
+    """
 
     path: str
     modality: str
@@ -81,6 +84,7 @@ class Instance:
     lossy: bool = False
     burned_in: bool = False
     has_modality_lut: bool = False
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

@@ -17,6 +17,7 @@ from pydicom.pixels.processing import apply_modality_lut
 
 from fedsite.dicom.checks import VolumeRefused, finding
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Volume
+from fedsite.dicom.opening import open_file
 from fedsite.dicom.pixeldata import CODECS, NATIVE
 from fedsite.dicom.values import tolerant_reading
 from fedsite.errors import SourceMissing
@@ -60,12 +61,11 @@ def stored_plane(frame: Frame) -> Plane:
 
 def _fill(stack: NDArray[np.float32], frames: Sequence[Frame]) -> tuple[float, float]:
     """Reads every frame into its slice of the stack; each file is opened once. Gives the lowest and highest value."""
-    slots: dict[str, list[int]] = {}
+    slots: dict[Instance, list[int]] = {}
     for slot, frame in enumerate(frames):
-        slots.setdefault(frame.instance.path, []).append(slot)
+        slots.setdefault(frame.instance, []).append(slot)
     lowest, highest = np.inf, -np.inf
-    for own in slots.values():
-        instance = frames[own[0]].instance
+    for instance, own in slots.items():
         planes = _planes(instance, [frames[slot].index for slot in own])
         for slot, plane in zip(own, planes, strict=True):
             # While the slice is in the cache: its scale, and its part of the extremes.
@@ -98,15 +98,16 @@ def _native_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane
     assert pixels.offset is not None
     order = ">" if instance.transfer_syntax == uid.ExplicitVRBigEndian else "<"
     dtype = np.dtype(f"{order}{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}")
-    with open(instance.path, "rb", buffering=0) as file:  # noqa: PTH123 - paths are kept as text
+    with open_file(instance.path, instance.member) as file:
         for index in indices:
             file.seek(pixels.offset + index * pixels.frame_bytes)
-            plane = np.fromfile(file, dtype, pixels.rows * pixels.columns)
+            plane = np.frombuffer(bytearray(file.read(pixels.frame_bytes)), dtype)
             yield _without_unused_bits(plane.reshape(pixels.rows, pixels.columns), pixels)
 
 
 def _decoded_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
-    dataset = pydicom.dcmread(instance.path)
+    with open_file(instance.path, instance.member) as file:
+        dataset = pydicom.dcmread(file)
     pixels, syntax = instance.pixels, instance.transfer_syntax
     compressed = syntax in CODECS
     planes = get_decoder(syntax).iter_array(

@@ -174,7 +174,7 @@ def _place_key(frame: Frame) -> tuple[float, ...]:
 
 
 def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
-    instances = {frame.instance.path: frame.instance for frame in frames}.values()
+    instances = list(dict.fromkeys(frame.instance for frame in frames))
     faults = [instance.pixels.fault for instance in instances if instance.pixels.fault]
     for fault in sorted(set(faults)):
         yield finding(fault, count=faults.count(fault))
