@@ -1,4 +1,4 @@
-"""The rules of preparation: every finding that this room can give, in one table (as `dicom.checks` has for its own).
+"""The rules of preparation: every finding that this room can give, in one table (as `dicom.rules` has for its own).
 
 A rule of severity `error` leaves the study out, a `warning` only tells. Messages carry counts and measures, never a
 path, an identifier or a name.

@@ -1,0 +1,79 @@
+"""Rules of what a file holds: no DICOM at all, or objects that are no volume."""
+
+from fedsite.dicom.rules.rule import EXPORT_ORIGINAL, LEAVE_OUT, Rule
+
+# What a file can be that belongs to no volume.
+FILES = (
+    Rule("not-dicom", "warning", "{count} file(s) are not DICOM.", "Nothing to do: they are passed over."),
+    Rule("empty-file", "warning", "{count} file(s) are empty.", "If images are missing, copy the export again."),
+    Rule(
+        "media-directory",
+        "warning",
+        "{count} file(s) are media directories (DICOMDIR).",
+        "Nothing to do: the images themselves are scanned.",
+    ),
+    Rule(
+        "damaged-header",
+        "error",
+        "{count} DICOM file(s) are damaged before their pixel data.",
+        "Copy or export these files again; the volumes that they belong to may lack slices.",
+    ),
+    Rule(
+        "unreadable-file",
+        "error",
+        "{count} file(s) could not be read.",
+        "Give the user who runs fedsite permission to read the source, and see whether the disk is healthy.",
+    ),
+    Rule(
+        "unreadable-folder",
+        "error",
+        "{count} folder(s) could not be listed.",
+        "Give the user who runs fedsite permission to read the source.",
+    ),
+)
+
+# Objects that are no images of slices, by SOP class (PS3.4 table B.5-1), and images that are no slices.
+OBJECTS = (
+    Rule("secondary-capture", "error", "This is a secondary capture, not an acquired image.", EXPORT_ORIGINAL),
+    Rule(
+        "segmentation",
+        "error",
+        "This is a segmentation, not an image.",
+        "Put label objects into the folder that --labels names.",
+    ),
+    Rule("structured-report", "error", "This is a structured report (dose, measurements), not an image.", LEAVE_OUT),
+    Rule("presentation-state", "error", "This is a presentation state, not an image.", LEAVE_OUT),
+    Rule(
+        "radiotherapy-object",
+        "error",
+        "This is a radiotherapy object (structures, plan, dose), not an image.",
+        "Put structure sets into the folder that --labels names.",
+    ),
+    Rule("raw-data", "error", "This is raw or auxiliary data, not an image.", EXPORT_ORIGINAL),
+    Rule(
+        "not-ct-or-mr",
+        "error",
+        "By its SOP class this is neither a CT nor an MR image.",
+        "Nothing to do: fedsite learns from CT and MR only.",
+    ),
+    Rule("localizer", "error", "This is a localizer.", "Nothing to do: it is left out."),
+    Rule(
+        "projection",
+        "error",
+        "This is a projection or rendering (such as a MIP), not the acquired slices.",
+        EXPORT_ORIGINAL,
+    ),
+    Rule(
+        "mosaic",
+        "error",
+        "Every image is a mosaic of all slices.",
+        "Export the series as single slices or as enhanced multi-frame.",
+    ),
+    Rule("colour", "error", "The images are in colour.", EXPORT_ORIGINAL),
+    Rule(
+        "burned-in-annotation",
+        "error",
+        "The images say that they hold burned-in annotation.",
+        "Export the series without text in the pixels.",
+    ),
+)
