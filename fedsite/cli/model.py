@@ -1,15 +1,12 @@
 """`fedsite model`: the first model of a plan, and the models that the rounds have made."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fedsite.cli.output import Output
 from fedsite.errors import SourceMissing, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(help="Global models: make the first, list them, take one out.", no_args_is_help=True)
 
@@ -33,13 +30,8 @@ def init(
     with out.step("Building the network"):
         made = model.init(draft, output, seed)
     data = {"path": str(output), "sha256": made.sha256, "bytes": made.bytes, "values": made.values, "seed": seed}
-    out.result(
-        "written",
-        data,
-        lambda console: console.print(
-            f"{output}: {made.values:,} values in {made.tensors} tensors, SHA-256 {made.sha256}.", markup=False
-        ),
-    )
+    text = f"{output}: {made.values:,} values in {made.tensors} tensors, SHA-256 {made.sha256}."
+    out.result("written", data, text)
 
 
 @app.command("list")
@@ -49,13 +41,12 @@ def list_models(context: typer.Context, folder: Folder = HERE) -> None:
     from fedsite.server.reports import models
 
     found = models(open_federation(folder))
-
-    def human(console: "Console") -> None:
-        for one in found:
-            origin = f"round {one['round']}" if one["round"] else "brought"
-            console.print(f"{one['sha256']}  {one['bytes']:>12,} bytes  {one['created']}  {origin}", markup=False)
-
-    Output.of(context).result("listed", {"models": found}, human)
+    lines = [
+        f"{one['sha256']}  {one['bytes']:>12,} bytes  {one['created']}  "
+        + (f"round {one['round']}" if one["round"] else "brought")
+        for one in found
+    ]
+    Output.of(context).result("listed", {"models": found}, "\n".join(lines))
 
 
 @app.command()
@@ -82,4 +73,4 @@ def export(
         while block := stored.read(1 << 20):
             written.write(block)
     data = {"path": str(output), "sha256": found, "bytes": output.stat().st_size}
-    Output.of(context).result("written", data, lambda console: console.print(f"{output}: {found}", markup=False))
+    Output.of(context).result("written", data, f"{output}: {found}")

@@ -36,12 +36,12 @@ def init(
     from fedsite.wire.messages import utc_now
 
     try:
-        text = agreement.read_text(encoding="utf-8") if agreement else ""
+        terms = agreement.read_text(encoding="utf-8") if agreement else ""
     except (OSError, UnicodeDecodeError) as error:
         raise SourceMissing(f"The agreement {agreement} cannot be read as text.") from error
     first = f"[{name[0]}]" if ":" in name[0] else name[0]
     address = url.rstrip("/") or f"https://{first}:8443"
-    federations.init(folder, federation, name, address, text, utc_now())
+    federations.init(folder, federation, name, address, terms, utc_now())
     made = federations.open_federation(folder)
     data = {
         "federation": federation,
@@ -50,12 +50,12 @@ def init(
         "ca_sha256": fingerprint(made.authority.certificate),
     }
 
-    def human(console: "Console") -> None:
-        console.print(f"The federation {federation} is in {folder}; sites will reach it at {address}.", markup=False)
-        console.print(f"Its authority's SHA-256 is {data['ca_sha256']}.")
-        console.print("Next: fedsite server run, then fedsite server invite SITE.")
-
-    Output.of(context).result("created", data, human)
+    text = (
+        f"The federation {federation} is in {folder}; sites will reach it at {address}.\n"
+        f"Its authority's SHA-256 is {data['ca_sha256']}.\n"
+        "Next: fedsite server run, then fedsite server invite SITE."
+    )
+    Output.of(context).result("created", data, text)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def invite(
     line = make(federation, site, lifetime, url.rstrip("/") or federation.url).encode()
     data = {"site": site, "invitation": line, "expires": (federation.clock() + lifetime).isoformat()}
     out = Output.of(context)
-    out.result("invited", data, lambda console: console.out(line, highlight=False))
+    out.result("invited", data, line)
     out.note(f"For {site} alone, once, until {data['expires']}. Send it as you would send a password.")
 
 
@@ -136,11 +136,8 @@ def revoke(
     from fedsite.server.federation import open_federation
 
     count = withdraw(open_federation(folder), site)
-    Output.of(context).result(
-        "revoked",
-        {"site": site, "certificates": count},
-        lambda console: console.print(f"{site} is out: {count} certificates revoked.", markup=False),
-    )
+    data = {"site": site, "certificates": count}
+    Output.of(context).result("revoked", data, f"{site} is out: {count} certificates revoked.")
 
 
 @round_app.command("open")
@@ -158,21 +155,16 @@ def open_round(
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
     from fedsite.server.rounds import open_series
-    from fedsite.tasks import networks, registry
-    from fedsite.tasks.description import OutOfRange
+    from fedsite.tasks import request
     from fedsite.wire.plans import read_draft
 
     federation = open_federation(folder)
     draft = read_draft(plan)
-    task = registry.get(draft.task, OutOfRange)
-    networks.validate(task, draft.network.name, draft.network.settings)
-    networks.check_patch(task, draft.network.name, draft.network.settings, draft.local.patch_voxels)
+    network = draft.network
+    request.check(draft.task, draft.channels, network.name, network.settings, draft.local.patch_voxels)
     row = open_series(federation, draft, model, rounds)
-    Output.of(context).result(
-        "opened",
-        round_report(federation, row.number),
-        lambda console: console.print(f"Round {row.number} of {rounds} is open until {row.expires}.", markup=False),
-    )
+    text = f"Round {row.number} of {rounds} is open until {row.expires}."
+    Output.of(context).result("opened", round_report(federation, row.number), text)
 
 
 @round_app.command("list")
@@ -197,7 +189,7 @@ def show(
     from fedsite.server.reports import round_report
 
     report = round_report(open_federation(folder), number)
-    Output.of(context).result("shown", report, lambda console: _show_round(console, report))
+    Output.of(context).result("shown", report, _round_text(report))
 
 
 @round_app.command()
@@ -214,17 +206,17 @@ def close(
     federation = open_federation(folder)
     close_now(federation, number)
     report = round_report(federation, number)
-    Output.of(context).result("closed", report, lambda console: _show_round(console, report))
+    Output.of(context).result("closed", report, _round_text(report))
 
 
-def _show_round(console: "Console", report: dict[str, Any]) -> None:
-    console.print(f"Round {report['round']} of plan {report['plan']}: {report['status']}", markup=False)
-    for name in ("reason", "opened", "expires", "closed", "model_sha256", "result_sha256"):
-        if report[name]:
-            console.print(f"  {name.replace('_', ' '):14} {report[name]}", markup=False)
+def _round_text(report: dict[str, Any]) -> str:
+    facts = ("reason", "opened", "expires", "closed", "model_sha256", "result_sha256")
+    found = {name: str(report[name]) for name in facts if report[name]}
     for name in ("took_part", "rejected", "refused", "late", "absent"):
         sites = [one if isinstance(one, str) else _with_reason(one) for one in report[name]]
-        console.print(f"  {name.replace('_', ' '):14} {', '.join(sites) or '-'}", markup=False)
+        found[name] = ", ".join(sites) or "-"
+    lines = [f"  {name.replace('_', ' '):14} {value}" for name, value in found.items()]
+    return "\n".join([f"Round {report['round']} of plan {report['plan']}: {report['status']}", *lines])
 
 
 def _with_reason(entry: dict[str, Any]) -> str:

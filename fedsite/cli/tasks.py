@@ -21,7 +21,7 @@ def list_tasks(context: typer.Context) -> None:
     data = [{"name": task.name, "title": task.title} for task in tasks]
     width = max(len(task.name) for task in tasks)
     lines = [f"{task.name:<{width}}  {task.title}" for task in tasks]
-    Output.of(context).result("listed", {"tasks": data}, lambda console: console.print("\n".join(lines), markup=False))
+    Output.of(context).result("listed", {"tasks": data}, "\n".join(lines))
 
 
 @app.command("show")
@@ -48,7 +48,7 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help="A tas
             for network in task.networks
         ],
     }
-    Output.of(context).result("shown", data, lambda console: console.print("\n".join(_lines(task)), markup=False))
+    Output.of(context).result("shown", data, "\n".join(_lines(task)))
 
 
 def _lines(task: "Task") -> list[str]:

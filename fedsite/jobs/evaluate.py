@@ -53,8 +53,7 @@ def evaluate(
     Raises DataNotFit without cases, ServerBrokeProtocol when the model file is not one of the plan's network,
     OutOfRange when the plan asks for a network or task outside its description.
     """
-    from fedsite.tasks import networks, registry
-    from fedsite.tasks.description import OutOfRange
+    from fedsite.tasks import networks, request
     from fedsite.training import inference, loop, metrics, weights
 
     if not cases:
@@ -62,8 +61,7 @@ def evaluate(
             "There is no validation case to evaluate on.",
             "Prepare more patients: about one in five is kept for validation.",
         )
-    task = registry.get(plan.task, OutOfRange)
-    networks.check_patch(task, plan.network.name, plan.network.settings, plan.local.patch_voxels)
+    task = request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, plan.local.patch_voxels)
     network = networks.build(task, plan.network.name, plan.network.settings)
     try:
         weights.load(network, tensors_of(model_path))

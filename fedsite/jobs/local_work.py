@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from fedsite.dataset import manifest as manifests
 from fedsite.dataset.cases import CaseFiles, verify_case
 from fedsite.dataset.manifest import CaseRecord, Manifest
-from fedsite.errors import DataNotFit
+from fedsite.errors import DataNotFit, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, atomic_writer
 from fedsite.jobs.evaluate import Evaluation, evaluate
 from fedsite.wire import payload
-from fedsite.wire.messages import Plan
+from fedsite.wire.messages import MalformedMessage, Plan
 
 Progress = Callable[[int, int], None]
+
+# An update's values, float64, as a function of a slice; and the layout of the files that they come from.
+Update = tuple[Callable[[slice], NDArray[np.float64]], payload.Layout]
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,16 @@ def measure(plan: Plan, model: Path, data: PreparedData, device: str, progress: 
     return evaluate(model, plan, data.cases("validation"), device, progress)
 
 
-def update_reader(model: Path, trained: Path) -> tuple[Callable[[slice], NDArray[np.float64]], payload.Layout]:
-    """The update (trained minus global) as a function of a slice, float64, and the layout of both files.
-
-    Raises DataNotFit when the two files are not of one model.
-    """
-    layout = payload.layout_of(model)
-    payload.check_file(trained, layout)
+def open_update(model: Path, trained: Path) -> Update:
+    """The update: trained minus global. Raises RecordsDamaged when a file is damaged, or they are not of one model."""
+    try:
+        layout = payload.layout_of(model)
+        payload.check_file(trained, layout)
+    except MalformedMessage as error:
+        raise RecordsDamaged(
+            f"The round's model or its trained weights are damaged in the state folder: {error}.",
+            "Nothing was released. See whether the disk is healthy; the next run trains again.",
+        ) from error
     before, after = payload.map_values(model, layout), payload.map_values(trained, layout)
 
     def read(part: slice) -> NDArray[np.float64]:

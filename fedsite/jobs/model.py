@@ -5,8 +5,7 @@ from pathlib import Path
 
 from fedsite.errors import ConfigurationError, DataNotFit
 from fedsite.files import sha256_of
-from fedsite.tasks import networks, registry
-from fedsite.tasks.description import OutOfRange
+from fedsite.tasks import networks, request
 from fedsite.wire.messages import PlanDraft
 from fedsite.wire.payload import write_model
 
@@ -27,9 +26,10 @@ def init(draft: PlanDraft, path: Path, seed: int) -> NewModel:
     Raises OutOfRange when the plan asks for what the task does not allow, DataNotFit when the network holds
     something else than floating-point tensors, ConfigurationError where torch is not installed, CannotWrite.
     """
-    task = registry.get(draft.task, OutOfRange)
+    asked = draft.network
+    task = request.check(draft.task, draft.channels, asked.name, asked.settings, draft.local.patch_voxels)
     try:
-        network = networks.build(task, draft.network.name, draft.network.settings, seed)
+        network = networks.build(task, asked.name, asked.settings, seed)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"This needs {error.name}, which is not installed here.",

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
+from fedsite.files import sha256_of
 from fedsite.jobs import local_work
 from fedsite.jobs.local_work import PreparedData, Progress
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_receipt
 from fedsite.privacy import accountant, mechanism
-from fedsite.privacy.ledger import Charge, Spent
+from fedsite.privacy.ledger import Charge
 from fedsite.privacy.mechanism import Gate
 from fedsite.privacy.statement import MEANINGFUL, guarantee
 from fedsite.site import policy
@@ -120,10 +121,10 @@ def advance(here: Round, until: str = "acknowledged") -> None:
         TRANSITIONS[here.offer.plan.privacy.mechanism][here.state](here)
 
 
-def admit(here: Round) -> Spent:
+def admit(here: Round) -> None:
     """Whether the site takes part at all, asked before anything is fetched or trained.
 
-    Gives the ledger's totals as they will be. Raises PolicyRefused, BudgetSpent, SourceMissing, DataNotFit.
+    Raises PolicyRefused, BudgetSpent, SourceMissing, DataNotFit. What is reserved already has been admitted.
     """
     plan, rules = here.offer.plan, here.site.config.policy
     policy.check(
@@ -138,8 +139,8 @@ def admit(here: Round) -> Spent:
         ),
     )
     ledger = here.site.ledger
-    if reservation := ledger.reservation(plan.federation, here.number):
-        return Spent(**reservation.body["after"])
+    if ledger.reservation(plan.federation, here.number):
+        return
     charge = charge_for(here.offer, here.offer.ticket.model_bytes // 4)
     after = ledger.price(charge)
     ledger.require(after, rules.maximum_epsilon)
@@ -149,7 +150,6 @@ def admit(here: Round) -> Spent:
     policy.check_price(rules, alone, after.epsilon_noised, MEANINGFUL)
     if plan.local.steps:
         here.data()
-    return after
 
 
 def charge_for(offer: Offer, values: int) -> Charge:
@@ -168,7 +168,7 @@ def charge_for(offer: Offer, values: int) -> Charge:
         sampling_rate=float(asked.sampling_rate),
         steps=asked.steps,
         release=accountant.gaussian_update(asked.noise_multiplier) if asked.noise_multiplier else None,
-        delta_tail=Gate(asked.clip_norm, asked.noise_multiplier, max(values, 1)).tail,
+        delta_tail=gate_for(offer, max(values, 1)).tail,
         generator=mechanism.GENERATOR,
     )
 
@@ -205,6 +205,10 @@ def _evaluate(here: Round) -> None:
 
 def _train(here: Round) -> None:
     """`fetched` to `trained`: the trained weights lie in the checkpoint. Deterministic, so a kill only costs time."""
+    if not here.model.is_file() or sha256_of(here.model) != here.offer.ticket.model_sha256:
+        here.model.unlink(missing_ok=True)
+        here.move("offered")  # somebody tidied up, or the disk failed: it is fetched again
+        return
     plan, device = here.offer.plan, here.site.config.training.device
     seed_text = f"{plan.local.seed}:{here.offer.ticket_sha256}:{here.site.pinned.site}"
     seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big")
@@ -225,7 +229,10 @@ def _reserve(here: Round) -> None:
             f"Round {here.number} ended while this site was training.",
             "Nothing was charged and nothing left; the next run takes the next round.",
         )
-    _, layout = local_work.update_reader(here.model, here.checkpoint)
+    update = _update(here)
+    if update is None:
+        return
+    _, layout = update
     charge = charge_for(here.offer, layout.values)
     record = here.site.ledger.reserve(charge, here.site.config.policy.maximum_epsilon)
     here.move("reserved", reservation=record.sequence, values=layout.values)
@@ -233,7 +240,10 @@ def _reserve(here: Round) -> None:
 
 def _release(here: Round) -> None:
     """`reserved` to `released`: clipped, noised, sealed; the ledger binds the reservation to these bytes."""
-    read, layout = local_work.update_reader(here.model, here.checkpoint)
+    update = _update(here)
+    if update is None:
+        return
+    read, layout = update
     encoded = layout.encoded(here.offer.plan.payload)
     with here.step("Clipping and noising"):
         sealed = mechanism.seal(read, gate_for(here.offer, layout.values), encoded.header, encoded.dtype, here.payload)
@@ -299,7 +309,7 @@ def gate_for(offer: Offer, values: int) -> Gate:
 
 def preview(here: Round) -> dict[str, Any]:
     """What would leave a round that is `trained`: tensors, bytes, norms, noise, cost. For this site's eyes only."""
-    read, layout = local_work.update_reader(here.model, here.checkpoint)
+    read, layout = local_work.open_update(here.model, here.checkpoint)
     gate = gate_for(here.offer, layout.values)
     norm, clipped = mechanism.preview(read, gate)
     ledger = here.site.ledger
@@ -318,6 +328,22 @@ def preview(here: Round) -> dict[str, Any]:
         "epsilon_after": after.epsilon,
         "guarantee_after": guarantee(after.epsilon, ledger.terms.delta),
     }
+
+
+def _update(here: Round) -> local_work.Update | None:
+    """The update to release. Where its weights are gone, None: the round is `fetched` again, and trains once more.
+
+    Training costs nothing, and a round that is reserved keeps its reservation. Raises RecordsDamaged when the weights
+    are there but damaged; they are thrown away, so that the next run trains.
+    """
+    if not (here.model.is_file() and here.checkpoint.is_file()):
+        here.move("fetched")
+        return None
+    try:
+        return local_work.open_update(here.model, here.checkpoint)
+    except RecordsDamaged:
+        here.checkpoint.unlink()
+        raise
 
 
 def _reservation(here: Round) -> Record:

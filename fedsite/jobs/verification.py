@@ -8,8 +8,7 @@ from fedsite.errors import ServerBrokeProtocol
 from fedsite.privacy.mechanism import SMALLEST_NOISE_STEPS, STEPS_PER_CLIP_NORM
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
-from fedsite.tasks import networks, registry
-from fedsite.tasks.description import OutOfRange
+from fedsite.tasks import request
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PrivacyAsked, Receipt, Ticket
@@ -58,16 +57,13 @@ def largest_honest_norm(asked: PrivacyAsked, values: int) -> float:
 
 
 def check_settings(plan: Plan) -> None:
-    """Raises OutOfRange (76) unless task, channels, network and patch lie within the task's description."""
-    task = registry.get(plan.task, OutOfRange)
-    known = [channel.name for channel in task.channels]
-    _demand(plan.channels == known, f"The plan's channels are not those of {task.name}.")
+    """Raises OutOfRange or ServerBrokeProtocol (76) unless the plan lies within its task and the gate's grid."""
+    request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, plan.local.patch_voxels)
     least = SMALLEST_NOISE_STEPS / STEPS_PER_CLIP_NORM
     _demand(
         plan.privacy.noise_multiplier == 0 or plan.privacy.noise_multiplier >= least,
         f"The plan's noise multiplier is finer than the gate's grid ({least:.1g}).",
     )
-    networks.check_patch(task, plan.network.name, plan.network.settings, plan.local.patch_voxels)
 
 
 def verify_chain(offer: Offer, known: list[RoundRecord], client: FederationClient) -> None:

@@ -76,6 +76,33 @@ def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: 
     assert assert_once(server, site, number) == before
 
 
+@pytest.mark.parametrize("state", ["fetched", "trained", "reserved"])
+@pytest.mark.parametrize("lost", ["models", "checkpoints"])
+def test_weights_that_went_missing_are_made_again(
+    server: Server, site: Site, tmp_path: Path, state: str, lost: str
+) -> None:
+    number = server.open_round(tmp_path, **PLAN)
+    site.killed(f"after:{state}", "train-round")
+    for path in (site.state / lost).iterdir():
+        path.unlink()
+    assert site.ok("train-round")["outcome"] == "uploaded"
+    assert_once(server, site, number)
+
+
+@pytest.mark.parametrize("state", ["trained", "reserved"])
+@pytest.mark.parametrize("lost", ["models", "checkpoints"])
+def test_damaged_weights_are_never_released(server: Server, site: Site, tmp_path: Path, state: str, lost: str) -> None:
+    number = server.open_round(tmp_path, **PLAN)
+    site.killed(f"after:{state}", "train-round")
+    (damaged,) = (site.state / lost).iterdir()
+    damaged.write_bytes(b"what fsck left")
+    answer = site.run("train-round")
+    assert (answer.code, answer.json["error"]["code"]) == (74, "records-damaged")
+    assert not of_round(site, number, "released")
+    assert site.ok("train-round")["outcome"] == "uploaded", "the next run makes them again"
+    assert_once(server, site, number)
+
+
 def test_killed_again_and_again(server: Server, site: Site, tmp_path: Path) -> None:
     """A machine that dies at every boundary in turn still ends with one update and one charge."""
     number = server.open_round(tmp_path, **PLAN)

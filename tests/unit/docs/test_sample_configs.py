@@ -7,7 +7,7 @@ from pathlib import Path
 from fedsite.jobs.init import Answers, site_yaml
 from fedsite.privacy import accountant
 from fedsite.site import config, policy
-from fedsite.tasks import networks, registry
+from fedsite.tasks import networks, registry, request
 from fedsite.wire.messages import PlanDraft
 from fedsite.wire.plans import read_draft
 
@@ -50,9 +50,7 @@ def test_the_plan_shows_every_key() -> None:
 
 def test_the_plan_lies_within_its_task() -> None:
     plan = read_draft(SAMPLES / "plan.yaml")
-    task = registry.get(plan.task)
-    assert plan.channels == [channel.name for channel in task.channels]
-    networks.check_patch(task, plan.network.name, plan.network.settings, plan.local.patch_voxels)
+    task = request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, plan.local.patch_voxels)
     assert plan.preparation.input_state in task.input_states
     assert plan.expires > datetime.now(UTC) + timedelta(days=180), "give the sample a later date"
 

@@ -53,7 +53,7 @@ def two_models(folder: Path, values: int, seed: int) -> tuple[Path, Path]:
 @pytest.mark.parametrize(("clip_norm", "sigma"), [(1.0, 2.0), (0.3, 0.05), (7.0, 40.0)])
 def test_the_noise_in_a_release_is_sigma_times_c(tmp_path: Path, clip_norm: float, sigma: float) -> None:
     """privacy.md: the standard deviation of (release - clipped) over 10^6 coordinates within 0.5% of sigma*C."""
-    read, layout = local_work.update_reader(*two_models(tmp_path, 1_000_000, seed=1))
+    read, layout = local_work.open_update(*two_models(tmp_path, 1_000_000, seed=1))
     gate = Gate(clip_norm, sigma, layout.values)
     encoded = layout.encoded("float32")
     sealed = mechanism.seal(read, gate, encoded.header, encoded.dtype, tmp_path / "payload")
@@ -359,7 +359,7 @@ def test_the_gate_needs_little_memory_beside_the_update(tmp_path: Path) -> None:
     for name in ("global", "trained"):
         tensors = {"weight": np.full(values, 0.0 if name == "global" else 1e-3, np.float32)}
         layout = payload.write_model(tmp_path / f"{name}.safetensors", tensors)
-    read, layout = local_work.update_reader(tmp_path / "global.safetensors", tmp_path / "trained.safetensors")
+    read, layout = local_work.open_update(tmp_path / "global.safetensors", tmp_path / "trained.safetensors")
     sealing = (read, Gate(1.0, 1.0, values), layout.header, layout.dtype, tmp_path / "payload")
     tracemalloc.start()
     mechanism.seal(*sealing)
