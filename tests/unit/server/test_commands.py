@@ -124,6 +124,8 @@ def test_errors_have_their_kind(folder: Path, plan_path: Path, tmp_path: Path) -
     rubbish.write_bytes(b"rubbish")
     strange = tmp_path / "strange.yaml"
     strange.write_text(yaml.safe_dump(plan(network={"name": "unet", "settings": {"channels": [1, 2]}})))
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(plan(channels=["dwi", "flair"])))
     opening = ("server", "round", "open")
     cases: list[tuple[type[FedsiteError], tuple[object, ...]]] = [
         (UsageError, ("server", "init", folder, "--federation", "f", "--name", "localhost")),
@@ -139,6 +141,8 @@ def test_errors_have_their_kind(folder: Path, plan_path: Path, tmp_path: Path) -
         (DataNotFit, (*opening, plan_path, "--model", rubbish, "--dir", folder)),
         (ConfigurationError, (*opening, rubbish, "--model", model_path, "--dir", folder)),
         (OutOfRange, (*opening, strange, "--model", model_path, "--dir", folder)),
+        (OutOfRange, (*opening, other, "--model", model_path, "--dir", folder)),
+        (OutOfRange, ("model", "init", other, "-o", tmp_path / "x")),
         (UsageError, ("model", "export", "-o", tmp_path / "x", "--dir", folder)),
         (UsageError, ("model", "export", "00", "-o", tmp_path / "x", "--dir", folder)),
         (UsageError, ("model", "export", "00", "--round", 1, "-o", tmp_path / "x", "--dir", folder)),
