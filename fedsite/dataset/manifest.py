@@ -53,7 +53,11 @@ class Remark(Closed):
 
 
 class CaseRecord(Closed):
-    """One prepared case. `id` is the study's pseudonym; sizes in voxels, spacings in mm, b in s/mm2."""
+    """One prepared case. `id` is the study's pseudonym; sizes in voxels, spacings in mm, b in s/mm2.
+
+    `dice_ceiling` is the Dice that a perfect model could reach on the image's own grid: the prepared mask, brought back
+    there, against the drawn one. None where no lesion is drawn.
+    """
 
     id: Pseudonym
     patient: Pseudonym
@@ -67,6 +71,7 @@ class CaseRecord(Closed):
     b_value: float | None
     scanner: str
     input_state: InputState
+    dice_ceiling: float | None = None
     fingerprint: Sha256
     findings: tuple[Remark, ...] = ()
 

@@ -163,6 +163,12 @@ _LABEL = (
 # The prepared set.
 _SET = (
     Rule(
+        "patient-withdrawn",
+        "error",
+        "The patient was withdrawn from this site's data.",
+        "Nothing to do; fedsite audit show says when.",
+    ),
+    Rule(
         "no-training-patient",
         "warning",
         "Every patient fell to validation: there is nothing to train on.",
