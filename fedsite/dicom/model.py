@@ -60,6 +60,21 @@ class PixelLayout:
         return self.rows * self.columns * self.samples * self.bits_allocated // 8
 
 
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What a header keeps of what de-identification removes (`deidentification`): tags that hold a value, no values.
+
+    `private` says whether there are private attributes, `removed` whether PatientIdentityRemoved (0012,0062) is YES,
+    `stated` whether a method is (0012,0063 or 0064), `options` which codes are given for it.
+    """
+
+    kept: frozenset[int] = frozenset()
+    private: bool = False
+    removed: bool = False
+    stated: bool = False
+    options: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Instance:
     """One DICOM file: who, what kind of object, how its pixels are stored. Never printed: it holds identifiers.
@@ -85,6 +100,10 @@ class Instance:
     burned_in: bool = False
     has_modality_lut: bool = False
     member: str = ""
+    sex: str = ""
+    birth_date: str = ""
+    traces: Traces = Traces()
+    shows_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

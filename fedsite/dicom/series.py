@@ -139,7 +139,7 @@ def _identity(frames: Sequence[Frame]) -> Iterator[Finding]:
     if len(patients) > 1:
         yield finding("several-patients", count=len(patients))
     if any(not patient_id for patient_id, _ in patients):
-        yield finding("patient-unit-doubtful")
+        yield finding("patient-unit-doubtful", reason="the images name no patient")
     if not frames[0].instance.series:
         yield finding("series-uid-missing")
 
