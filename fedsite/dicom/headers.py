@@ -14,13 +14,14 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag
 
 from fedsite.dicom import objects, pixeldata
-from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, vendor_attributes
+from fedsite.dicom.derivation import derivation_words
+from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
 from fedsite.dicom.model import Frame, Instance, PixelLayout
-from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, whole, words
+from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, value_at, whole, words
 
 # More frames than any scanner writes; an object that claims more is looked at as far as this.
 MAX_FRAMES = 1 << 16
@@ -32,12 +33,14 @@ _KEYWORDS = (
     "BitsStored",
     "BurnedInAnnotation",
     "Columns",
+    "DerivationCodeSequence",
     "DiffusionBValue",
     "DiffusionDirectionality",
     "DiffusionGradientOrientation",
     "EchoTime",
     "FrameOfReferenceUID",
     "HighBit",
+    "ImageComments",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "ImageType",
@@ -59,6 +62,7 @@ _KEYWORDS = (
     "SOPClassUID",
     "SOPInstanceUID",
     "SamplesPerPixel",
+    "SequenceName",
     "SeriesInstanceUID",
     "SharedFunctionalGroupsSequence",
     "SliceThickness",
@@ -76,6 +80,7 @@ def _tag(keyword: str) -> BaseTag:
 
 _TAGS = [*map(_tag, _KEYWORDS), *PRIVATE_TAGS]
 _LUT = _tag("ModalityLUTSequence")
+_CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
 
 
 def read_frames(path: str) -> tuple[Frame, ...] | str:
@@ -148,20 +153,35 @@ def _frames(instance: Instance, dataset: FileDataset, header: dict[str, Any]) ->
         yield _frame(instance, 0, header)
         return
     if instance.modality == "MR":
-        header = vendor_attributes(dataset) | header
+        header = named_attributes(header) | vendor_attributes(dataset) | header
+    header |= _derivation(dataset)
     for item in dataset.get("SharedFunctionalGroupsSequence") or []:
-        header |= flatten_groups(item)
+        header |= _group_values(item)
     count = min(instance.pixels.frames, MAX_FRAMES)
     per_frame = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[:count]
     for index, item in enumerate(per_frame):
-        yield _frame(instance, index, header | flatten_groups(item))
+        yield _frame(instance, index, header | _group_values(item))
     if len(per_frame) < count:
         plain = _frame(instance, len(per_frame), header)
         yield from (replace(plain, index=index) for index in range(len(per_frame), count))
 
 
+def _group_values(item: Dataset) -> dict[str, Any]:
+    """What one item of the functional groups says. Legacy converted objects keep a frame's private attributes there."""
+    values = flatten_groups(item)
+    for nested in value_at(item, _CONVERTED) or ():
+        values = vendor_attributes(nested) | values
+    return values | _derivation(item)
+
+
+def _derivation(dataset: Dataset) -> dict[str, Any]:
+    derived = derivation_words(dataset)
+    return {"DerivationCodeSequence": derived} if derived else {}
+
+
 def _frame(instance: Instance, index: int, header: Header) -> Frame:
     image_type = words(header, "FrameType") or words(header, "ImageType")
+    image_type += tuple(word for word in header.get("DerivationCodeSequence", ()) if word not in image_type)
     b_value, directionality, direction = None, None, None
     if instance.modality == "MR":
         b_value, directionality, direction = diffusion(header, image_type)
