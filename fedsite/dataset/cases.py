@@ -41,10 +41,14 @@ class Case:
 
 @dataclass(frozen=True)
 class EncodedCase:
-    """A case as bytes, with the name (relative to the prepared folder) under which it is stored."""
+    """A case as bytes, with the name (relative to the prepared folder) under which it is stored.
+
+    `image_sha256` is the digest of the image alone, by which one image under two patients' ids is told.
+    """
 
     file: str
     sha256: str
+    image_sha256: str
     content: bytes
 
 
@@ -65,7 +69,8 @@ def encode_case(case_id: str, image: NDArray[np.float16], label: NDArray[np.uint
     }
     content = save(arrays)
     digest = hashlib.sha256(content).hexdigest()
-    return EncodedCase(f"{FOLDER}/{case_id}-{digest[:_NAME_DIGITS]}.safetensors", digest, content)
+    of_image = hashlib.sha256(arrays["image"].tobytes()).hexdigest()
+    return EncodedCase(f"{FOLDER}/{case_id}-{digest[:_NAME_DIGITS]}.safetensors", digest, of_image, content)
 
 
 def write_case(folder: Path, case_id: str, image: NDArray[np.float16], label: NDArray[np.uint8]) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class CaseRecord(Closed):
     split: Split
     file: Annotated[str, Field(pattern=r"^cases/[a-z0-9-]+\.safetensors$")]
     sha256: Sha256
+    image_sha256: Sha256 | Literal[""] = ""
     shape: Size
     lesion_ml: float
     source_shape: Size

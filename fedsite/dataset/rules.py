@@ -6,7 +6,6 @@ path, an identifier or a name.
 
 from fedsite.dicom.checks import Finding, Rule
 
-_DRAW_AGAIN = "Draw or resample the mask on exactly the series that is exported."
 _SAVE_MASK = "Save the mask with whole numbers out of {known}."
 
 # Which images and masks make a study.
@@ -131,13 +130,6 @@ _LABEL = (
         "See that their names hold the right UID (in BIDS: subject and session), and that the images were exported.",
     ),
     Rule("label-unreadable", "error", "The mask cannot be read: {reason}", "Save it again as NIfTI."),
-    Rule("label-other-grid", "error", "The mask is on another grid than its image: {reason}.", _DRAW_AGAIN),
-    Rule(
-        "label-grid-rounded",
-        "warning",
-        "The mask's grid differs from the image's by rounding ({distance:.3f} mm); it was taken as the same.",
-        "Nothing to do.",
-    ),
     Rule("label-not-finite", "error", "The mask holds values that are no numbers (NaN or infinity).", _SAVE_MASK),
     Rule("label-values-unknown", "error", "The mask holds values that the task has no name for: {values}.", _SAVE_MASK),
     Rule(
@@ -157,6 +149,22 @@ _LABEL = (
         "warning",
         "The lesion is so small that no prepared voxel holds it: the case is kept as one without a lesion.",
         "Set a finer preparation.spacing_mm if such lesions matter.",
+    ),
+)
+
+# Who is in the picture: the promise about privacy counts patients.
+_IDENTITY = (
+    Rule(
+        "patient-unit-doubtful",
+        "error",
+        "{reason}",
+        "Export with a PatientID (a pseudonym will do) that is one for each person: the privacy promise counts by it.",
+    ),
+    Rule(
+        "same-patient-in-both-splits",
+        "error",
+        "One of the studies with this image would be trained on and another ({studies}) held out.",
+        "Export the image under one PatientID.",
     ),
 )
 
@@ -182,7 +190,7 @@ _SET = (
     ),
 )
 
-RULES: dict[str, Rule] = {rule.id: rule for group in (_SELECTION, _IMAGE, _LABEL, _SET) for rule in group}
+RULES: dict[str, Rule] = {rule.id: rule for group in (_SELECTION, _IMAGE, _LABEL, _IDENTITY, _SET) for rule in group}
 
 
 def finding(rule: str, where: str = "", **facts: object) -> Finding:
