@@ -168,6 +168,7 @@ def _record(
         split=work.split,
         file=encoded.file,
         sha256=encoded.sha256,
+        image_sha256=encoded.image_sha256,
         shape=label.shape,
         lesion_ml=round(float(np.count_nonzero(loaded.mask)) * voxel_ml, 4),
         source_shape=reference.shape,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsite import __version__
-from fedsite.dataset import folder, pool
+from fedsite.dataset import folder, identity, pool
 from fedsite.dataset.convert import Settings, Work
 from fedsite.dataset.folder import Outcome, PreparedFolder
 from fedsite.dataset.manifest import CaseRecord, Exclusion, InputState, Manifest, Remark, Split, Triple
@@ -23,8 +23,8 @@ from fedsite.tasks.description import Task
 DEFAULT_VALIDATION_FRACTION = 0.2
 _OTHER_STATE = "input-state-other"
 _SEE_REPORT = "With --check-only a report tells about each study."
-# What may have been the disk's or the network's fault is tried again, even where no file changed.
-_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels"})
+# What may have been the fault of the disk, the network or another study is tried again, even where no file changed.
+_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels", identity.DOUBTFUL})
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,9 @@ def _assemble(collected: Collected, outcomes: Iterable[Outcome], request: Reques
     cases = [outcome for outcome in outcomes if isinstance(outcome, CaseRecord)]
     excluded = [*collected.excluded, *(outcome for outcome in outcomes if isinstance(outcome, Exclusion))]
     remarks = [Remark.of(remark) for remark in collected.findings]
+    twins = identity.twins(cases)
+    excluded += [exclusion(case.id, case.patient, twins[case.id], case.fingerprint) for case in cases if case.id in twins]
+    cases = [case for case in cases if case.id not in twins]
     state = _common_state(cases, excluded, remarks, request)
     kept = sorted((case for case in cases if case.input_state == state), key=lambda case: case.id)
     excluded += [_exclude_other_state(case, state) for case in cases if case.input_state != state]

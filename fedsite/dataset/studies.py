@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dataset import nifti
+from fedsite.dataset import identity, nifti
 from fedsite.dataset.checks import PlacedMask
 from fedsite.dataset.manifest import Exclusion, Remark, SourceKind
 from fedsite.dataset.rules import finding
@@ -164,6 +164,7 @@ def _decide_one(candidates: Candidates, task: Task) -> Study | Exclusion:
             )
         else:
             chosen += images
+    problems = problems or identity.doubts(candidates.id, (each for image in chosen for each in image.findings))
     problems = problems or _mask_problems(candidates, chosen[0].id)
     if problems:
         return exclusion(candidates.id, candidates.patient, problems)
