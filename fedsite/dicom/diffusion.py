@@ -84,7 +84,7 @@ def vendor_attributes(dataset: Dataset) -> dict[str, Any]:
     private = _private(dataset)
     _add_csa(private)
     b_value = _private_b_value(private)
-    known = {
+    known: dict[str, Any] = {
         "DiffusionBValue": b_value,
         "DiffusionGradientOrientation": _private_direction(private) or (_axis(private) if b_value else None) or None,
         "DiffusionDirectionality": _private_directionality(private, b_value) or None,
@@ -94,6 +94,7 @@ def vendor_attributes(dataset: Dataset) -> dict[str, Any]:
 
 def named_attributes(header: Header) -> dict[str, Any]:
     """What the sequence's name (Siemens) or the image's comment (Canon) says, under the standard's keywords."""
+    named: dict[str, Any]
     if sequence := _SIEMENS_SEQUENCE.fullmatch(text(header, "SequenceName")):
         kind = {"t": "ISOTROPIC", "#": "DIRECTIONAL"}.get((sequence[2] or "")[:1])
         named = {"DiffusionBValue": float(sequence[1]), "DiffusionDirectionality": kind}

@@ -31,8 +31,11 @@ _KEYWORDS = (
     "AcquisitionNumber",
     "BitsAllocated",
     "BitsStored",
+    "BodyPartExamined",
     "BurnedInAnnotation",
     "Columns",
+    "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
     "DerivationCodeSequence",
     "DiffusionBValue",
     "DiffusionDirectionality",
@@ -52,6 +55,7 @@ _KEYWORDS = (
     "ModalityLUTSequence",
     "NumberOfFrames",
     "PatientID",
+    "PatientPosition",
     "PerFrameFunctionalGroupsSequence",
     "PhotometricInterpretation",
     "PixelRepresentation",
@@ -80,6 +84,8 @@ def _tag(keyword: str) -> BaseTag:
 
 _TAGS = [*map(_tag, _KEYWORDS), *PRIVATE_TAGS]
 _LUT = _tag("ModalityLUTSequence")
+_AGENTS = _tag("ContrastBolusAgentSequence")
+_NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
 _CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
 
 
@@ -145,7 +151,14 @@ def _instance(path: str, sop_class: str, dataset: FileDataset, header: Header, p
         lossy=text(header, "LossyImageCompression") == "01" or syntax in pixeldata.LOSSY,
         burned_in=text(header, "BurnedInAnnotation").upper() == "YES",
         has_modality_lut=bool(_LUT in dataset and dataset[_LUT].value),
+        patient_position=text(header, "PatientPosition").upper(),
+        body_part=text(header, "BodyPartExamined").upper(),
+        contrast=_has_contrast(dataset, header),
     )
+
+
+def _has_contrast(dataset: Dataset, header: Header) -> bool:
+    return text(header, "ContrastBolusAgent").upper() not in _NO_AGENT or bool(value_at(dataset, _AGENTS))
 
 
 def _frames(instance: Instance, dataset: FileDataset, header: dict[str, Any]) -> Iterator[Frame]:

@@ -99,6 +99,9 @@ class Instance:
     lossy: bool = False
     burned_in: bool = False
     has_modality_lut: bool = False
+    patient_position: str = ""
+    body_part: str = ""
+    contrast: bool = False
     member: str = ""
     sex: str = ""
     birth_date: str = ""

@@ -13,10 +13,16 @@ from typing import TypeVar
 from fedsite.dicom.model import Frame
 
 # Maps that are computed from diffusion images: they have no b-value of their own, whatever their header says.
-DIFFUSION_MAPS = frozenset({"ADC", "EADC", "FA", "EXPONENTIAL"})
+DIFFUSION_MAPS = frozenset({"ADC", "EADC", "FA", "COLFA", "EXPONENTIAL", "TENSOR", "DIFFUSION_TENSOR"})
 
-# Words of ImageType (0008,0008) that make an image another kind of image than its neighbours in the series.
-_KINDS = ("LOCALIZER", "MOSAIC", "EADC", "ADC", "FA", "EXPONENTIAL", "TRACEW", "MIP", "MINIP", "PROJECTION IMAGE")
+PROJECTIONS = frozenset({"MIP", "MINIP", "MNIP", "MAX IP", "MIN IP", "PROJECTION IMAGE", "VRT", "SSD"})
+# An original image may be called so too: scanners that reconstruct a volume name its planes MPR.
+REFORMATS = frozenset({"MPR", "CSA MPR", "REFORMATTED", "CURVED MPR", "CURVED", "CPR"})
+
+# Words of ImageType (0008,0008) that make an image another kind of image than its neighbours in the series, the
+# telling ones first.
+_KINDS = ("LOCALIZER", "MOSAIC", *sorted(DIFFUSION_MAPS), "TRACEW", *sorted(PROJECTIONS))
+_DERIVED_KINDS = tuple(sorted(REFORMATS))
 
 ECHO_TOLERANCE_MS = 0.1
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
@@ -63,7 +69,8 @@ def kind_of(frame: Frame) -> str:
         return instance.refusal
     if instance.pixels.samples != 1 or instance.pixels.photometric not in GREY:
         return "colour"
-    return next((kind for kind in _KINDS if kind in frame.image_type), "")
+    kinds = (*_KINDS, *_DERIVED_KINDS) if "DERIVED" in frame.image_type[:1] else _KINDS
+    return next((kind for kind in kinds if kind in frame.image_type), "")
 
 
 def divide(frames: Sequence[Frame], repeats: Callable[[Sequence[Frame]], bool]) -> list[Part]:

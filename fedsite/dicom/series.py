@@ -4,31 +4,18 @@ All rules run before anything is refused, so that the operator sees every reason
 the next question meaningless (no positions: no steps) the later ones are left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dicom import duplicates, geometry, parts, pixeldata
-from fedsite.dicom.checks import RULES, Finding, finding
+from fedsite.dicom import duplicates, geometry, images, parts
+from fedsite.dicom.checks import Finding, finding
 from fedsite.dicom.model import Frame, Pseudonyms, Volume
 from fedsite.dicom.parts import Part, kind_of
 
-# 8.6 GB as float32: no scan of a head is larger, and a file must not make a site allocate what it claims.
-MAX_VOXELS = 1 << 31
-MAX_SCALE = 1e9
 THICKNESS_TOLERANCE = 0.1
-
-_REFUSED_KINDS = {
-    "LOCALIZER": "localizer",
-    "MOSAIC": "mosaic",
-    "MIP": "projection",
-    "MINIP": "projection",
-    "PROJECTION IMAGE": "projection",
-}
-_RENDERED = frozenset({"MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR"})
-_BITS_ALLOCATED = (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -54,11 +41,11 @@ def volumes(frames: Iterable[Frame], pseudonyms: Pseudonyms) -> list[Volume]:
 
 
 def _judge(part: Part) -> _Judged:
-    refused = [finding(rule) for rule in _refused_as(part.frames)]
+    refused = [finding(rule) for rule in images.refused_as(part.frames)]
     if refused:  # What lies where in an object of another kind is no question.
         return _Judged(part, np.full((4, 4), np.nan), tuple(refused))
     kept, dropped = duplicates.drop_identical(part.frames)
-    found = [each for check in _CHECKS for each in check(kept)]
+    found = list(images.image_findings(kept))
     if dropped:
         found.append(finding("identical-duplicates", count=dropped))
     ordered, affine, misplaced = _place(kept)
@@ -125,15 +112,6 @@ def _thickness(frames: Sequence[Frame], affine: NDArray[np.float64]) -> Iterator
         yield finding("thickness-unlike-step", thickness=round(thickness, 3), step=round(step, 3))
 
 
-def _refused_as(frames: Sequence[Frame]) -> list[str]:
-    """The rules by which the kind of image alone is refused."""
-    kinds = {kind_of(frame) for frame in frames}
-    rules = {_REFUSED_KINDS.get(kind, kind) for kind in kinds}
-    if any(frame.technique in _RENDERED for frame in frames):
-        rules.add("projection")
-    return sorted(rule for rule in rules if rule in RULES)
-
-
 def _identity(frames: Sequence[Frame]) -> Iterator[Finding]:
     patients = {(frame.instance.patient_id, frame.instance.issuer) for frame in frames}
     if len(patients) > 1:
@@ -171,62 +149,6 @@ def _sisters(one: _Judged, judged: Sequence[_Judged]) -> list[Finding]:
 def _place_key(frame: Frame) -> tuple[float, ...]:
     assert frame.position is not None
     return tuple(round(value, 2) for value in frame.position)
-
-
-def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
-    instances = list(dict.fromkeys(frame.instance for frame in frames))
-    faults = [instance.pixels.fault for instance in instances if instance.pixels.fault]
-    for fault in sorted(set(faults)):
-        yield finding(fault, count=faults.count(fault))
-    for pixels in {replace(instance.pixels, offset=None, fault="") for instance in instances}:
-        consistent = 0 < pixels.bits_stored <= pixels.high_bit + 1 <= pixels.bits_allocated
-        if pixels.bits_allocated not in _BITS_ALLOCATED or not consistent:
-            stored = f"{pixels.bits_stored} of {pixels.bits_allocated} bits, high bit {pixels.high_bit}"
-            yield finding("pixel-format", format=stored)
-            break
-    known = pixeldata.NATIVE | pixeldata.DEFLATED | pixeldata.CODECS.keys()
-    if any(instance.transfer_syntax not in known for instance in instances):
-        yield finding("transfer-syntax")
-    voxels = sum(frame.instance.pixels.rows * frame.instance.pixels.columns for frame in frames)
-    if voxels > MAX_VOXELS:
-        yield finding("too-large", voxels=voxels, limit=MAX_VOXELS)
-
-
-def _rescale(frames: Sequence[Frame]) -> Iterator[Finding]:
-    scales = {frame.rescale for frame in frames}
-    has_lut = any(frame.instance.has_modality_lut for frame in frames)
-    if None in scales and not has_lut and frames[0].instance.modality == "CT":
-        yield finding("no-rescale")
-    # Written so that NaN fails.
-    if not all(0 < abs(scale[0]) < MAX_SCALE and abs(scale[1]) < MAX_SCALE for scale in scales if scale):
-        yield finding("rescale-not-finite")
-    elif len(scales) > 1:
-        yield finding("rescale-varying")
-
-
-def _remarks(frames: Sequence[Frame]) -> Iterator[Finding]:
-    """What concerns the images as such and is no matter of geometry."""
-    instances = [frame.instance for frame in frames]
-    if any(instance.burned_in for instance in instances):
-        yield finding("burned-in-annotation")
-    if any(instance.lossy for instance in instances):
-        yield finding("lossy-compression")
-    if any(instance.pixels.photometric == "MONOCHROME1" for instance in instances):
-        yield finding("inverted-display")
-    references = {instance.frame_of_reference for instance in instances}
-    if len(references) > 1:
-        yield finding("mixed-frame-of-reference", count=len(references))
-    elif "" in references:
-        yield finding("no-frame-of-reference")
-    if (
-        "DIFFUSION" in frames[0].image_type
-        and frames[0].b_value is None
-        and not parts.DIFFUSION_MAPS & set(frames[0].image_type)
-    ):
-        yield finding("b-value-unknown")
-
-
-_CHECKS: tuple[Callable[[Sequence[Frame]], Iterator[Finding]], ...] = (_pixel_faults, _rescale, _remarks)
 
 
 def _volume(judged: _Judged, pseudonyms: Pseudonyms) -> Volume:

@@ -64,6 +64,12 @@ OBJECTS = (
         EXPORT_ORIGINAL,
     ),
     Rule(
+        "reformat",
+        "error",
+        "This is a reformat of another image (MPR), not the slices as they were reconstructed.",
+        "Export the series that it was made from.",
+    ),
+    Rule(
         "mosaic",
         "error",
         "Every image is a mosaic of all slices.",

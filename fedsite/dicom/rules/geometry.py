@@ -115,6 +115,42 @@ GEOMETRY = (
         "Nothing to do.",
     ),
     Rule(
+        "thick-slices",
+        "warning",
+        "The slices lie {step:g} mm apart: small lesions may fall between them.",
+        "Nothing to do. Export a reconstruction with thinner slices if there is one.",
+    ),
+    Rule(
+        "positions-rounded",
+        "warning",
+        "Positions are rounded to {decimals} decimal(s); the slices were put on the even line that they lie around.",
+        "Nothing to do. Have the tool that wrote the files keep the positions as the scanner stated them.",
+    ),
+    Rule(
+        "resampled-tilt",
+        "warning",
+        "Slices tilted by {degrees:.1f} degrees were resampled onto an upright grid.",
+        "Nothing to do: --resample tilt asked for it.",
+    ),
+    Rule(
+        "resampled-uneven",
+        "warning",
+        "Slices {least:.3f} to {most:.3f} mm apart were resampled to even steps of {step:.3f} mm.",
+        "Nothing to do: --resample uneven asked for it.",
+    ),
+    Rule(
+        "patient-position",
+        "warning",
+        "The patient lay in another position than usual ({position}).",
+        "Look at the picture: the sides must be right.",
+    ),
+    Rule(
+        "contrast-agent",
+        "warning",
+        "The images name a contrast agent.",
+        "Leave the series out if the task is learned from images without one.",
+    ),
+    Rule(
         "b-value-unknown",
         "warning",
         "A diffusion image without a b-value.",

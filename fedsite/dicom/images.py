@@ -1,0 +1,109 @@
+"""What concerns the images of a volume as such, and is no matter of where they lie: kind, pixels, scale, remarks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from fedsite.dicom import pixeldata
+from fedsite.dicom.checks import RULES, Finding, finding
+from fedsite.dicom.model import Frame
+from fedsite.dicom.parts import DIFFUSION_MAPS, PROJECTIONS, REFORMATS, kind_of
+
+# 8.6 GB as float32: no scan of a head is larger, and a file must not make a site allocate what it claims.
+MAX_VOXELS = 1 << 31
+MAX_SCALE = 1e9
+
+_REFUSED_KINDS = {
+    "LOCALIZER": "localizer",
+    "MOSAIC": "mosaic",
+    **dict.fromkeys(PROJECTIONS, "projection"),
+    **dict.fromkeys(REFORMATS, "reformat"),
+}
+# Volume Based Calculation Technique (0008,9207), PS3.3 C.8.16.2.1.3.
+_TECHNIQUES = {
+    "MAX_IP": "projection",
+    "MIN_IP": "projection",
+    "VOLUME_RENDER": "projection",
+    "SURFACE_RENDER": "projection",
+    "MPR": "reformat",
+    "CURVED_MPR": "reformat",
+}
+_BITS_ALLOCATED = (8, 16, 32)
+_DIFFUSION_WORDS = frozenset({"DIFFUSION", "TRACEW", "TRACE"})
+# How a head lies in nearly every scanner: head first, on the back (0018,5100).
+USUAL_POSITION = "HFS"
+
+
+def refused_as(frames: Sequence[Frame]) -> list[str]:
+    """The rules by which the kind of image alone is refused."""
+    kinds = {kind_of(frame) for frame in frames}
+    rules = {_REFUSED_KINDS.get(kind, kind) for kind in kinds}
+    rules |= {_TECHNIQUES.get(frame.technique, "") for frame in frames}
+    return sorted(rule for rule in rules if rule in RULES)
+
+
+def image_findings(frames: Sequence[Frame]) -> Iterator[Finding]:
+    """What the rules of this module find about the frames of one volume."""
+    for check in _CHECKS:
+        yield from check(frames)
+
+
+def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
+    instances = list(dict.fromkeys(frame.instance for frame in frames))
+    faults = [instance.pixels.fault for instance in instances if instance.pixels.fault]
+    for fault in sorted(set(faults)):
+        yield finding(fault, count=faults.count(fault))
+    for pixels in {replace(instance.pixels, offset=None, fault="") for instance in instances}:
+        consistent = 0 < pixels.bits_stored <= pixels.high_bit + 1 <= pixels.bits_allocated
+        if pixels.bits_allocated not in _BITS_ALLOCATED or not consistent:
+            stored = f"{pixels.bits_stored} of {pixels.bits_allocated} bits, high bit {pixels.high_bit}"
+            yield finding("pixel-format", format=stored)
+            break
+    known = pixeldata.NATIVE | pixeldata.DEFLATED | pixeldata.CODECS.keys()
+    if any(instance.transfer_syntax not in known for instance in instances):
+        yield finding("transfer-syntax")
+    voxels = sum(frame.instance.pixels.rows * frame.instance.pixels.columns for frame in frames)
+    if voxels > MAX_VOXELS:
+        yield finding("too-large", voxels=voxels, limit=MAX_VOXELS)
+
+
+def _rescale(frames: Sequence[Frame]) -> Iterator[Finding]:
+    scales = {frame.rescale for frame in frames}
+    has_lut = any(frame.instance.has_modality_lut for frame in frames)
+    if None in scales and not has_lut and frames[0].instance.modality == "CT":
+        yield finding("no-rescale")
+    # Written so that NaN fails.
+    if not all(0 < abs(scale[0]) < MAX_SCALE and abs(scale[1]) < MAX_SCALE for scale in scales if scale):
+        yield finding("rescale-not-finite")
+    elif len(scales) > 1:
+        yield finding("rescale-varying")
+
+
+def _remarks(frames: Sequence[Frame]) -> Iterator[Finding]:
+    """What concerns the images as such and is no matter of geometry."""
+    instances = [frame.instance for frame in frames]
+    if any(instance.burned_in for instance in instances):
+        yield finding("burned-in-annotation")
+    if any(instance.lossy for instance in instances):
+        yield finding("lossy-compression")
+    if any(instance.pixels.photometric == "MONOCHROME1" for instance in instances):
+        yield finding("inverted-display")
+    references = {instance.frame_of_reference for instance in instances}
+    if len(references) > 1:
+        yield finding("mixed-frame-of-reference", count=len(references))
+    elif "" in references:
+        yield finding("no-frame-of-reference")
+    words = set(frames[0].image_type)
+    if words & _DIFFUSION_WORDS and frames[0].b_value is None and not words & DIFFUSION_MAPS:
+        yield finding("b-value-unknown")
+
+
+def _patient(frames: Sequence[Frame]) -> Iterator[Finding]:
+    """How the patient lay, and what was injected."""
+    positions = {frame.instance.patient_position for frame in frames} - {"", USUAL_POSITION}
+    if positions:
+        yield finding("patient-position", position=", ".join(sorted(positions)))
+    if any(frame.instance.contrast for frame in frames):
+        yield finding("contrast-agent")
+
+
+_CHECKS: tuple[Callable[[Sequence[Frame]], Iterator[Finding]], ...] = (_pixel_faults, _rescale, _remarks, _patient)
