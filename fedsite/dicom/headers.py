@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-import pydicom
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from fedsite.dicom import objects, pixeldata
+from fedsite.dicom import elements, objects, pixeldata
 from fedsite.dicom.derivation import derivation_words
 from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
+from fedsite.dicom.elements import PREAMBLE_BYTES, Parsed
 from fedsite.dicom.model import Frame, Instance, PixelLayout
+from fedsite.dicom.opening import archive, open_file
 from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, value_at, whole, words
 
 # More frames than any scanner writes; an object that claims more is looked at as far as this.
@@ -82,59 +83,60 @@ def _tag(keyword: str) -> BaseTag:
     return BaseTag(tag)
 
 
-_TAGS = [*map(_tag, _KEYWORDS), *PRIVATE_TAGS]
+_WANTED = {int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS)}
 _LUT = _tag("ModalityLUTSequence")
 _AGENTS = _tag("ContrastBolusAgentSequence")
 _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
 _CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
 
 
-def read_frames(path: str) -> tuple[Frame, ...] | str:
+def read_frames(path: str, member: str = "") -> tuple[Frame, ...] | str:
     """The image planes of one file, or the id of the rule that says why there are none.
 
     Objects that are no CT or MR image give one frame whose instance carries the refusal.
     Must run inside `values.tolerant_reading`.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a named pipe would wait for ever
-            return "not-dicom"
-        with open(path, "rb") as file:  # noqa: PTH123 - a Path for each of 100,000 files would cost more than the rest
-            return _read(path, file)
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files would cost more than the rest
+        if not stat.S_ISREG(status.st_mode):
+            return "not-dicom"  # opening a named pipe would wait for ever
+        with open_file(path, member) as file:
+            return _read(path, member, file, archive(path).getinfo(member).file_size if member else status.st_size)
     except OSError:
         return "unreadable-file"
     except Exception:  # noqa: BLE001 - a damaged file makes pydicom raise nearly anything; each is the same finding
         return "damaged-header"
 
 
-def _read(path: str, file: BinaryIO) -> tuple[Frame, ...] | str:
-    start = file.read(pixeldata.PREAMBLE_BYTES)
+def _read(path: str, member: str, file: BinaryIO, size: int) -> tuple[Frame, ...] | str:
+    start = file.read(PREAMBLE_BYTES)
     if not start:
         return "empty-file"
     if not _looks_like_dicom(start):
         return "not-dicom"
     file.seek(0)
-    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=start[128:132] != b"DICM", specific_tags=_TAGS)
-    header = flatten(dataset)
-    sop_class = text(header, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    parsed = elements.read(file, size, _WANTED)
+    header = flatten(parsed.dataset)
+    sop_class = text(header, "SOPClassUID") or parsed.media_class
     if sop_class == uid.MediaStorageDirectoryStorage:
         return "media-directory"
     if not sop_class:
         return "damaged-header" if start[128:132] == b"DICM" else "not-dicom"
-    instance = _instance(path, sop_class, dataset, header, pixeldata.layout(file, dataset, header))
-    return tuple(_frames(instance, dataset, header))
+    instance = _instance((path, member), sop_class, parsed, header, pixeldata.layout(file, parsed, header))
+    return tuple(_frames(instance, parsed.dataset, header))
 
 
 def _looks_like_dicom(start: bytes) -> bool:
     """The magic of a DICOM file (PS3.10 section 7.1), or a bare data set from group 0008 on, as in old archives."""
-    return start[128:132] == b"DICM" or (start[:2] == b"\x08\x00" and len(start) == pixeldata.PREAMBLE_BYTES)
+    return start[128:132] == b"DICM" or (start[:2] == b"\x08\x00" and len(start) == PREAMBLE_BYTES)
 
 
-def _instance(path: str, sop_class: str, dataset: FileDataset, header: Header, pixels: PixelLayout) -> Instance:
+def _instance(place: tuple[str, str], sop_class: str, parsed: Parsed, header: Header, pixels: PixelLayout) -> Instance:
     modality, refusal = objects.classify(sop_class)
-    syntax = pixeldata.transfer_syntax(dataset)
     scanner = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}"
     return Instance(
-        path=path,
+        path=place[0],
+        member=place[1],
         modality=modality,
         refusal=refusal,
         sop_instance=text(header, "SOPInstanceUID"),
@@ -146,14 +148,14 @@ def _instance(path: str, sop_class: str, dataset: FileDataset, header: Header, p
         accession=text(header, "AccessionNumber"),
         scanner=scanner.strip(),
         number=whole(header, "InstanceNumber"),
-        transfer_syntax=syntax,
+        transfer_syntax=parsed.syntax,
         pixels=pixels,
-        lossy=text(header, "LossyImageCompression") == "01" or syntax in pixeldata.LOSSY,
+        lossy=text(header, "LossyImageCompression") == "01" or parsed.syntax in pixeldata.LOSSY,
         burned_in=text(header, "BurnedInAnnotation").upper() == "YES",
-        has_modality_lut=bool(_LUT in dataset and dataset[_LUT].value),
+        has_modality_lut=bool(value_at(parsed.dataset, _LUT)),
         patient_position=text(header, "PatientPosition").upper(),
         body_part=text(header, "BodyPartExamined").upper(),
-        contrast=_has_contrast(dataset, header),
+        contrast=_has_contrast(parsed.dataset, header),
     )
 
 
@@ -161,7 +163,7 @@ def _has_contrast(dataset: Dataset, header: Header) -> bool:
     return text(header, "ContrastBolusAgent").upper() not in _NO_AGENT or bool(value_at(dataset, _AGENTS))
 
 
-def _frames(instance: Instance, dataset: FileDataset, header: dict[str, Any]) -> Iterator[Frame]:
+def _frames(instance: Instance, dataset: Dataset, header: dict[str, Any]) -> Iterator[Frame]:
     if instance.refusal:
         yield _frame(instance, 0, header)
         return

@@ -10,14 +10,10 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from pydicom import uid
-from pydicom.dataset import FileDataset
 
+from fedsite.dicom.elements import MAX_TRAILING, UNDEFINED_LENGTH, Parsed
 from fedsite.dicom.model import PixelLayout
 from fedsite.dicom.values import Header, text, whole
-
-PREAMBLE_BYTES = 132
-PIXEL_DATA = (0x7FE0, 0x0010)
-UNDEFINED_LENGTH = 0xFFFFFFFF
 
 NATIVE = frozenset({uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian})
 DEFLATED = frozenset({uid.DeflatedExplicitVRLittleEndian})
@@ -48,19 +44,8 @@ _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _MAX_FRAGMENTS = 1 << 20
 
 
-def transfer_syntax(dataset: FileDataset) -> str:
-    """The transfer syntax that a file states or, without file meta information, that pydicom found by trying."""
-    stated = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    if stated:
-        return stated
-    implicit, little = dataset.original_encoding
-    if implicit:
-        return str(uid.ImplicitVRLittleEndian)
-    return str(uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian)
-
-
-def layout(file: BinaryIO, dataset: FileDataset, header: Header) -> PixelLayout:
-    """The layout of the pixel data that `file` stands before, with the rule that they break if they do."""
+def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
+    """The layout of the pixel data, with the rule that they break if they do."""
     stored = whole(header, "BitsStored") or whole(header, "BitsAllocated") or 0
     high = whole(header, "HighBit")
     described = PixelLayout(
@@ -74,28 +59,19 @@ def layout(file: BinaryIO, dataset: FileDataset, header: Header) -> PixelLayout:
         signed=whole(header, "PixelRepresentation") == 1,
         frames=max(whole(header, "NumberOfFrames") or 1, 1),
     )
-    syntax = transfer_syntax(dataset)
-    if syntax in DEFLATED:
-        return described
-    offset, length = _element(file, *dataset.original_encoding)
-    if syntax in NATIVE:
-        fault = _native_fault(described, offset, length, os.fstat(file.fileno()).st_size)
+    offset, length = parsed.pixels
+    if parsed.syntax in DEFLATED:
+        trailing = parsed.size - offset - length >= MAX_TRAILING
+        return replace(
+            described,
+            fault=_native_fault(described, offset, length, parsed.size) or ("wrong-length" if trailing else ""),
+        )
+    if parsed.syntax in NATIVE:
+        fault = _native_fault(described, offset, length, parsed.size)
     else:
-        fault = _encapsulated_fault(file, length, described.frames)
+        file.seek(offset)
+        fault = _encapsulated_fault(file, length, described.frames, parsed.size)
     return replace(described, offset=offset, fault=fault)
-
-
-def _element(file: BinaryIO, implicit: bool | None, little: bool | None) -> tuple[int, int]:
-    """Where the value of PixelData begins and how long it is; length 0 where the file ends before it."""
-    order = "<" if little else ">"
-    start = file.read(8)
-    if len(start) < 8 or struct.unpack_from(f"{order}HH", start) != PIXEL_DATA:
-        return 0, 0
-    if implicit:
-        return file.tell(), struct.unpack_from(f"{order}L", start, 4)[0]
-    # Explicit: OB and OW have two reserved bytes, then a length of four (PS3.5 section 7.1.2).
-    rest = file.read(4)
-    return file.tell(), struct.unpack(f"{order}L", rest)[0] if len(rest) == 4 else 0
 
 
 def _native_fault(described: PixelLayout, offset: int, length: int, size: int) -> str:
@@ -108,11 +84,10 @@ def _native_fault(described: PixelLayout, offset: int, length: int, size: int) -
     return "" if expected and length - expected in (0, expected % 2) else "wrong-length"
 
 
-def _encapsulated_fault(file: BinaryIO, length: int, frames: int) -> str:
+def _encapsulated_fault(file: BinaryIO, length: int, frames: int, size: int) -> str:
     """Walks the items: the basic offset table, one or more fragments a frame, the delimiter."""
     if length != UNDEFINED_LENGTH:
         return "wrong-length" if length else "no-pixel-data"
-    size = os.fstat(file.fileno()).st_size
     for fragments in range(-1, _MAX_FRAGMENTS):
         head = file.read(8)
         if len(head) < 8:
