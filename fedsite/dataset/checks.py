@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fedsite.dataset.manifest import InputState
 from fedsite.dataset.rules import finding
+from fedsite.dicom import checks as gate
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.marking import ROUNDING_MM
+from fedsite.dicom.marking import SNAP_MM as SNAP_MM
 
-SNAP_MM = 0.1
-ROUNDING_MM = 0.001
 WHOLE = 1e-3
 FRAME_ZERO = 0.99
 SPRINKLED = 0.25
@@ -57,13 +58,13 @@ def place_mask(
     placed, placed_affine = _turned(mask, mask_affine, affine)
     if placed.shape != shape:
         reason = f"{_sizes(placed.shape)} voxels instead of {_sizes(shape)}"
-        return PlacedMask(placed, (finding("label-other-grid", where, reason=reason),))
+        return PlacedMask(placed, (gate.finding("label-other-grid", where, reason=reason),))
     distance = corner_distance(placed_affine, affine, shape)
     if not distance <= SNAP_MM:
         reason = f"its farthest corner lies {distance:.2f} mm off"
-        return PlacedMask(placed, (finding("label-other-grid", where, reason=reason),))
+        return PlacedMask(placed, (gate.finding("label-other-grid", where, reason=reason),))
     if distance > ROUNDING_MM:
-        return PlacedMask(placed, (finding("label-grid-rounded", where, distance=distance),))
+        return PlacedMask(placed, (gate.finding("label-grid-rounded", where, distance=distance),))
     return PlacedMask(placed, ())
 
 

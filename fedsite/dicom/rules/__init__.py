@@ -5,11 +5,11 @@ text, so that the documentation can be generated from it and a program can rely 
 and measures, never a path, a UID or a name.
 """
 
-from fedsite.dicom.rules import files, geometry, identity, pixels
+from fedsite.dicom.rules import files, geometry, identity, labels, pixels
 from fedsite.dicom.rules.rule import Rule
 
 RULES: dict[str, Rule] = {
     rule.id: rule
-    for group in (files.FILES, files.OBJECTS, identity.IDENTITY, pixels.PIXELS, geometry.GEOMETRY)
+    for group in (files.FILES, files.OBJECTS, identity.IDENTITY, pixels.PIXELS, geometry.GEOMETRY, labels.LABELS)
     for rule in group
 }

@@ -195,4 +195,4 @@ def test_every_rule_says_what_to_do():
 
 def test_a_rule_without_its_facts_fails():
     with pytest.raises(KeyError):
-        finding("label-other-grid", "e-a")
+        finding("label-contested", "e-a")

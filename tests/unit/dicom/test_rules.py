@@ -12,6 +12,7 @@ from support.dicom_maker import CORONAL, Grid, change, classic, compress, enhanc
 
 from fedsite.dicom.checks import RULES, Rule
 from fedsite.dicom.model import Inventory
+from fedsite.dicom.rules.labels import LABELS
 from fedsite.dicom.scan import scan
 from fedsite.jobs.inspect import read_all
 from fedsite.site.pseudonyms import Pseudonyms
@@ -240,7 +241,10 @@ ALSO = {
     "missing-slices": {"instance-gaps"},
     "damaged-header": {"instance-gaps", "missing-slices"},
 }
-NOT_PLANTED_HERE = {"unreadable-folder"}  # see test_scan
+NOT_PLANTED_HERE = {
+    "unreadable-folder",  # see test_scan
+    *(rule.id for rule in LABELS),  # see test_labels
+}
 
 
 @pytest.mark.parametrize("rule", sorted(PLANTS))
