@@ -1,18 +1,23 @@
-"""`fedsite data`: what is prepared."""
+"""`fedsite data`: what is prepared, where it came from, and whom to leave out."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsite.cli.output import Output
+from fedsite.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from fedsite.dataset.locate import Located
     from fedsite.dataset.manifest import Manifest
+    from fedsite.jobs.data import Withdrawal, Withdrawn
 
 app = typer.Typer(help="What is prepared at this site.", no_args_is_help=True)
+Folder = Annotated[
+    Path | None, typer.Option("--data", help="A prepared folder; default: paths.data of the configuration.")
+]
 
 
 @app.callback()
@@ -21,22 +26,91 @@ def data() -> None:
 
 
 @app.command("list")
-def list_cases(
-    context: typer.Context,
-    folder: Annotated[
-        Path | None, typer.Option("--data", help="A prepared folder; default: paths.data of the configuration.")
-    ] = None,
-) -> None:
+def list_cases(context: typer.Context, folder: Folder = None) -> None:
     """Lists the prepared cases, and the studies that were left out with their reason, by pseudonym."""
-    from fedsite.jobs import prepare as job
+    from fedsite.jobs import data as job
 
     out = Output.of(context)
     manifest = job.listed(out.config_path, folder)
     found = manifest.model_dump(mode="json", exclude={"schema_version": True, "excluded": {"__all__": {"fingerprint"}}})
-    out.result("listed", found, lambda console: _show(console, manifest))
+    out.result("listed", found, _listing(manifest))
 
 
-def _show(console: "Console", manifest: "Manifest") -> None:
+@app.command()
+def locate(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ID", help="A patient (p-...), study (e-...) or series (s-...).")],
+    source: Annotated[Path, typer.Argument(help="The DICOM export or BIDS folder to look in.")],
+    files: Annotated[bool, typer.Option("--files", help="Name every file, not only the first and last.")] = False,
+) -> None:
+    """Finds a study again: shows on the terminal, and only there, where its files lie in a source.
+
+    Paths may name patients: they are not written to a file, a pipe or JSON.
+    """
+    from fedsite.jobs import data as job
+
+    out = Output.of(context)
+    if out.as_json or not sys.stdout.isatty():
+        raise UsageError(
+            "fedsite data locate answers on a terminal only: paths may name patients and must not land in a log.",
+            "Run it in a terminal, without --json and without sending its output elsewhere.",
+        )
+    found = job.locate(out.config_path, name, source, out.step)
+    out.result("located", human="\n".join(line for located in found for line in _places(located, files)))
+
+
+@app.command()
+def exclude(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="A patient (p-...), or one of the patient's studies (e-...).")
+    ],
+    folder: Folder = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
+) -> None:
+    """Withdraws a patient for ever: audited, prepared cases removed, later preparations leave the patient out.
+
+    Harmless to repeat. What left this site before stays in the models that were made of it, and in the ledger.
+    """
+    from fedsite.jobs import data as job
+
+    out = Output.of(context)
+    asked = job.find_withdrawal(out.config_path, name, folder)
+    out.note(_question(asked))
+    if not (asked.prepared or asked.left_out or asked.recorded):
+        out.warn("No study of this patient is known here: check the id.")
+    if not yes:
+        _confirm()
+    done = job.withdraw(out.config_path, asked.patient, folder)
+    outcome = "excluded" if done.recorded or done.cases else "nothing-to-do"
+    found = {"patient": done.patient, "recorded": done.recorded, "cases_removed": done.cases}
+    out.result(outcome, found, _told(done))
+
+
+def _confirm() -> None:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("--yes is needed: it is asked only on a terminal.", "This cannot be taken back.")
+    typer.confirm("Withdraw this patient? This cannot be taken back.", abort=True, err=True)
+
+
+def _question(asked: "Withdrawal") -> str:
+    if asked.recorded:
+        return f"Patient {asked.patient} is withdrawn already; what may be left is removed."
+    prepared = ", ".join(asked.prepared) or "none"
+    left_out = f"; left out: {', '.join(asked.left_out)}" if asked.left_out else ""
+    return f"Patient {asked.patient}. Prepared studies: {prepared}{left_out}."
+
+
+def _told(done: "Withdrawn") -> str:
+    if not (done.recorded or done.cases):
+        return f"Patient {done.patient} was withdrawn before, and nothing was left."
+    return (
+        f"Patient {done.patient} is withdrawn; {done.cases} prepared case(s) removed."
+        " Reports and folders that you named yourself (--report, --out) are yours to remove."
+    )
+
+
+def _listing(manifest: "Manifest") -> str:
     """One line a case, whole whatever the terminal's width: pseudonyms are there to be copied."""
     spacing = " x ".join(f"{side:g}" for side in manifest.spacing_mm)
     lines = [f"Task {manifest.task}, {manifest.input_state}, {spacing} mm: {len(manifest.cases)} cases"]
@@ -47,4 +121,21 @@ def _show(console: "Console", manifest: "Manifest") -> None:
     if manifest.excluded:
         lines += ["", f"Left out: {len(manifest.excluded)}"]
     lines += [f"{study.id}  {study.patient}  {study.reason.id}: {study.reason.message}" for study in manifest.excluded]
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    return "\n".join(lines)
+
+
+def _places(located: "Located", all_files: bool) -> list[str]:
+    """A series' files by folder (or archive): all of them, or the first, the last and how many."""
+    lines = [f"{located.series}  study {located.study}  patient {located.patient}"]
+    places: dict[str, list[str]] = {}
+    for path, member in located.files:
+        place, name = (path, member) if member else (str(Path(path).parent), Path(path).name)
+        places.setdefault(place, []).append(name)
+    for place, names in places.items():
+        if all_files:
+            lines += [f"  {place}: {name}" for name in names]
+        elif len(names) == 1:
+            lines.append(f"  {place}: {names[0]}")
+        else:
+            lines.append(f"  {place}: {len(names)} files, {names[0]} to {names[-1]}")
+    return lines

@@ -9,8 +9,6 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fedsite.jobs.prepare import Done
 
 
@@ -43,7 +41,7 @@ def prepare_data(
     for remark in manifest.findings:
         out_put.warn(f"{remark.message} {remark.mend}")
     outcome = "checked" if check_only else "prepared" if done.prepared.changed else "nothing-to-do"
-    out_put.result(outcome, _data(done, check_only), lambda console: _show(console, done, check_only))
+    out_put.result(outcome, _data(done, check_only), _summary(done, check_only))
 
 
 def _data(done: "Done", check_only: bool) -> dict[str, Any]:
@@ -67,7 +65,7 @@ def _data(done: "Done", check_only: bool) -> dict[str, Any]:
     }
 
 
-def _show(console: "Console", done: "Done", check_only: bool) -> None:
+def _summary(done: "Done", check_only: bool) -> str:
     prepared, manifest = done.prepared, done.prepared.manifest
     patients = len({case.patient for case in manifest.cases})
     held_out = len(manifest.of_split("validation"))
@@ -82,4 +80,4 @@ def _show(console: "Console", done: "Done", check_only: bool) -> None:
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         lines.append(f"Left out: {len(manifest.excluded)} studies ({counted}).")
     lines.append(f"Report: {done.report}")
-    console.print("\n".join(lines), markup=False)
+    return "\n".join(lines)

@@ -7,7 +7,7 @@ but `derivatives`, masks by theirs from anywhere; a brain mask (`desc-brain`) is
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,29 @@ def collect(
     return Collected("bids", tuple(studies), tuple(excluded), remarks)
 
 
+def named(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[Path, str, str, str]]:
+    """Every NIfTI file named as BIDS does, masks included, with the pseudonyms of its patient, study and itself."""
+    for file in _named(source):
+        yield (
+            file.path,
+            _patient(file.key, pseudonyms),
+            _study(file.key, pseudonyms),
+            _series(source, file.path, pseudonyms),
+        )
+
+
+def _patient(key: tuple[str, str], pseudonyms: Pseudonyms) -> str:
+    return pseudonyms.patient(_text(key[0]), "bids")
+
+
+def _study(key: tuple[str, str], pseudonyms: Pseudonyms) -> str:
+    return pseudonyms.study(f"bids/{_text(key[0])}/{_text(key[1])}")
+
+
+def _series(source: Path, path: Path, pseudonyms: Pseudonyms) -> str:
+    return pseudonyms.series(f"bids/{_text(path.relative_to(source))}")
+
+
 def _named(folder: Path) -> list[_Named]:
     named = []
     for path in nifti.find(folder):
@@ -91,14 +114,13 @@ def _candidates(
     task: Task,
     pseudonyms: Pseudonyms,
 ) -> Candidates:
-    study = pseudonyms.study(f"bids/{_text(key[0])}/{_text(key[1])}")
     images: dict[str, list[ImageSource]] = {}
     refused: list[Finding] = []
     for channel in task.channels:
         files = channels.get(channel.name, [])
         traces = [file for file in files if "rec-trace" in file.others] if channel.b_values else []
         for file in traces or files:
-            name = pseudonyms.series(f"bids/{_text(file.path.relative_to(source))}")
+            name = _series(source, file.path, pseudonyms)
             image = _image(file.path, name, channel)
             if isinstance(image, ImageSource):
                 images.setdefault(channel.name, []).append(image)
@@ -106,8 +128,8 @@ def _candidates(
                 refused.append(image)
     reference = images.get(task.channels[0].name, [])
     return Candidates(
-        id=study,
-        patient=pseudonyms.patient(_text(key[0]), "bids"),
+        id=_study(key, pseudonyms),
+        patient=_patient(key, pseudonyms),
         images=images,
         masks={image.id: [NiftiMask(path) for path in masks] for image in reference},
         refused=tuple(refused),

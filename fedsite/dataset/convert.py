@@ -43,10 +43,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a study. `picture` is a PNG where nothing was stored, empty otherwise."""
+    """What became of a study; with a look at the case where nothing was stored."""
 
     outcome: Outcome
-    picture: bytes = b""
+    look: pictures.Look | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def prepare_study(work: Work, settings: Settings) -> Result:
         return Result(_excluded(work, findings))
     record = _record(work, loaded, label, encoded, findings)
     if settings.out is None:
-        return Result(record, pictures.axial_png(image, label, settings.spacing_mm))
+        return Result(record, pictures.look(image, label, settings.spacing_mm))
     cases.store_case(settings.out, encoded)
     return Result(record)
 

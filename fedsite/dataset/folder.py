@@ -7,7 +7,8 @@ killed goes on from its journal.
 
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -16,11 +17,14 @@ from pydantic import ValidationError
 
 from fedsite.dataset import cases
 from fedsite.dataset.manifest import FILE_NAME, CaseRecord, Closed, Exclusion, Manifest, load, save
+from fedsite.dataset.rules import finding
+from fedsite.dataset.studies import exclusion
 from fedsite.errors import DataNotFit, SourceMissing, TryAgainLater
-from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, make_folder
+from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, make_folder, write_atomically
 
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
+_HALF_WRITTEN = re.compile(r"^\.(?:manifest\.json|journal\.jsonl|(?:report|check)\.html)\.[0-9]+\.tmp$")
 Outcome = CaseRecord | Exclusion
 
 
@@ -50,10 +54,9 @@ class PreparedFolder:
 
     def record(self, outcome: Outcome) -> None:
         """Makes a finished study durable. Raises CannotWrite."""
-        line = _Line(case=outcome) if isinstance(outcome, CaseRecord) else _Line(excluded=outcome)
         try:
             journal = self._journal or self._open_journal()
-            journal.write(line.model_dump_json().encode() + b"\n")
+            journal.write(_line(outcome))
             journal.flush()
             os.fsync(journal.fileno())
         except OSError as error:
@@ -70,15 +73,43 @@ class PreparedFolder:
         """Removes the journal and every case file that the manifest does not name."""
         self.close()
         (self.path / JOURNAL).unlink(missing_ok=True)
-        named = {case.file for case in self.manifest.cases} if self.manifest else set()
+        self._sweep(self.manifest.cases if self.manifest else ())
+
+    def withdraw(self, patient: str) -> int:
+        """Takes a patient's cases out of the manifest and out of what an interrupted run had finished; removes them.
+
+        Gives how many there were. May be killed anywhere and called again. Raises CannotWrite.
+        """
+        journalled = list(_journalled(self.path / JOURNAL))
+        known = [*(self.manifest.cases if self.manifest else ()), *journalled]
+        gone = {case.id for case in known if isinstance(case, CaseRecord) and case.patient == patient}
+        if self.manifest:
+            manifest = _without(self.manifest, patient)
+            if manifest != self.manifest:
+                save(self.path, manifest)
+                self.manifest = manifest
+        kept = [outcome for outcome in journalled if outcome.patient != patient]
+        if len(kept) < len(journalled):
+            write_atomically(self.path / JOURNAL, b"".join(map(_line, kept)), PRIVATE_FILE)
+        remaining = [*(self.manifest.cases if self.manifest else ()), *kept]
+        self._sweep([outcome for outcome in remaining if isinstance(outcome, CaseRecord)])
+        return len(gone)
+
+    def _sweep(self, kept: Collection[CaseRecord]) -> None:
+        """Removes, durably, every case file but those of `kept`, and what a kill left half written."""
+        named = {case.file for case in kept}
         folder = self.path / cases.FOLDER
-        for file in cases.stored(folder):
-            if f"{cases.FOLDER}/{file.name}" not in named:
-                file.unlink(missing_ok=True)
-        for leftover in [*self.path.glob(f".{FILE_NAME}.*.tmp"), *folder.glob(".*.safetensors.*.tmp")]:
+        unnamed = [file for file in cases.stored(folder) if f"{cases.FOLDER}/{file.name}" not in named]
+        for leftover in [*unnamed, *folder.glob(".*.safetensors.*.tmp")]:
             leftover.unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        for leftover in self.path.glob(".*.tmp"):
+            if _HALF_WRITTEN.match(leftover.name):
+                leftover.unlink(missing_ok=True)
+        if folder.is_dir():
+            fsync_folder(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        fsync_folder(self.path)
 
     def close(self) -> None:
         """Closes the journal."""
@@ -157,6 +188,29 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 def _load_if_there(folder: Path) -> Manifest | None:
     return load(folder) if (folder / FILE_NAME).exists() else None
+
+
+def withdrawal(study: str, patient: str) -> Exclusion:
+    """What is left of a study whose patient was withdrawn."""
+    return exclusion(study, patient, [finding("patient-withdrawn", study)])
+
+
+def _without(manifest: Manifest, patient: str) -> Manifest:
+    """The manifest with a patient's studies left out, each for that one reason."""
+    studies: list[Outcome] = [*manifest.cases, *manifest.excluded]
+    excluded = [study for study in manifest.excluded if study.patient != patient]
+    excluded += [withdrawal(study.id, patient) for study in studies if study.patient == patient]
+    return manifest.model_copy(
+        update={
+            "cases": tuple(case for case in manifest.cases if case.patient != patient),
+            "excluded": tuple(sorted(excluded, key=lambda study: study.id)),
+        }
+    )
+
+
+def _line(outcome: Outcome) -> bytes:
+    line = _Line(case=outcome) if isinstance(outcome, CaseRecord) else _Line(excluded=outcome)
+    return line.model_dump_json().encode() + b"\n"
 
 
 def _journalled(path: Path) -> Iterator[Outcome]:

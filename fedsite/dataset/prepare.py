@@ -4,16 +4,17 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedsite import __version__
 from fedsite.dataset import folder, identity, pool
 from fedsite.dataset.convert import Settings, Work
-from fedsite.dataset.folder import Outcome, PreparedFolder
+from fedsite.dataset.folder import Outcome, PreparedFolder, withdrawal
 from fedsite.dataset.manifest import CaseRecord, Exclusion, InputState, Manifest, Remark, Split, Triple
+from fedsite.dataset.pictures import Look
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Collected, Progress, Pseudonyms, Study, exclusion
 from fedsite.dicom.checks import Finding
@@ -21,6 +22,7 @@ from fedsite.errors import DataNotFit, SourceMissing, UsageError
 from fedsite.tasks.description import Task
 
 DEFAULT_VALIDATION_FRACTION = 0.2
+Withdrawn = Callable[[], Collection[str]]
 _OTHER_STATE = "input-state-other"
 _SEE_REPORT = "With --check-only a report tells about each study."
 # What may have been the fault of the disk, the network or another study is tried again, even where no file changed.
@@ -46,7 +48,6 @@ class Prepared:
     """What came of it: the manifest, whether it differs from the one before, and how many of its cases do.
 
     `new` cases were not there before, or are others than before; `removed` ones are no longer in the source.
-    `pictures` holds a PNG for each case where nothing was stored (a mere check).
     """
 
     manifest: Manifest
@@ -54,7 +55,6 @@ class Prepared:
     new: int
     unchanged: int
     removed: int
-    pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 class NothingUsable(DataNotFit):
@@ -76,17 +76,19 @@ def prepare(
     request: Request,
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
+    withdrawn: Withdrawn = frozenset,
 ) -> Prepared:
     """Prepares every study into the folder `out`, so that it holds exactly what the source does.
 
     Studies that neither changed at their source nor in the settings are not done again. A run that ends early, by
     whatever cause, leaves the folder's manifest and cases as they were, and its progress for the next one.
+    Whoever is withdrawn is left out; that is asked again at the end, for it may happen during the run.
     Raises NothingUsable, SourceMissing, CannotWrite, TryAgainLater, UsageError (the folder is another task's).
     """
     with folder.hold(out) as held:
         before = held.manifest
         _refuse_other_task(before, request.task)
-        works = _works(collected.studies, request, pseudonyms)
+        works = _works(collected.studies, request, pseudonyms, withdrawn())
         outcomes = _reusable(held, works, request.input_state)
         settings = Settings(request.task.name, request.spacing_mm, out)
         todo = [work for work in works if work.study.id not in outcomes]
@@ -96,7 +98,7 @@ def prepare(
                 outcomes[result.outcome.id] = result.outcome
                 progress(len(outcomes), len(works))
         try:
-            manifest = _assemble(collected, outcomes.values(), request)
+            manifest = _assemble(collected, outcomes.values(), request, withdrawn())
         except NothingUsable:
             if not any(isinstance(outcome, CaseRecord) for outcome in outcomes.values()):
                 held.discard_progress()
@@ -118,20 +120,24 @@ def check(
     request: Request,
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
+    withdrawn: Withdrawn = frozenset,
+    keep: Callable[[str, Look], None] = lambda case, look: None,
 ) -> Prepared:
-    """Does everything that `prepare` does, and stores nothing. Raises NothingUsable, SourceMissing."""
-    works = _works(collected.studies, request, pseudonyms)
+    """Does everything that `prepare` does, stores nothing, and gives `keep` a look at each case.
+
+    Raises NothingUsable, SourceMissing.
+    """
+    works = _works(collected.studies, request, pseudonyms, withdrawn())
     outcomes: list[Outcome] = []
-    pictures: dict[str, bytes] = {}
     settings = Settings(request.task.name, request.spacing_mm, None)
     with closing(pool.run(works, settings, request.workers)) as results:
         for result in results:
             outcomes.append(result.outcome)
-            if result.picture:
-                pictures[result.outcome.id] = result.picture
+            if result.look:
+                keep(result.outcome.id, result.look)
             progress(len(outcomes), len(works))
-    manifest = _assemble(collected, outcomes, request)
-    return Prepared(manifest, True, new=len(manifest.cases), unchanged=0, removed=0, pictures=pictures)
+    manifest = _assemble(collected, outcomes, request, withdrawn())
+    return Prepared(manifest, True, new=len(manifest.cases), unchanged=0, removed=0)
 
 
 def _refuse_other_task(before: Manifest | None, task: Task) -> None:
@@ -144,12 +150,15 @@ def _refuse_other_task(before: Manifest | None, task: Task) -> None:
 # --- what is to be done ---------------------------------------------------------------------------------------------
 
 
-def _works(studies: Iterable[Study], request: Request, pseudonyms: Pseudonyms) -> list[Work]:
+def _works(
+    studies: Iterable[Study], request: Request, pseudonyms: Pseudonyms, withdrawn: Collection[str]
+) -> list[Work]:
     settings = json.dumps(
         {
             # Another version may prepare differently, and a set must not hold both: it is made anew.
             "fedsite": __version__,
             "task": request.task.name,
+            "preprocessing": request.task.preprocessing_version,
             "channels": [channel.name for channel in request.task.channels],
             "labels": sorted(request.task.labels),
             "spacing_mm": request.spacing_mm,
@@ -159,6 +168,7 @@ def _works(studies: Iterable[Study], request: Request, pseudonyms: Pseudonyms) -
     return [
         Work(study, _split(study.patient, request, pseudonyms), _fingerprint(study, settings, pseudonyms))
         for study in studies
+        if study.patient not in withdrawn
     ]
 
 
@@ -168,8 +178,14 @@ def _split(patient: str, request: Request, pseudonyms: Pseudonyms) -> Split:
 
 
 def _fingerprint(study: Study, settings: str, pseudonyms: Pseudonyms) -> str:
-    """A digest of the settings and of path, size and time of change of every file, keyed: it tells nothing."""
-    parts = [settings, *(image.id for image in study.images)]
+    """A digest of all that a case is made of, keyed: it tells nothing.
+
+    That is the settings; what the headers said of each image (so also whether it is to be resampled); and path, size
+    and time of change of every file.
+    """
+    parts = [settings]
+    for image in study.images:
+        parts += [image.channel, image.id, *(remark.message for remark in image.findings)]
     for file in study.files:
         try:
             status = file.stat()
@@ -208,13 +224,20 @@ def _still_holds(study: Exclusion, before: Manifest | None, wanted: InputState |
 # --- what came of it ------------------------------------------------------------------------------------------------
 
 
-def _assemble(collected: Collected, outcomes: Iterable[Outcome], request: Request) -> Manifest:
+def _assemble(
+    collected: Collected, outcomes: Iterable[Outcome], request: Request, withdrawn: Collection[str]
+) -> Manifest:
     """The manifest, in an order that depends on nothing but the pseudonyms. Raises NothingUsable."""
-    cases = [outcome for outcome in outcomes if isinstance(outcome, CaseRecord)]
-    excluded = [*collected.excluded, *(outcome for outcome in outcomes if isinstance(outcome, Exclusion))]
+    decided: list[Outcome] = [*collected.excluded, *outcomes]
+    cases = [study for study in decided if isinstance(study, CaseRecord) and study.patient not in withdrawn]
+    excluded = [study for study in decided if isinstance(study, Exclusion) and study.patient not in withdrawn]
+    everyone: list[Study | Exclusion] = [*collected.studies, *collected.excluded]
+    excluded += [withdrawal(study.id, study.patient) for study in everyone if study.patient in withdrawn]
     remarks = [Remark.of(remark) for remark in collected.findings]
     twins = identity.twins(cases)
-    excluded += [exclusion(case.id, case.patient, twins[case.id], case.fingerprint) for case in cases if case.id in twins]
+    excluded += [
+        exclusion(case.id, case.patient, twins[case.id], case.fingerprint) for case in cases if case.id in twins
+    ]
     cases = [case for case in cases if case.id not in twins]
     state = _common_state(cases, excluded, remarks, request)
     kept = sorted((case for case in cases if case.input_state == state), key=lambda case: case.id)

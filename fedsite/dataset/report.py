@@ -1,11 +1,12 @@
 """The report of a preparation: one self-contained HTML page, without scripts and without network.
 
-It shows what needs a look first: findings, what was left out and why, then every case with a picture. Studies and
-patients appear by pseudonym only.
+It shows what needs a look first: totals, what was left out and why, how the cases are spread, then every case with
+pictures. Studies and patients appear by pseudonym only. Groups of cases are shown alone by style sheet, not by script:
+so the page works where scripts are forbidden, and its policy forbids them all.
 """
 
-import base64
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,20 +14,24 @@ from statistics import median
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedsite import __version__
-from fedsite.dataset import cases, pictures
+from fedsite.dataset import cases, figures, pictures
 from fedsite.dataset.manifest import CaseRecord, Exclusion, InputState, Manifest, Remark, Triple
+from fedsite.dataset.pictures import Look
+from fedsite.dataset.studies import Progress
 from fedsite.errors import CannotWrite
 from fedsite.files import PRIVATE_FILE, atomic_writer
+from fedsite.tasks.description import Task
 
-Picture = Callable[[CaseRecord], bytes]
+Looks = Callable[[CaseRecord], Look]
+# The page's digest stands within its first bytes.
+_HEAD_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Content:
     """What a report tells. Without usable cases `input_state` is None, and `cases` empty."""
 
-    task: str
-    title: str
+    task: Task
     spacing_mm: Triple
     input_state: InputState | None
     validation_fraction: float
@@ -36,11 +41,10 @@ class Content:
     stored: bool
 
     @classmethod
-    def of(cls, manifest: Manifest, title: str, stored: bool = True) -> "Content":
+    def of(cls, manifest: Manifest, task: Task, stored: bool = True) -> "Content":
         """The content for a prepared (or merely checked) set."""
         return cls(
-            task=manifest.task,
-            title=title,
+            task=task,
             spacing_mm=manifest.spacing_mm,
             input_state=manifest.input_state,
             validation_fraction=manifest.validation_fraction,
@@ -50,21 +54,26 @@ class Content:
             stored=stored,
         )
 
+    @property
+    def digest(self) -> str:
+        """Tells one content from another; it stands in the page."""
+        return hashlib.sha256(f"{__version__}\n{self!r}".encode()).hexdigest()
 
-def stored_picture(folder: Path, spacing_mm: Triple) -> Picture:
-    """Draws a case's picture from the case store, reading the slice that it needs and its neighbours."""
 
-    def draw(record: CaseRecord) -> bytes:
+def stored_looks(folder: Path, spacing_mm: Triple) -> Looks:
+    """Looks at the cases of a prepared folder, one at a time. Raises SourceMissing, DataNotFit."""
+
+    def look(record: CaseRecord) -> Look:
         case = cases.open_case(folder / record.file)
-        return pictures.axial_png(case.image, case.label, spacing_mm)
+        return pictures.look(case.image, case.label, spacing_mm)
 
-    return draw
+    return look
 
 
-def write_report(path: Path, content: Content, picture: Picture) -> None:
+def write_report(path: Path, content: Content, looks: Looks, progress: Progress = lambda done, total: None) -> None:
     """Writes the page (mode 0600), case by case, so that memory does not grow with their number.
 
-    Raises CannotWrite, also when the folder is not there.
+    Raises CannotWrite, also when the folder is not there, and what `looks` raises.
     """
     if not path.parent.is_dir():
         raise CannotWrite(
@@ -77,13 +86,18 @@ def write_report(path: Path, content: Content, picture: Picture) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    noted = figures.noted(content.cases)
     page = environment.get_template("report.html.j2").generate(
         content=content,
+        digest=content.digest,
         version=__version__,
         tiles=_tiles(content),
-        cases=sorted(content.cases, key=_needs_a_look),
-        excluded=sorted(content.excluded, key=lambda study: (study.reason.id, study.id)),
-        picture=lambda record: base64.b64encode(picture(record)).decode(),
+        reasons=figures.reasons(content.excluded),
+        distributions=_distributions(content),
+        choices=figures.choices(noted),
+        cases=_looked_at(noted, looks, progress),
+        bins=pictures.BINS,
+        curve=_curve,
         millimetres=_millimetres,
     )
     with atomic_writer(path, PRIVATE_FILE) as file:
@@ -91,9 +105,21 @@ def write_report(path: Path, content: Content, picture: Picture) -> None:
             file.write(piece.encode())
 
 
-def _needs_a_look(case: CaseRecord) -> tuple[int, float, str]:
-    """Most warnings first, then the smallest lesion."""
-    return -len(case.findings), case.lesion_ml, case.id
+def is_current(path: Path, content: Content) -> bool:
+    """Whether the page at `path` tells just this content."""
+    try:
+        with path.open("rb") as file:
+            return content.digest.encode() in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+
+
+def _looked_at(
+    noted: Sequence[figures.Noted], looks: Looks, progress: Progress
+) -> Iterator[tuple[figures.Noted, Look]]:
+    for done, case in enumerate(noted, start=1):
+        yield case, looks(case.record)
+        progress(done, len(noted))
 
 
 def _tiles(content: Content) -> list[tuple[str, str]]:
@@ -109,6 +135,26 @@ def _tiles(content: Content) -> list[tuple[str, str]]:
         (str(sum(bool(case.findings) for case in content.cases)), "cases with a warning"),
         (str(len(content.excluded)), "studies left out"),
     ]
+
+
+def _distributions(content: Content) -> list[tuple[str, Sequence[figures.Bar]]]:
+    """How the cases are spread: a title, and what is counted."""
+    return [
+        ("Lesion volume in ml", figures.volumes(content.cases)),
+        ("Voxel size as acquired in mm", figures.bars(_sides(case.source_spacing_mm) for case in content.cases)),
+        ("Scanner", figures.bars(case.scanner or "not stated" for case in content.cases)),
+    ]
+
+
+def _curve(counts: Sequence[int]) -> str:
+    """A histogram as a closed path (SVG), one unit a bin, 100 high; by square roots, so that small counts show."""
+    most = max(1, *counts)
+    heights = [100 * (1 - (count / most) ** 0.5) for count in counts]
+    return "M0 100" + "".join(f"V{height:.0f}h1" for height in heights) + "V100Z"
+
+
+def _sides(spacing: Triple) -> str:
+    return " \u00d7 ".join(f"{side:.2g}" if side < 10 else f"{side:.0f}" for side in spacing)
 
 
 def _millimetres(spacing: Triple) -> str:

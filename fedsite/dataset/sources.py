@@ -29,8 +29,7 @@ def collect(
 
     Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
     """
-    if not os.access(source, os.R_OK):
-        raise SourceMissing("The source is not there or cannot be read.", "Check its path and its permissions.")
+    require(source)
     if labels is not None and not labels.is_dir():
         raise SourceMissing(
             "The folder of --labels is not there.", "Check the path of the folder that holds the masks."
@@ -45,6 +44,12 @@ def collect(
             "Give the folder of a DICOM export, or a BIDS folder (sub-*/.../sub-*_dwi.nii.gz).",
         )
     return collected
+
+
+def require(source: Path) -> None:
+    """Raises SourceMissing when there is no such source."""
+    if not os.access(source, os.R_OK):
+        raise SourceMissing("The source is not there or cannot be read.", "Check its path and its permissions.")
 
 
 def detect(source: Path) -> SourceKind:

@@ -6,16 +6,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsite.dataset import manifest as manifests
 from fedsite.dataset import report as reports
-from fedsite.dataset.manifest import InputState, Manifest
-from fedsite.dataset.prepare import NothingUsable, Prepared, Request, check, prepare
+from fedsite.dataset.manifest import InputState
+from fedsite.dataset.pictures import Album
+from fedsite.dataset.prepare import NothingUsable, Prepared, Request, Withdrawn, check, prepare
 from fedsite.dataset.sources import collect
 from fedsite.dataset.studies import Progress, Pseudonyms
 from fedsite.errors import CannotWrite, UsageError
 from fedsite.files import PRIVATE_FOLDER, make_folder
 from fedsite.jobs.site import open_site
-from fedsite.site import identity
+from fedsite.site import identity, withdrawals
+from fedsite.site.state import State
 from fedsite.tasks import registry
 
 REPORT = "report.html"
@@ -58,6 +59,11 @@ def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -
     """
     with open_site(config_path) as site:
         config, pseudonyms = site.config, identity.pseudonyms(site.files)
+
+    def withdrawn() -> frozenset[str]:
+        with State.open(config.paths.state) as state:
+            return withdrawals.withdrawn(state)
+
     task = registry.get(order.task)
     request = Request(
         task=task,
@@ -66,41 +72,42 @@ def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -
         input_state=order.input_state,
         workers=order.workers,
     )
-    return run(order, order.out or config.paths.data, request, pseudonyms, step)
+    return run(order, order.out or config.paths.data, request, pseudonyms, step, withdrawn)
 
 
-def run(order: Order, out: Path, request: Request, pseudonyms: Pseudonyms, step: Step = _silent) -> Done:
+def run(
+    order: Order,
+    out: Path,
+    request: Request,
+    pseudonyms: Pseudonyms,
+    step: Step = _silent,
+    withdrawn: Withdrawn = frozenset,
+) -> Done:
     """The same with the site's settings as values."""
     report = order.report or out / (CHECK_REPORT if order.check_only else REPORT)
     _check_places(order, out)
     with step("Reading headers") as progress:
         collected = collect(order.source, order.labels, request.task, pseudonyms, progress)
-    try:
-        if order.check_only:
-            with step("Checking studies") as progress:
-                prepared = check(collected, request, pseudonyms, progress)
-        else:
-            with step("Preparing cases") as progress:
-                prepared = prepare(collected, out, request, pseudonyms, progress)
-    except NothingUsable as error:
-        if order.report or order.check_only:
-            _write_report(report, _failed(request, error), lambda record: b"", order)
-        raise
-    with step("Writing the report"):
-        content = reports.Content.of(prepared.manifest, request.task.title, not order.check_only)
-        picture = reports.stored_picture(out, request.spacing_mm)
-        if order.check_only:
-            picture = lambda record: prepared.pictures[record.id]  # noqa: E731 - the other one is a closure too
-        _write_report(report, content, picture, order)
+    with Album() as album:
+        try:
+            if order.check_only:
+                with step("Checking studies") as progress:
+                    prepared = check(collected, request, pseudonyms, progress, withdrawn, album.keep)
+            else:
+                with step("Preparing cases") as progress:
+                    prepared = prepare(collected, out, request, pseudonyms, progress, withdrawn)
+        except NothingUsable as error:
+            if order.report or order.check_only:
+                _place_of(report, order)
+                reports.write_report(report, _failed(request, error), album.of)
+            raise
+        content = reports.Content.of(prepared.manifest, request.task, not order.check_only)
+        looks = album.of if order.check_only else reports.stored_looks(out, request.spacing_mm)
+        _place_of(report, order)
+        if not reports.is_current(report, content):
+            with step("Writing the report") as progress:
+                reports.write_report(report, content, looks, progress)
     return Done(prepared, out, report)
-
-
-def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
-    """The manifest of the prepared data: of the site's folder, or of the one that is named."""
-    if folder is None:
-        with open_site(config_path) as site:
-            folder = site.config.paths.data
-    return manifests.load(folder)
 
 
 def _check_places(order: Order, out: Path) -> None:
@@ -119,16 +126,15 @@ def _check_places(order: Order, out: Path) -> None:
         )
 
 
-def _write_report(path: Path, content: reports.Content, picture: reports.Picture, order: Order) -> None:
+def _place_of(report: Path, order: Order) -> None:
+    """Makes the folder where the report goes by itself; one that was named must be there."""
     if order.report is None:
-        make_folder(path.parent, PRIVATE_FOLDER)
-    reports.write_report(path, content, picture)
+        make_folder(report.parent, PRIVATE_FOLDER)
 
 
 def _failed(request: Request, error: NothingUsable) -> reports.Content:
     return reports.Content(
-        task=request.task.name,
-        title=request.task.title,
+        task=request.task,
         spacing_mm=request.spacing_mm,
         input_state=None,
         validation_fraction=request.validation_fraction,

@@ -4,8 +4,6 @@ It lies in the state folder, so that it outlives any folder of prepared data, an
 nor removed unseen. Patients are named by the site's pseudonyms.
 """
 
-from typing import Any
-
 from fedsite.site.state import State
 
 WITHDRAWN = "patient-withdrawn"
@@ -14,7 +12,8 @@ REMOVED = "patient-removed"
 
 def withdrawn(state: State) -> frozenset[str]:
     """The pseudonyms of all withdrawn patients."""
-    return frozenset(_patient(record.body) for record in state.records("audit") if record.body["event"] == WITHDRAWN)
+    events = (record.body for record in state.records("audit"))
+    return frozenset(str(event["patient"]) for event in events if event["event"] == WITHDRAWN)
 
 
 def withdraw(state: State, patient: str) -> bool:
@@ -29,7 +28,3 @@ def withdraw(state: State, patient: str) -> bool:
 def removed(state: State, patient: str, cases: int) -> None:
     """Records that a withdrawn patient's prepared cases are gone."""
     state.audit(REMOVED, patient=patient, cases=cases)
-
-
-def _patient(body: dict[str, Any]) -> str:
-    return str(body["patient"])

@@ -53,7 +53,10 @@ class Channel:
 
 @dataclass(frozen=True)
 class Task:
-    """What can be learned. `labels` maps the stored value to its meaning, 0 is background."""
+    """What can be learned. `labels` maps the stored value to its meaning, 0 is background.
+
+    `preprocessing_version` goes up when the preprocessing makes other cases of the same studies: they are made anew.
+    """
 
     name: str
     title: str
@@ -62,5 +65,6 @@ class Task:
     default_spacing_mm: tuple[float, float, float]
     networks: tuple[NetworkDescription, ...]
     input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
+    preprocessing_version: int = 1
     reference: str = ""
     notes: str = field(default="", repr=False)

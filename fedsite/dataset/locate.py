@@ -1,0 +1,47 @@
+"""Finding a study again in its source: pseudonyms cannot be turned back, so those of the whole source are made anew.
+
+What comes out names files, and so perhaps patients (law 8): it is for a terminal, never for a file or a log.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedsite.dataset import bids_source
+from fedsite.dataset.sources import detect, require
+from fedsite.dataset.studies import Progress, Pseudonyms
+from fedsite.dicom.scan import scan
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files of one series, or of one part of it: each a path, and the member where it is an archive."""
+
+    patient: str
+    study: str
+    series: str
+    files: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+def locate(
+    source: Path, name: str, pseudonyms: Pseudonyms, progress: Progress = lambda done, total: None
+) -> list[Located]:
+    """Everything in a source that belongs to the patient, study or series (or part of one) of that pseudonym.
+
+    Raises SourceMissing when there is no such source.
+    """
+    require(source)
+    found = _in_bids(source, pseudonyms) if detect(source) == "bids" else _in_dicom(source, pseudonyms, progress)
+    return [located for names, located in found if name in names]
+
+
+def _in_dicom(source: Path, pseudonyms: Pseudonyms, progress: Progress) -> Iterator[tuple[frozenset[str], Located]]:
+    for volume in scan(source, pseudonyms, progress).volumes:
+        files = sorted({(frame.instance.path, frame.instance.member) for frame in volume.frames})
+        names = frozenset({volume.patient, volume.study, volume.series, volume.id})
+        yield names, Located(volume.patient, volume.study, volume.id, tuple(files))
+
+
+def _in_bids(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[frozenset[str], Located]]:
+    for path, patient, study, series in bids_source.named(source, pseudonyms):
+        yield frozenset({patient, study, series}), Located(patient, study, series, ((str(path), ""),))
