@@ -24,6 +24,9 @@ ORTHONORMAL_TOLERANCE = 2e-3
 ORIENTATION_TOLERANCE = 5e-4  # in a direction's component: 0.1 mm at 200 mm
 SPACING_TOLERANCE = 1e-4  # of the spacing: a twentieth of a voxel over 512 of them
 
+ROUNDED_MM = 0.1  # the coarsest rounding of positions that is recognised
+MIN_ROUNDED_STEP_MM = 0.5  # finer steps drown in it
+
 LARGEST_MM = 1e5  # nothing in a scanner is further away,
 SMALLEST_MM = 1e-3  # and no pixel is smaller
 
@@ -93,6 +96,36 @@ def stack_findings(planes: Planes) -> list[Finding]:
     return [*_step_findings(planes.positions @ planes.normal), *_straightness_findings(planes)]
 
 
+def unrounded(planes: Planes) -> Planes | None:
+    """The planes on the even, straight line that rounded positions lie around; None when rounding explains nothing.
+
+    Positions with one decimal stray by at most half of it, whatever the step; where each does so from one line, and
+    none is missing on it, the line is where the slices were.
+    """
+    exact = np.round(planes.positions / ROUNDED_MM) * ROUNDED_MM
+    if np.abs(planes.positions - exact).max() > 1e-3 * ROUNDED_MM:
+        return None
+    index = np.arange(len(planes.positions))
+    line = np.stack([np.polyval(np.polyfit(index, values, 1), index) for values in planes.positions.T], axis=1)
+    step = float(np.linalg.norm(line[1] - line[0]))
+    # The fitted line may itself lie off the true one by a part of the rounding.
+    if step < MIN_ROUNDED_STEP_MM or np.abs(planes.positions - line).max() > 0.6 * ROUNDED_MM:
+        return None
+    return Planes(line, planes.orientations, planes.spacings, planes.sizes)
+
+
+def steps(planes: Planes) -> Array:
+    """The distances between neighbouring slices along the normal, in mm, for sorted planes."""
+    return np.diff(planes.positions @ planes.normal)
+
+
+def tilt_degrees(planes: Planes) -> float:
+    """The angle between the normal of sorted planes and the line from the first to the last."""
+    line = planes.positions[-1] - planes.positions[0]
+    height = float(line @ planes.normal)
+    return float(np.degrees(np.arctan2(np.linalg.norm(line - height * planes.normal), height)))
+
+
 def affine(planes: Planes) -> Array:
     """The 4x4 matrix from (column, row, slice) indices to RAS coordinates in mm, for sorted planes.
 
@@ -134,7 +167,7 @@ def _straightness_findings(planes: Planes) -> list[Finding]:
     height = places[-1] - places[0]
     lean = sideways[-1] - sideways[0]
     found = []
-    degrees = float(np.degrees(np.arctan2(np.linalg.norm(lean), height)))
+    degrees = tilt_degrees(planes)
     if degrees > MAX_TILT_DEGREES:
         found.append(finding("tilt", degrees=degrees))
     line = sideways[0] + np.outer((places - places[0]) / height, lean)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.regrid import Regrid
 
 Verdict = Literal["accepted", "refused"]
 Progress = Callable[[int, int], None]
@@ -150,7 +151,8 @@ class Volume:
         scanner: manufacturer and model.
         findings: all of them; one error is enough for the verdict "refused".
         keys: raw UIDs and ids, for pairing with labels in memory. Never written.
-        frames: the slices, in the order of the array's third axis.
+        frames: the slices, in the order of the array's third axis (as they were acquired, where `regrid` is given).
+        regrid: how reading brings the frames onto the grid that shape and affine describe, where it has to.
     """
 
     id: str
@@ -169,6 +171,7 @@ class Volume:
     findings: tuple[Finding, ...]
     keys: frozenset[str] = field(repr=False)
     frames: tuple[Frame, ...] = field(repr=False)
+    regrid: Regrid | None = field(default=None, repr=False)
 
     @property
     def spacing(self) -> Vector:
@@ -177,11 +180,16 @@ class Volume:
         return float(i), float(j), float(k)
 
     @property
+    def frame_of_reference(self) -> str:
+        """The UID of the coordinate system that the slices lie in; "" where they name none."""
+        return self.frames[0].instance.frame_of_reference if self.frames else ""
+
+    @property
     def is_integral(self) -> bool:
         """Whether all values are whole numbers after rescaling, so that integers can hold them."""
         scales = {frame.rescale or (1.0, 0.0) for frame in self.frames}
         plain = not any(frame.instance.has_modality_lut for frame in self.frames)
-        return plain and all(number.is_integer() for scale in scales for number in scale)
+        return plain and self.regrid is None and all(number.is_integer() for scale in scales for number in scale)
 
 
 @dataclass(frozen=True)

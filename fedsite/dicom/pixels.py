@@ -15,6 +15,7 @@ from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 
+from fedsite.dicom import regrid
 from fedsite.dicom.checks import VolumeRefused, finding
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Volume
 from fedsite.dicom.opening import open_file
@@ -35,8 +36,8 @@ def read_volume(volume: Volume) -> NDArray[np.float32]:
     errors = tuple(each for each in volume.findings if each.severity == "error")
     if errors:
         raise VolumeRefused(errors)
-    columns, rows, slices = volume.shape
-    stack = np.empty((slices, rows, columns), np.float32)
+    pixels = volume.frames[0].instance.pixels
+    stack = np.empty((len(volume.frames), pixels.rows, pixels.columns), np.float32)
     try:
         with tolerant_reading():
             lowest, highest = _fill(stack, volume.frames)
@@ -48,6 +49,8 @@ def read_volume(volume: Volume) -> NDArray[np.float32]:
         raise VolumeRefused((finding("undecodable-pixels", volume.id),)) from error
     if lowest == highest:
         raise VolumeRefused((finding("constant-image", volume.id),))
+    if volume.regrid:
+        stack = regrid.apply(volume.regrid, stack)
     return stack.transpose(2, 1, 0)
 
 

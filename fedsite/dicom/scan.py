@@ -24,10 +24,17 @@ THREADS = 8
 BATCH = 512
 
 
-def scan(source: Path, pseudonyms: Pseudonyms, progress: Progress = lambda done, total: None) -> Inventory:
+def scan(
+    source: Path,
+    pseudonyms: Pseudonyms,
+    progress: Progress = lambda done, total: None,
+    *,
+    resample: frozenset[str] = frozenset(),
+) -> Inventory:
     """What is in `source` (a folder tree or a single file): its volumes, accepted or refused, and what else there was.
 
-    `progress` counts files. Raises SourceMissing when there is no such folder.
+    `progress` counts files; `resample` names what resampling is to mend (`regrid.CHOICES`).
+    Raises SourceMissing when there is no such folder.
     """
     paths, skipped = _files(source)
     by_series: dict[str, list[Frame]] = {}
@@ -38,7 +45,9 @@ def scan(source: Path, pseudonyms: Pseudonyms, progress: Progress = lambda done,
             else:
                 by_series.setdefault(read[0].instance.series, []).extend(read)
             progress(done, len(paths))
-        volumes = tuple(volume for uid in sorted(by_series) for volume in series.volumes(by_series[uid], pseudonyms))
+        volumes = tuple(
+            volume for uid in sorted(by_series) for volume in series.volumes(by_series[uid], pseudonyms, resample)
+        )
     return Inventory(volumes, _findings(skipped), len(paths))
 
 

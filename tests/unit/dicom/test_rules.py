@@ -99,6 +99,7 @@ for rule, sop_class in {
 PLANTS |= {
     "localizer": lambda folder: _spoilt(folder, "CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
     "projection": lambda folder: _spoilt(folder, ImageType=["DERIVED", "SECONDARY", "MIP"]),
+    "reformat": lambda folder: _spoilt(folder, "CT", ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]),
     "mosaic": lambda folder: _spoilt(folder, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]),
     "burned-in-annotation": lambda folder: _one_spoilt(folder, BurnedInAnnotation="YES"),
     "several-patients": lambda folder: _one_spoilt(folder, PatientID="SOMEONE-ELSE"),
@@ -126,6 +127,9 @@ PLANTS |= {
     "repeated-acquisitions": lambda folder: _repeated(folder, AcquisitionNumber=(1, 2)),
     "missing-slices": lambda folder: write(folder, [each for each in classic() if each.InstanceNumber != 3]),
     "tilt": lambda folder: write(folder, classic("CT", Grid(shear=(0, 0.05, 0)))),
+    "patient-position": lambda folder: _spoilt(folder, PatientPosition="FFDR"),
+    "contrast-agent": lambda folder: _spoilt(folder, "CT", ContrastBolusAgent="Iomeprol 400"),
+    "thick-slices": lambda folder: write(folder, classic(grid=Grid(step=10.0))),
     "thickness-unlike-step": lambda folder: _spoilt(folder, SliceThickness="2"),
     "b-value-unknown": lambda folder: _spoilt(folder, ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"]),
 }
@@ -195,6 +199,14 @@ def _(folder: Path) -> None:
     write(folder, images)
 
 
+@plants("positions-rounded")
+def _(folder: Path) -> None:
+    images = classic(grid=Grid(step=1.25, slices=9))
+    for image in images:
+        image.ImagePositionPatient = [f"{float(value):.1f}" for value in image.ImagePositionPatient]
+    write(folder, images)
+
+
 @plants("shifted-slices")
 def _(folder: Path) -> None:
     images = classic()
@@ -243,6 +255,8 @@ ALSO = {
 }
 NOT_PLANTED_HERE = {
     "unreadable-folder",  # see test_scan
+    "resampled-tilt",  # see test_regrid
+    "resampled-uneven",
     *(rule.id for rule in LABELS),  # see test_labels
 }
 
