@@ -24,15 +24,19 @@ def inspect(
     volumes: Annotated[
         Path | None, typer.Option(help="Folder to write each accepted volume to, as ID.nii.gz on its own grid.")
     ] = None,
+    resample: Annotated[
+        str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
+    ] = "",
 ) -> None:
     """Shows what is in a DICOM export: every volume, whether it can be used, and if not, why.
 
     Needs neither a task nor a configuration. SOURCE is only read.
     """
+    from fedsite.dicom import regrid
     from fedsite.jobs import inspect as job
 
     output = Output.of(context)
-    found = job.inspect(output.config_path, source, volumes, output.step)
+    found = job.inspect(output.config_path, source, volumes, output.step, resample=regrid.chosen(resample))
     if not found.lasting:
         output.note(_PER_RUN)
     output.result("inspected", _data(found), lambda console: _show(console, found))

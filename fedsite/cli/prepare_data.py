@@ -27,15 +27,19 @@ def prepare_data(
         Literal["whole-head", "skull-stripped"] | None,
         typer.Option(help="Which kind to keep where the source mixes both."),
     ] = None,
+    resample: Annotated[
+        str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
+    ] = "",
 ) -> None:
     """Turns an export into cases that a model can learn from, and reports what was left out and why.
 
     Studies that did not change are not done again; an interrupted run goes on where it was. SOURCE is only read.
     """
+    from fedsite.dicom import regrid
     from fedsite.jobs import prepare as job
 
     out_put = Output.of(context)
-    order = job.Order(source, task, labels, out, workers, check_only, report, input_state)
+    order = job.Order(source, task, labels, out, workers, check_only, report, input_state, regrid.chosen(resample))
     done = job.prepare_data(out_put.config_path, order, out_put.step)
     manifest = done.prepared.manifest
     for remark in manifest.findings:

@@ -24,9 +24,11 @@ def collect(
     task: Task,
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
+    *,
+    resample: frozenset[str] = frozenset(),
 ) -> Collected:
     """The studies of a DICOM folder; masks are looked for in `labels`, its folders included."""
-    inventory = scan(source, pseudonyms, progress)
+    inventory = scan(source, pseudonyms, progress, resample=resample)
     by_study: dict[str, list[Volume]] = defaultdict(list)
     for volume in inventory.volumes:
         by_study[volume.study].append(volume)

@@ -24,9 +24,12 @@ def collect(
     task: Task,
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
+    *,
+    resample: frozenset[str] = frozenset(),
 ) -> Collected:
     """The studies of a source for a task, with those left out and why.
 
+    `resample` names what is mended in DICOM series by resampling and not refused (`dicom.regrid.CHOICES`).
     Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
     """
     require(source)
@@ -36,7 +39,7 @@ def collect(
         )
     if detect(source) == "bids":
         return bids_source.collect(source, labels, task, pseudonyms, progress)
-    collected = dicom_source.collect(source, labels, task, pseudonyms, progress)
+    collected = dicom_source.collect(source, labels, task, pseudonyms, progress, resample=resample)
     if not collected.studies and not collected.excluded:
         reasons = "; ".join(finding.message for finding in collected.findings)
         raise DataNotFit(

@@ -39,7 +39,14 @@ class Inspection:
     lasting: bool
 
 
-def inspect(config_path: Path | None, source: Path, volumes: Path | None = None, step: Step = _silent) -> Inspection:
+def inspect(
+    config_path: Path | None,
+    source: Path,
+    volumes: Path | None = None,
+    step: Step = _silent,
+    *,
+    resample: frozenset[str] = frozenset(),
+) -> Inspection:
     """Scans `source`, reads every volume that the headers do not refuse, and writes these to `volumes` if given.
 
     Raises SourceMissing when there is no such source, DataNotFit when it holds no DICOM, CannotWrite,
@@ -47,7 +54,7 @@ def inspect(config_path: Path | None, source: Path, volumes: Path | None = None,
     """
     pseudonyms, lasting = choose_pseudonyms(config_path)
     with step("Reading headers") as progress:
-        inventory = scan(source, pseudonyms, progress)
+        inventory = scan(source, pseudonyms, progress, resample=resample)
     if not inventory.volumes:
         raise _nothing(inventory)
     with step("Reading volumes") as progress:

@@ -40,6 +40,7 @@ class Order:
     check_only: bool = False
     report: Path | None = None
     input_state: InputState | None = None
+    resample: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run(
     report = order.report or out / (CHECK_REPORT if order.check_only else REPORT)
     _check_places(order, out)
     with step("Reading headers") as progress:
-        collected = collect(order.source, order.labels, request.task, pseudonyms, progress)
+        collected = collect(order.source, order.labels, request.task, pseudonyms, progress, resample=order.resample)
     with Album() as album:
         try:
             if order.check_only:
