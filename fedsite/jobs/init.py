@@ -139,6 +139,7 @@ policy:
   minimum_noise_multiplier: 0       # sigma; a plan with less noise is refused
   maximum_epsilon_per_round: null
   maximum_epsilon: null             # tightens the budget below; it can never widen it
+  require_deidentified_input: false # true leaves out DICOM images whose headers hold direct identifiers
   # Two sentences that a site writes here only if it means them:
   weak_privacy: ""                  # {weak}
   no_privacy: ""                    # {none}

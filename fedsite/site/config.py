@@ -85,6 +85,10 @@ class Policy(Section):
     maximum_epsilon: float | None = Field(
         default=None, gt=0, description="Tightens the ledger's budget; it can never widen it."
     )
+    require_deidentified_input: bool = Field(
+        default=False,
+        description="Leave out DICOM images whose headers hold direct identifiers, after the profile of PS3.15.",
+    )
     weak_privacy: str = Field(
         default="", description=f"To allow an epsilon above 20, write here: {WEAK_PRIVACY_SENTENCE}"
     )
