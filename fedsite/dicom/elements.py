@@ -228,9 +228,11 @@ def _meta(buffer: _Buffer) -> tuple[dict[int, str], int]:
         raise _Odd
     meta = dict.fromkeys(_META, "")
     while _EXPLICIT_LITTLE.delimiter(data, position)[0] >> 16 == _META_GROUP:
-        tag, _, start, length = _EXPLICIT_LITTLE.head(data, position)
+        tag, representation, start, length = _EXPLICIT_LITTLE.head(data, position)
         if tag in meta:
-            meta[tag] = data[start : start + length].decode("ascii", "replace").rstrip("\0 ")
+            if representation != "UI":
+                raise _Odd
+            meta[tag] = data[start : start + length].decode("latin-1").rstrip("\0 ")
         position = start + length
     return meta, position
 

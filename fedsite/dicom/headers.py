@@ -83,7 +83,7 @@ def _tag(keyword: str) -> BaseTag:
     return BaseTag(tag)
 
 
-_WANTED = {int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS)}
+WANTED = {int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS)}
 _LUT = _tag("ModalityLUTSequence")
 _AGENTS = _tag("ContrastBolusAgentSequence")
 _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
@@ -115,7 +115,7 @@ def _read(path: str, member: str, file: BinaryIO, size: int) -> tuple[Frame, ...
     if not _looks_like_dicom(start):
         return "not-dicom"
     file.seek(0)
-    parsed = elements.read(file, size, _WANTED)
+    parsed = elements.read(file, size, WANTED)
     header = flatten(parsed.dataset)
     sop_class = text(header, "SOPClassUID") or parsed.media_class
     if sop_class == uid.MediaStorageDirectoryStorage:

@@ -16,13 +16,17 @@ import pydicom.config
 from pydicom.datadict import dictionary_keyword, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 Header = Mapping[str, Any]
 
 # What pydicom raises when a value does not follow its representation.
-_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError, struct.error)
+_MALFORMED = (
+    *(ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError),
+    *(struct.error, BytesLengthException),
+)
 
 # Functional groups whose attributes describe a frame; the others hold references that would hide the object's own.
 _GROUPS = frozenset(
