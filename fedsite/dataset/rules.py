@@ -113,10 +113,10 @@ _LABEL = (
         "label-missing",
         "error",
         "No mask belongs to the image.",
-        "Give the masks with --labels, each named after its image's SeriesInstanceUID, StudyInstanceUID, "
-        "AccessionNumber or PatientID (in BIDS: after its subject and session).",
+        "Give the masks with --labels: DICOM label objects that refer to the image, or files named after its "
+        "SeriesInstanceUID, StudyInstanceUID, AccessionNumber or PatientID (in BIDS: after its subject and session).",
     ),
-    Rule("label-ambiguous", "error", "{count} masks belong to one image.", "Keep the one that is meant."),
+    Rule("label-ambiguous", "error", "{count} masks belong to one image: {masks}.", "Keep the one that is meant."),
     Rule(
         "label-contested",
         "error",
@@ -126,10 +126,23 @@ _LABEL = (
     Rule(
         "label-unpaired",
         "warning",
-        "{count} mask file(s) belong to no image that was found.",
-        "See that their names hold the right UID (in BIDS: subject and session), and that the images were exported.",
+        "{count} mask(s) belong to no image that was found.",
+        "See that they refer to the images or are named after them (in BIDS: after subject and session), and that "
+        "these were exported.",
     ),
-    Rule("label-unreadable", "error", "The mask cannot be read: {reason}", "Save it again as NIfTI."),
+    Rule(
+        "label-object-damaged",
+        "error",
+        "{count} DICOM label object(s) are damaged.",
+        "Export them again; the studies that they belong to lack their masks.",
+    ),
+    Rule(
+        "label-object-unknown",
+        "warning",
+        "{count} DICOM label object(s) are of a kind that marks no voxels (surfaces, height maps).",
+        "Export segmentations or structure sets if they are the masks.",
+    ),
+    Rule("label-unreadable", "error", "The mask cannot be read: {reason}", "Save it again."),
     Rule("label-not-finite", "error", "The mask holds values that are no numbers (NaN or infinity).", _SAVE_MASK),
     Rule("label-values-unknown", "error", "The mask holds values that the task has no name for: {values}.", _SAVE_MASK),
     Rule(
@@ -157,7 +170,7 @@ _IDENTITY = (
     Rule(
         "patient-unit-doubtful",
         "error",
-        "{reason}",
+        "The study cannot be counted as one patient's. {reason}",
         "Export with a PatientID (a pseudonym will do) that is one for each person: the privacy promise counts by it.",
     ),
     Rule(
