@@ -82,8 +82,8 @@ def exclude(
     if not yes:
         _confirm()
     done = job.withdraw(out.config_path, asked.patient, folder)
-    outcome = "excluded" if done.recorded or done.cases else "nothing-to-do"
-    found = {"patient": done.patient, "recorded": done.recorded, "cases_removed": done.cases}
+    outcome = "excluded" if done.recorded or done.files else "nothing-to-do"
+    found = {"patient": done.patient, "recorded": done.recorded, "files_removed": done.files}
     out.result(outcome, found, _told(done))
 
 
@@ -102,10 +102,10 @@ def _question(asked: "Withdrawal") -> str:
 
 
 def _told(done: "Withdrawn") -> str:
-    if not (done.recorded or done.cases):
+    if not (done.recorded or done.files):
         return f"Patient {done.patient} was withdrawn before, and nothing was left."
     return (
-        f"Patient {done.patient} is withdrawn; {done.cases} prepared case(s) removed."
+        f"Patient {done.patient} is withdrawn; {done.files} case file(s) removed."
         " Reports and folders that you named yourself (--report, --out) are yours to remove."
     )
 

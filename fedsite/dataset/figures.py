@@ -16,7 +16,8 @@ LOW_CEILING = 0.8
 # The modified z-score and its bound: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers.
 _ENOUGH_LESIONS = 8
 _OUTLYING = 3.5
-_LEAST_SPREAD = 0.1
+# However alike the others are: what is within a factor of three of the median is no outlier.
+_LEAST_SPREAD = 0.35
 _EDGES_ML = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 

@@ -78,11 +78,9 @@ class PreparedFolder:
     def withdraw(self, patient: str) -> int:
         """Takes a patient's cases out of the manifest and out of what an interrupted run had finished; removes them.
 
-        Gives how many there were. May be killed anywhere and called again. Raises CannotWrite.
+        Gives how many case files went. May be killed anywhere and called again. Raises CannotWrite.
         """
         journalled = list(_journalled(self.path / JOURNAL))
-        known = [*(self.manifest.cases if self.manifest else ()), *journalled]
-        gone = {case.id for case in known if isinstance(case, CaseRecord) and case.patient == patient}
         if self.manifest:
             manifest = _without(self.manifest, patient)
             if manifest != self.manifest:
@@ -92,11 +90,10 @@ class PreparedFolder:
         if len(kept) < len(journalled):
             write_atomically(self.path / JOURNAL, b"".join(map(_line, kept)), PRIVATE_FILE)
         remaining = [*(self.manifest.cases if self.manifest else ()), *kept]
-        self._sweep([outcome for outcome in remaining if isinstance(outcome, CaseRecord)])
-        return len(gone)
+        return self._sweep([outcome for outcome in remaining if isinstance(outcome, CaseRecord)])
 
-    def _sweep(self, kept: Collection[CaseRecord]) -> None:
-        """Removes, durably, every case file but those of `kept`, and what a kill left half written."""
+    def _sweep(self, kept: Collection[CaseRecord]) -> int:
+        """Removes, durably, every case file but those of `kept` (gives how many), and what a kill left half written."""
         named = {case.file for case in kept}
         folder = self.path / cases.FOLDER
         unnamed = [file for file in cases.stored(folder) if f"{cases.FOLDER}/{file.name}" not in named]
@@ -110,6 +107,7 @@ class PreparedFolder:
             if not any(folder.iterdir()):
                 folder.rmdir()
         fsync_folder(self.path)
+        return len(unnamed)
 
     def close(self) -> None:
         """Closes the journal."""

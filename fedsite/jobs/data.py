@@ -33,11 +33,11 @@ class Withdrawal:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """What withdrawing a patient did: whether it was recorded now, and how many prepared cases went."""
+    """What withdrawing a patient did: whether it was recorded now, and how many case files went."""
 
     patient: str
     recorded: bool
-    cases: int
+    files: int
 
 
 def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
@@ -105,7 +105,7 @@ def withdraw(config_path: Path | None, patient: str, folder: Path | None = None)
 
 
 def _remove(place: Path, patient: str) -> int:
-    """Cases, progress, and the pages with their pictures. Gives how many cases there were."""
+    """Cases, progress, and the pages with their pictures. Gives how many case files went."""
     with folders.hold(place) as held:
         removed = held.withdraw(patient)
         (place / CHECK_REPORT).unlink(missing_ok=True)

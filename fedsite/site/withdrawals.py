@@ -25,6 +25,6 @@ def withdraw(state: State, patient: str) -> bool:
     return True
 
 
-def removed(state: State, patient: str, cases: int) -> None:
+def removed(state: State, patient: str, files: int) -> None:
     """Records that a withdrawn patient's prepared cases are gone."""
-    state.audit(REMOVED, patient=patient, cases=cases)
+    state.audit(REMOVED, patient=patient, files=files)

@@ -111,6 +111,58 @@ def test_an_equal_manifest_is_not_written_again(tmp_path: Path):
     assert (tmp_path / "manifest.json").stat().st_ino == before
 
 
+# --- a patient is withdrawn -----------------------------------------------------------------------------------------
+
+
+def of_patient(record: CaseRecord | Exclusion, patient: str):
+    return record.model_copy(update={"patient": patient})
+
+
+def test_a_withdrawn_patient_leaves_manifest_progress_and_disk(tmp_path: Path):
+    kept, gone = stored_case(tmp_path, "e-a"), of_patient(stored_case(tmp_path, "e-b"), "p-b")
+    with folder.hold(tmp_path) as held:
+        held.commit(manifest_of(kept, gone))
+        journalled = [stored_case(tmp_path, "e-c"), of_patient(stored_case(tmp_path, "e-d"), "p-b")]
+        for outcome in (*journalled, excluded("e-e"), of_patient(excluded("e-f"), "p-b")):
+            held.record(outcome)
+    stored_case(tmp_path, "e-g")  # stored by a run that was killed before it was journalled: nobody's
+    (tmp_path / "cases" / ".e-d-0.safetensors.1.tmp").touch()
+    (tmp_path / ".report.html.1.tmp").touch()
+    with folder.hold(tmp_path) as held:
+        assert held.withdraw("p-b") == 3
+        assert held.withdraw("p-b") == 0
+        assert held.outcomes().keys() == {"e-a", "e-b", "e-c", "e-e"}
+    found = manifest.load(tmp_path)
+    assert found.cases == (kept,)
+    assert [(study.id, study.patient, study.reason.id) for study in found.excluded] == [
+        ("e-b", "p-b", "patient-withdrawn")
+    ]
+    names = {path.name.split("-")[1] for path in (tmp_path / "cases").iterdir()}
+    assert names == {"a", "c"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases", folder.JOURNAL, "manifest.json"]
+
+
+def test_a_withdrawal_that_was_cut_off_is_finished(tmp_path: Path, monkeypatch):
+    kept, gone = stored_case(tmp_path, "e-a"), of_patient(stored_case(tmp_path, "e-b"), "p-b")
+    with folder.hold(tmp_path) as held:
+        held.commit(manifest_of(kept, gone))
+    with monkeypatch.context() as patch, folder.hold(tmp_path) as held:
+        patch.setattr(folder.PreparedFolder, "_sweep", lambda self, kept: (_ for _ in ()).throw(CannotWrite("full")))
+        with pytest.raises(CannotWrite):
+            held.withdraw("p-b")
+    assert (tmp_path / gone.file).exists()
+    with folder.hold(tmp_path) as held:
+        assert held.withdraw("p-b") == 1
+    assert not (tmp_path / gone.file).exists()
+    assert (tmp_path / kept.file).exists()
+
+
+def test_there_is_nothing_to_withdraw_from_an_empty_folder(tmp_path: Path):
+    with folder.hold(tmp_path) as held:
+        assert held.withdraw("p-b") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_one_run_at_a_time(tmp_path: Path):
     with folder.hold(tmp_path), pytest.raises(TryAgainLater, match="Another"), folder.hold(tmp_path):
         pass

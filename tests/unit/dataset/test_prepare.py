@@ -10,6 +10,7 @@ from support.bids_maker import Head, head, write_nifti, write_subject
 
 from fedsite.dataset import cases, convert, manifest, prepare
 from fedsite.dataset.prepare import NothingUsable, Request
+from fedsite.dataset.rules import finding
 from fedsite.dataset.sources import collect
 from fedsite.errors import CannotWrite, SourceMissing, UsageError
 from fedsite.site.pseudonyms import Pseudonyms
@@ -504,10 +505,82 @@ def test_a_check_finds_the_same_and_stores_nothing(source, out, preparing, reque
     write_subject(source, "good", head(0))
     write_subject(source, "bad", plant_values_unknown(head(1)))
     before = sorted(tmp_path.rglob("*"))
-    checked = prepare.check(collect(source, None, task, pseudonyms), request_of(), pseudonyms)
+    looks = {}
+    collected = collect(source, None, task, pseudonyms)
+    checked = prepare.check(collected, request_of(), pseudonyms, keep=looks.__setitem__)
     assert sorted(tmp_path.rglob("*")) == before
     assert checked.manifest == preparing().manifest
-    assert [png[:4] for png in checked.pictures.values()] == [b"\x89PNG"]
+    assert list(looks) == [checked.manifest.cases[0].id]
+    assert len(looks[checked.manifest.cases[0].id].planes) == 3
+
+
+# --- withdrawn patients ---------------------------------------------------------------------------------------------
+
+
+def test_a_withdrawn_patient_is_left_out(source, out, preparing, task, pseudonyms, request_of, converted):
+    for seed, subject in enumerate(("one", "two")):
+        write_subject(source, subject, head(seed))
+    write_subject(source, "two", head(9), session="later")
+    gone = pseudonyms.patient("two", "bids")
+    before = preparing().manifest
+    assert len(before.cases) == 3
+    collected = collect(source, None, task, pseudonyms)
+    prepared = prepare.prepare(collected, out, request_of(), pseudonyms, withdrawn=lambda: {gone})
+    assert [case.patient for case in prepared.manifest.cases] == [pseudonyms.patient("one", "bids")]
+    assert [(study.patient, rules(study)) for study in prepared.manifest.excluded] == [
+        (gone, ["patient-withdrawn"])
+    ] * 2
+    assert prepared.removed == 2
+    assert len(everything(out / "cases")) == 1
+    assert len(converted) == 3, "nothing is read of whoever is withdrawn"
+    checked = prepare.check(collected, request_of(), pseudonyms, withdrawn=lambda: {gone})
+    assert checked.manifest == prepared.manifest
+
+
+def test_a_patient_who_is_withdrawn_meanwhile_is_left_out(source, out, task, pseudonyms, request_of):
+    for seed, subject in enumerate(("one", "two")):
+        write_subject(source, subject, head(seed))
+    gone: set[str] = set()
+    collected = collect(source, None, task, pseudonyms)
+
+    def progress(done, total):
+        gone.add(pseudonyms.patient("two", "bids"))
+
+    found = prepare.prepare(collected, out, request_of(), pseudonyms, progress, withdrawn=lambda: gone).manifest
+    assert len(found.cases) == len(everything(out / "cases")) == 1
+    assert [rules(study) for study in found.excluded] == [["patient-withdrawn"]]
+
+
+def test_a_study_that_was_left_out_is_withdrawn_too(source, out, task, pseudonyms, request_of):
+    write_subject(source, "good", head(0))
+    _, mask = write_subject(source, "bad", head(1))
+    mask.unlink()
+    gone = pseudonyms.patient("bad", "bids")
+    collected = collect(source, None, task, pseudonyms)
+    found = prepare.prepare(collected, out, request_of(), pseudonyms, withdrawn=lambda: {gone}).manifest
+    assert [rules(study) for study in found.excluded] == [["patient-withdrawn"]]
+
+
+def test_another_version_of_the_preprocessing_prepares_anew(source, out, preparing, request_of, task, converted):
+    write_subject(source, "one", head())
+    preparing()
+    preparing(task=dataclasses.replace(task, preprocessing_version=task.preprocessing_version + 1))
+    assert len(converted) == 2
+
+
+def test_what_the_headers_said_counts(source, out, preparing, task, pseudonyms, request_of, converted):
+    """As when a series is resampled, or no longer: no file changes, and yet the case does."""
+    write_subject(source, "one", head())
+    preparing()
+    collected = collect(source, None, task, pseudonyms)
+    study = collected.studies[0]
+    remark = finding("directionality-unknown", study.id)
+    image = dataclasses.replace(study.images[0], findings=(remark,))
+    told = dataclasses.replace(collected, studies=(dataclasses.replace(study, images=(image,)),))
+    for _ in range(2):
+        found = prepare.prepare(told, out, request_of(), pseudonyms).manifest
+        assert rules(found.cases[0]) == ["directionality-unknown"]
+    assert len(converted) == 2
 
 
 def test_nothing_of_a_patient_is_in_the_manifest(source, out, task, request_of):
