@@ -18,6 +18,7 @@ from fedsite.dataset.pictures import Look
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Collected, Progress, Pseudonyms, Study, exclusion
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.patients import RULE as DOUBTFUL
 from fedsite.errors import DataNotFit, SourceMissing, UsageError
 from fedsite.tasks.description import Task
 
@@ -26,7 +27,7 @@ Withdrawn = Callable[[], Collection[str]]
 _OTHER_STATE = "input-state-other"
 _SEE_REPORT = "With --check-only a report tells about each study."
 # What may have been the fault of the disk, the network or another study is tried again, even where no file changed.
-_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels", identity.DOUBTFUL})
+_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels", DOUBTFUL})
 
 
 @dataclass(frozen=True)

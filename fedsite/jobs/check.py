@@ -10,6 +10,7 @@ from typing import Literal
 
 from fedsite.dataset import manifest
 from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised, Unreachable
+from fedsite.jobs.local_work import require_nobody_withdrawn
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
 from fedsite.site import identity
@@ -120,6 +121,7 @@ def _disk(site: Site) -> Check:
 
 def _data(site: Site) -> Check:
     found = manifest.load(site.config.paths.data)
+    require_nobody_withdrawn(site, found)
     training, validation = len(found.of_split("training")), len(found.of_split("validation"))
     missing = [case.id for case in found.cases if not (site.config.paths.data / case.file).is_file()]
     if missing:

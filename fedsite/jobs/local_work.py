@@ -15,6 +15,8 @@ from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.errors import DataNotFit, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, atomic_writer
 from fedsite.jobs.evaluate import Evaluation, evaluate
+from fedsite.jobs.site import Site
+from fedsite.site import withdrawals
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage, Plan
 
@@ -41,9 +43,14 @@ class PreparedData:
         return self.manifest.of_split(split)
 
 
-def open_prepared(folder: Path, plan: Plan) -> PreparedData:
-    """The prepared data, if they are what the plan needs. Raises SourceMissing, DataNotFit naming the difference."""
+def open_prepared(site: Site, plan: Plan) -> PreparedData:
+    """The prepared data, if they are what the plan needs and hold nobody who was withdrawn.
+
+    Raises SourceMissing, DataNotFit naming the difference.
+    """
+    folder = site.config.paths.data
     manifest = manifests.load(folder)
+    require_nobody_withdrawn(site, manifest)
     wanted = {
         "task": plan.task,
         "channels": tuple(plan.channels),
@@ -69,6 +76,15 @@ def open_prepared(folder: Path, plan: Plan) -> PreparedData:
         )
     digest = hashlib.sha256((folder / manifests.FILE_NAME).read_bytes()).hexdigest()
     return PreparedData(folder, manifest, digest)
+
+
+def require_nobody_withdrawn(site: Site, manifest: Manifest) -> None:
+    """Raises DataNotFit: a withdrawal was cut off, or prepared data were brought back from before it."""
+    for patient in sorted({case.patient for case in manifest.cases} & withdrawals.withdrawn(site.state)):
+        raise DataNotFit(
+            f"The prepared data hold patient {patient}, who was withdrawn.",
+            f"Run: fedsite data exclude {patient} --yes",
+        )
 
 
 def train(

@@ -37,7 +37,7 @@ def newest_model(site: Site, step: Steps) -> Measured:
         if not model.is_file() or sha256_of(model) != result.model_sha256:
             with step("Fetching the global model") as progress:
                 client.download_model(result.model_sha256, result.model_bytes, model, progress)
-    data = local_work.open_prepared(site.config.paths.data, plan)
+    data = local_work.open_prepared(site, plan)
     with step("Measuring the global model at home") as progress:
         found = local_work.measure(plan, model, data, site.config.training.device, progress)
     if found is None:

@@ -78,7 +78,7 @@ class Round:
 
     def data(self) -> PreparedData:
         """The prepared data, if they fit the plan."""
-        return local_work.open_prepared(self.site.config.paths.data, self.offer.plan)
+        return local_work.open_prepared(self.site, self.offer.plan)
 
 
 def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[str, Envelope], step: Steps) -> Round:
