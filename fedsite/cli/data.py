@@ -55,7 +55,7 @@ def locate(
             "fedsite data locate answers on a terminal only: paths may name patients and must not land in a log.",
             "Run it in a terminal, without --json and without sending its output elsewhere.",
         )
-    found = job.locate(out.config_path, name, source, out.step)
+    found = job.find_files(out.config_path, name, source, out.step)
     out.result("located", human="\n".join(line for located in found for line in _places(located, files)))
 
 

@@ -4,20 +4,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedsite.dataset import folder as folders
-from fedsite.dataset import locate as locating
 from fedsite.dataset import manifest as manifests
-from fedsite.dataset import report as reports
-from fedsite.dataset.locate import Located
 from fedsite.dataset.manifest import Manifest
-from fedsite.dataset.studies import Progress
 from fedsite.errors import SourceMissing, UsageError
-from fedsite.jobs.prepare import CHECK_REPORT, REPORT
 from fedsite.jobs.site import open_site
 from fedsite.site import identity, withdrawals
-from fedsite.tasks import registry
 
+if TYPE_CHECKING:
+    from fedsite.dataset.locate import Located
+
+Progress = Callable[[int, int], None]
 Step = Callable[[str], AbstractContextManager[Progress]]
 
 
@@ -48,16 +46,18 @@ def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
     return manifests.load(folder)
 
 
-def locate(config_path: Path | None, name: str, source: Path, step: Step) -> list[Located]:
+def find_files(config_path: Path | None, name: str, source: Path, step: Step) -> "list[Located]":
     """The files of what this site calls `name`. For the operator's eyes alone: it holds paths (law 8).
 
     Raises UsageError when `name` is no pseudonym, SourceMissing when the source holds nothing of that name.
     """
+    from fedsite.dataset.locate import locate
+
     _require_kind(name, "eps")
     with open_site(config_path) as site:
         pseudonyms = identity.pseudonyms(site.files)
     with step("Reading headers") as progress:
-        found = locating.locate(source, name, pseudonyms, progress)
+        found = locate(source, name, pseudonyms, progress)
     if not found:
         raise SourceMissing(
             f"The source holds nothing that this site calls {name}.",
@@ -106,6 +106,11 @@ def withdraw(config_path: Path | None, patient: str, folder: Path | None = None)
 
 def _remove(place: Path, patient: str) -> int:
     """Cases, progress, and the pages with their pictures. Gives how many case files went."""
+    from fedsite.dataset import folder as folders
+    from fedsite.dataset import report as reports
+    from fedsite.jobs.prepare import CHECK_REPORT, REPORT
+    from fedsite.tasks import registry
+
     with folders.hold(place) as held:
         removed = held.withdraw(patient)
         (place / CHECK_REPORT).unlink(missing_ok=True)
