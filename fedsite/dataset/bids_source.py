@@ -170,6 +170,7 @@ def _image(path: Path, name: str, channel: Channel) -> ImageSource | Finding:
         findings=remarks,
         files=(path, *(beside for beside in map(path.with_name, _beside(path)) if beside.exists())),
         origin=path,
+        quantity=channel.quantity,
     )
 
 

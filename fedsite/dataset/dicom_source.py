@@ -53,7 +53,7 @@ def _candidates(
     return Candidates(
         id=study,
         patient=patient,
-        images={name: [choice.image(name) for choice in choices] for name, choices in channels.items()},
+        images={name: [choice.image() for choice in choices] for name, choices in channels.items()},
         masks={image: [NiftiMask(path) for path in paths] for image, paths in pairing.masks.items()},
         contested=pairing.contested,
         refused=tuple(refused),

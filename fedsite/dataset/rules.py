@@ -26,13 +26,37 @@ _SELECTION = (
         "trace-missing",
         "error",
         "Of the diffusion images only single directions are there, not their mean.",
-        "Export the trace (isotropic) images too.",
+        "Export the trace (isotropic) images too, or at least three directions of one b-value with their directions.",
+    ),
+    Rule(
+        "trace-computed",
+        "warning",
+        "No trace was exported; it was computed as the geometric mean of {count} directions.",
+        "Nothing to do. Export the trace (isotropic) images too if the scanner made them.",
     ),
     Rule(
         "directionality-unknown",
         "warning",
         "Nothing says whether the diffusion image is the mean over directions; it was taken as that.",
         "Look at the picture. Keep the diffusion attributes when de-identifying.",
+    ),
+    Rule(
+        "wrong-body-part",
+        "error",
+        "The images say that they show something else than a head ({part}).",
+        "Leave the series out; or correct BodyPartExamined (0018,0015) if it is a head all the same.",
+    ),
+    Rule(
+        "incomplete-head",
+        "warning",
+        "The image reaches over {extent:.0f} mm of the head only.",
+        "See in the picture whether what the task is about is all there.",
+    ),
+    Rule(
+        "lossy-forbidden",
+        "error",
+        "The images were compressed with loss, which the task does not take.",
+        "Export from the archive's original, or leave the series out.",
     ),
     Rule(
         "b-value-assumed",

@@ -1,36 +1,63 @@
-"""Which volumes of a study are the images that a task asks for.
+"""Which volumes of a study are the images that a task asks for, and what the task demands of them.
 
-A volume is of a channel's kind by its modality and, where diffusion decides, its b-value; of diffusion images the
-trace is taken, the mean over directions.
+A diffusion-weighted image is told by its b-value, never a map that was computed from one; the trace is taken, the mean
+over directions. Where none was exported, it is computed from at least three directions. Of several b-values in the
+task's range the one nearest to the channel's preferred one counts. An ADC map is told by its type, never by a b-value.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from fedsite.dataset import checks
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import ImageSource
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.diffusion import TRACE_WORDS
 from fedsite.dicom.model import Frame, Volume
+from fedsite.dicom.parts import DIFFUSION_MAPS
 from fedsite.tasks.description import Channel, Task
 
-# Parametric maps that scanners compute from diffusion images; some carry a b-value all the same.
-MAPS = frozenset({"ADC", "EADC", "FA", "TENSOR", "DIFFUSION_TENSOR", "COLFA"})
-TRACE_WORDS = frozenset({"TRACE", "TRACEW", "ISOTROPIC"})
-
 # Findings of the DICOM gate that speak of a diffusion series without its b-values.
-B_VALUE_LOST = frozenset({"b-value-unknown", "duplicate-positions"})
+B_VALUE_LOST = frozenset({"b-value-unknown", "duplicate-positions", "repeated-acquisitions"})
+
+# b-values that differ by less are one: scanners state what they reached, not what was asked for.
+B_TOLERANCE = 25.0
+
+# Images for a b-value that was never measured, but extrapolated from others.
+_CALCULATED = frozenset({"CALC_BVALUE", "CALCULATED", "SYNTHETIC"})
+
+MIN_DIRECTIONS = 3
+# Of the mean of the directions' outer products, whose eigenvalues sum to 1: each is 1/3 where no direction is
+# preferred. Below this the directions nearly lie in a plane, or crowd around an axis.
+_MIN_EIGENVALUE = 0.1
+
+# Less than this from the lowest to the highest voxel is no whole head.
+HEAD_MM = 100.0
+
+# Body Part Examined (0018,0015), PS3.16 annex L: words that name a head, and words that name something else. It is a
+# free choice of whoever sets up a scanner, so that what is neither passes.
+_HEAD = ("HEAD", "BRAIN", "SKULL", "CRANI", "NEURO", "CEREB", "FACE", "ORBIT", "SELLA", "SINUS", "NECK", "WHOLEBODY")
+_ELSEWHERE = (
+    *("ABDOMEN", "ANKLE", "ARM", "BLADDER", "BREAST", "CARDIAC", "CHEST", "ELBOW", "EXTREMITY", "FEMUR", "FOOT"),
+    *("HAND", "HEART", "HIP", "KIDNEY", "KNEE", "LEG", "LIVER", "LUNG", "PELVIS", "PROSTATE", "SHOULDER", "SPINE"),
+    *("THORAX", "UTERUS", "WRIST"),
+)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One image that would do for a channel, and the volumes that it is made of."""
+    """One image that would do for a channel, and the volumes that it is made of: several for a computed trace."""
 
+    channel: Channel
     volumes: tuple[Volume, ...]
 
     @property
     def id(self) -> str:
-        """The pseudonym."""
+        """The pseudonym; that of the first of several volumes."""
         return self.volumes[0].id
 
     @property
@@ -43,23 +70,35 @@ class Choice:
         """Every slice of every volume."""
         return tuple(frame for volume in self.volumes for frame in volume.frames)
 
-    def image(self, channel: str) -> ImageSource:
+    def image(self) -> ImageSource:
         """The image as a study takes it."""
-        volume = self.volumes[0]
-        remarks = [remark for remark in volume.findings if remark.severity == "warning"]
-        if volume.b_value and not _is_trace(volume):
-            remarks.append(finding("directionality-unknown", volume.id))
+        first = self.volumes[0]
         return ImageSource(
             id=self.id,
-            channel=channel,
-            shape=volume.shape,
-            affine=volume.affine,
-            b_value=volume.b_value,
-            scanner=volume.scanner,
-            findings=tuple(remarks),
+            channel=self.channel.name,
+            shape=first.shape,
+            affine=first.affine,
+            b_value=first.b_value,
+            scanner=first.scanner,
+            findings=tuple(self._remarks()),
             files=tuple(sorted({Path(frame.instance.path) for frame in self.frames})),
-            origin=volume,
+            origin=first if len(self.volumes) == 1 else self.volumes,
+            frame_of_reference=first.frame_of_reference,
+            quantity=self.channel.quantity,
         )
+
+    def _remarks(self) -> Iterator[Finding]:
+        """The warnings of the volumes, each rule once, and what is to be said of the choice."""
+        remarks = {each.id: each for volume in self.volumes for each in volume.findings if each.severity == "warning"}
+        yield from remarks.values()
+        first = self.volumes[0]
+        if len(self.volumes) > 1:
+            yield finding("trace-computed", self.id, count=len(self.volumes))
+        elif self.channel.b_values and not _is_trace(first):
+            yield finding("directionality-unknown", self.id)
+        extent = _extent_mm(first)
+        if extent < HEAD_MM:
+            yield finding("incomplete-head", self.id, extent=extent)
 
 
 def choose(volumes: Sequence[Volume], task: Task) -> tuple[dict[str, list[Choice]], list[Finding]]:
@@ -67,12 +106,12 @@ def choose(volumes: Sequence[Volume], task: Task) -> tuple[dict[str, list[Choice
     channels: dict[str, list[Choice]] = {}
     refused: list[Finding] = []
     for channel in task.channels:
-        alike = [volume for volume in volumes if _is_of(volume, channel)]
+        alike = [_judged(volume, task) for volume in volumes if _is_of(volume, channel)]
         accepted = [volume for volume in alike if volume.verdict == "accepted"]
-        taken = _traces(accepted) if channel.b_values else accepted
-        channels[channel.name] = [Choice((volume,)) for volume in taken]
+        chosen = _traces(accepted, channel) if channel.b_values else [(volume,) for volume in accepted]
+        channels[channel.name] = [Choice(channel, members) for members in chosen]
         refused += _reasons(volume for volume in alike if volume.verdict == "refused")
-        if accepted and not taken:
+        if accepted and not chosen:
             refused.append(finding("trace-missing", accepted[0].id))
         if channel.b_values and not alike:
             refused += _lost_b_values(volume for volume in volumes if volume.modality == channel.modality)
@@ -83,20 +122,106 @@ def _is_of(volume: Volume, channel: Channel) -> bool:
     """Whether a volume is of a channel's kind, accepted or not."""
     if volume.modality != channel.modality:
         return False
+    if channel.quantity == "adc":
+        return "ADC" in volume.image_type
     if channel.b_values is None:
         return True
     low, high = channel.b_values
-    return volume.b_value is not None and low <= volume.b_value <= high and MAPS.isdisjoint(volume.image_type)
+    is_map = not DIFFUSION_MAPS.isdisjoint(volume.image_type)
+    return volume.b_value is not None and low <= volume.b_value <= high and not is_map
 
 
-def _traces(volumes: list[Volume]) -> list[Volume]:
-    """The means over directions; where none is called so, those of which nothing is said."""
-    traces = [volume for volume in volumes if _is_trace(volume)]
-    return traces or [volume for volume in volumes if volume.directionality is None]
+def _judged(volume: Volume, task: Task) -> Volume:
+    """The volume with the task's own demands added, and what the task allows taken as a warning."""
+    found = []
+    for each in volume.findings:
+        allowed = each.id == "reformat" and task.allows_reformats
+        found.append(replace(each, severity="warning") if allowed else each)
+        if each.id == "lossy-compression" and not task.allows_lossy:
+            found.append(finding("lossy-forbidden", volume.id))
+    if task.body_part == "HEAD" and (part := _elsewhere(volume)):
+        found.append(finding("wrong-body-part", volume.id, part=part.lower()))
+    refused = any(each.severity == "error" for each in found)
+    return replace(volume, findings=tuple(found), verdict="refused" if refused else "accepted")
+
+
+def _elsewhere(volume: Volume) -> str:
+    """The part of the body that the images name, where it is surely no head."""
+    named = " ".join({frame.instance.body_part for frame in volume.frames}).upper().replace("_", "").replace(" ", "")
+    if any(word in named for word in _HEAD):
+        return ""
+    return next((word for word in _ELSEWHERE if word in named), "")
+
+
+def _traces(volumes: Sequence[Volume], channel: Channel) -> list[tuple[Volume, ...]]:
+    """The traces at the preferred b-value: as the scanner made them, else computed, else what nothing is said of.
+
+    A trace for a calculated b-value comes last: it was never measured.
+    """
+    measured = [volume for volume in volumes if _CALCULATED.isdisjoint(volume.image_type)]
+    kinds: tuple[list[tuple[Volume, ...]], ...] = (
+        [(volume,) for volume in measured if _is_trace(volume)],
+        list(_direction_sets(measured)),
+        [(volume,) for volume in measured if volume.directionality is None],
+        [(volume,) for volume in volumes if _is_trace(volume)],
+    )
+    return next((_nearest(kind, channel.preferred_b_value) for kind in kinds if kind), [])
+
+
+def _nearest(sets: Sequence[tuple[Volume, ...]], preferred: float) -> list[tuple[Volume, ...]]:
+    distances = [abs((members[0].b_value or 0) - preferred) for members in sets]
+    return [
+        members for members, distance in zip(sets, distances, strict=True) if distance <= min(distances) + B_TOLERANCE
+    ]
 
 
 def _is_trace(volume: Volume) -> bool:
     return volume.directionality == "ISOTROPIC" or not TRACE_WORDS.isdisjoint(volume.image_type)
+
+
+def _direction_sets(volumes: Sequence[Volume]) -> Iterator[tuple[Volume, ...]]:
+    """Volumes of single directions whose geometric mean is a trace: of one series, else of several."""
+    by_series: dict[str, list[Volume]] = defaultdict(list)
+    for volume in volumes:
+        if volume.directionality == "DIRECTIONAL" and any(frame.direction for frame in volume.frames[:1]):
+            by_series[volume.series].append(volume)
+    found = [members for own in by_series.values() for members in _by_b_value(own) if _is_isotropic(members)]
+    if not found:
+        directional = [volume for own in by_series.values() for volume in own]
+        found = [members for members in _by_b_value(directional) if _is_isotropic(members)]
+    yield from found
+
+
+def _by_b_value(volumes: Iterable[Volume]) -> Iterator[tuple[Volume, ...]]:
+    members: list[Volume] = []
+    for volume in sorted(volumes, key=lambda volume: (volume.b_value or 0, volume.id)):
+        if members and (volume.b_value or 0) - (members[0].b_value or 0) > B_TOLERANCE:
+            yield tuple(members)
+            members = []
+        members.append(volume)
+    if members:
+        yield tuple(members)
+
+
+def _is_isotropic(volumes: Sequence[Volume]) -> bool:
+    """Whether these are enough directions, spread evenly enough, on one grid of one frame of reference."""
+    first = volumes[0]
+    if len(volumes) < MIN_DIRECTIONS or any(not _is_on_grid_of(volume, first) for volume in volumes):
+        return False
+    directions = np.array([volume.frames[0].direction for volume in volumes])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return bool(np.linalg.eigvalsh(directions.T @ directions / len(volumes))[0] >= _MIN_EIGENVALUE)
+
+
+def _is_on_grid_of(volume: Volume, first: Volume) -> bool:
+    if volume.shape != first.shape or volume.frame_of_reference != first.frame_of_reference:
+        return False
+    return checks.corner_distance(volume.affine, first.affine, first.shape) <= checks.SNAP_MM
+
+
+def _extent_mm(volume: Volume) -> float:
+    """How far the volume reaches along the body's axis."""
+    return float(np.abs(volume.affine[2, :3]) @ np.array(volume.shape))
 
 
 def _reasons(volumes: Iterable[Volume]) -> list[Finding]:

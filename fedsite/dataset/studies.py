@@ -7,7 +7,7 @@ each, or gives the findings that say why it cannot.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +60,28 @@ class ImageSource:
     scanner: str
     findings: tuple[Finding, ...]
     files: tuple[Path, ...] = field(repr=False)
-    origin: Path | Volume = field(repr=False)
+    origin: Path | Volume | tuple[Volume, ...] = field(repr=False)
+    frame_of_reference: str = field(default="", repr=False)
+    quantity: Literal["", "adc"] = ""
 
     def read(self) -> NDArray[np.float32]:
-        """The voxels [i, j, k] in the order that `affine` describes. Raises DataNotFit, SourceMissing."""
-        if isinstance(self.origin, Path):
-            return nifti.read_voxels(self.origin)
+        """The voxels [i, j, k] in the order that `affine` describes; of several volumes the geometric mean.
+
+        Raises DataNotFit, SourceMissing.
+        """
+        from fedsite.dataset import derived
+
+        voxels = self._read()
+        return derived.adc_in_usual_unit(voxels) if self.quantity == "adc" else voxels
+
+    def _read(self) -> NDArray[np.float32]:
+        from fedsite.dataset import derived
         from fedsite.dicom.pixels import read_volume
 
+        if isinstance(self.origin, Path):
+            return nifti.read_voxels(self.origin)
+        if isinstance(self.origin, tuple):
+            return derived.geometric_mean(self.origin)
         return read_volume(self.origin)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dicom import duplicates, geometry, images, parts, regrid
+from fedsite.dicom import duplicates, geometry, images, parts, regrid, scaling
 from fedsite.dicom.checks import Finding, finding
 from fedsite.dicom.model import Frame, Pseudonyms, Volume
 from fedsite.dicom.parts import Part, kind_of
@@ -18,6 +18,8 @@ from fedsite.dicom.regrid import Regrid
 
 THICKNESS_TOLERANCE = 0.1
 THICK_MM = 7.0
+# Slices of a kind that a task may allow after all, so that the other rules count.
+REFORMAT = "reformat"
 
 _MENDED_BY = {"tilt": "tilt", "uneven-steps": "uneven"}
 _NO_AFFINE = frozenset({"uneven-steps", "missing-slices", "shifted-slices"})
@@ -58,10 +60,11 @@ def volumes(frames: Iterable[Frame], pseudonyms: Pseudonyms, resample: frozenset
 
 def _judge(part: Part, resample: frozenset[str]) -> _Judged:
     refused = [finding(rule) for rule in images.refused_as(part.frames)]
-    if refused:  # What lies where in an object of another kind is no question.
+    if any(each.id != REFORMAT for each in refused):  # What lies where in another kind of object is no question.
         return _Judged(part, _unplaced(part.frames), tuple(refused))
     kept, dropped = duplicates.drop_identical(part.frames)
-    found = list(images.image_findings(kept))
+    kept, passed_over = scaling.settle(kept)
+    found = [*refused, *passed_over, *images.image_findings(kept)]
     if dropped:
         found.append(finding("identical-duplicates", count=dropped))
     placed = _place(kept, resample)

@@ -42,13 +42,19 @@ class NetworkDescription:
 
 @dataclass(frozen=True)
 class Channel:
-    """One image of a case. `modality` is DICOM's (0008,0060); b-values in s/mm2 where diffusion decides."""
+    """One image of a case. `modality` is DICOM's (0008,0060); b-values in s/mm2 where diffusion decides.
+
+    Of several b-values in the range the one nearest to the preferred one is taken. `quantity` is "adc" for a map of the
+    apparent diffusion coefficient: found by its type, and brought to 10^-6 mm2/s.
+    """
 
     name: str
     modality: str
     summary: str
     b_values: tuple[float, float] | None = None
     bids_suffix: str = ""
+    preferred_b_value: float = 1000.0
+    quantity: Literal["", "adc"] = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Task:
     """What can be learned. `labels` maps the stored value to its meaning, 0 is background.
 
     `preprocessing_version` goes up when the preprocessing makes other cases of the same studies: they are made anew.
+    Series that name another part of the body are refused ("" takes any); so are reformats, or what was compressed with
+    loss, unless the task allows them.
     """
 
     name: str
@@ -66,5 +74,8 @@ class Task:
     networks: tuple[NetworkDescription, ...]
     input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
     preprocessing_version: int = 1
+    body_part: Literal["", "HEAD"] = "HEAD"
+    allows_lossy: bool = True
+    allows_reformats: bool = False
     reference: str = ""
     notes: str = field(default="", repr=False)

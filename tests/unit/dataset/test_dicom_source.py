@@ -16,7 +16,7 @@ def volume(name: str, study: str = "e-a", **changes) -> Volume:
         "patient": f"p-{study[2:]}",
         "modality": "MR",
         "shape": (4, 5, 6),
-        "affine": np.eye(4),
+        "affine": np.diag([30.0, 30.0, 30.0, 1.0]),
         "part": None,
         "b_value": 1000.0,
         "directionality": "ISOTROPIC",
