@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fedsite.dicom import pixeldata
 from fedsite.dicom.checks import RULES, Finding, finding
+from fedsite.dicom.codecs import COMPRESSED
 from fedsite.dicom.model import Frame
 from fedsite.dicom.parts import DIFFUSION_MAPS, PROJECTIONS, REFORMATS, kind_of
 
@@ -58,7 +59,7 @@ def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
             stored = f"{pixels.bits_stored} of {pixels.bits_allocated} bits, high bit {pixels.high_bit}"
             yield finding("pixel-format", format=stored)
             break
-    known = pixeldata.NATIVE | pixeldata.DEFLATED | pixeldata.CODECS.keys()
+    known = pixeldata.NATIVE | pixeldata.DEFLATED | COMPRESSED
     if any(instance.transfer_syntax not in known for instance in instances):
         yield finding("transfer-syntax")
     voxels = sum(frame.instance.pixels.rows * frame.instance.pixels.columns for frame in frames)

@@ -17,6 +17,7 @@ from fedsite.dicom.regrid import Regrid
 Verdict = Literal["accepted", "refused"]
 Progress = Callable[[int, int], None]
 Vector = tuple[float, float, float]
+Scale = tuple[float, float]
 
 
 class Pseudonyms(Protocol):
@@ -40,7 +41,8 @@ class PixelLayout:
     """How the voxels of one instance are stored (Image Pixel module, PS3.3 C.7.6.3).
 
     `offset` is where the value of PixelData begins in the file, in bytes; None when the whole data set is deflated.
-    `fault` is the id of the rule that the stored pixel data break, or "".
+    `padding` is the range of stored values, both ends included, that mark what lies beyond the field of view
+    (C.7.5.1.1.2). `fault` is the id of the rule that the stored pixel data break, or "".
     """
 
     rows: int
@@ -52,6 +54,7 @@ class PixelLayout:
     high_bit: int
     signed: bool
     frames: int
+    padding: tuple[int, int] | None = None
     offset: int | None = None
     fault: str = ""
 
@@ -115,7 +118,8 @@ class Frame:
     """One image plane: where it lies (patient coordinates LPS, mm) and what tells it from its neighbours.
 
     `orientation` holds row and column direction, `spacing` the distances between rows and between columns (mm),
-    `rescale` slope and intercept. What the file does not say is None.
+    `rescale` slope and intercept, `real_world` those of its maps of real-world values (None: a table). What the file
+    does not say is None.
     """
 
     instance: Instance
@@ -124,7 +128,7 @@ class Frame:
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
     thickness: float | None
-    rescale: tuple[float, float] | None
+    rescale: Scale | None
     image_type: tuple[str, ...]
     technique: str
     b_value: float | None
@@ -133,6 +137,7 @@ class Frame:
     echo_time: float | None
     temporal_position: int | None
     acquisition: int | None
+    real_world: tuple[Scale | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

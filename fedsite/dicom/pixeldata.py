@@ -18,22 +18,6 @@ from fedsite.dicom.values import Header, text, whole
 NATIVE = frozenset({uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian})
 DEFLATED = frozenset({uid.DeflatedExplicitVRLittleEndian})
 
-# The codec that decodes each compressed syntax: one, so that a result never depends on what else is installed.
-# All have permissive licences; GDCM is asked only for what the small, actively kept codecs lack.
-CODECS = {
-    uid.RLELossless: "pydicom",
-    uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
-    uid.JPEGLSLossless: "pyjpegls",
-    uid.JPEGLSNearLossless: "pyjpegls",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
-    uid.HTJ2KLossless: "pylibjpeg",
-    uid.HTJ2KLosslessRPCL: "pylibjpeg",
-    uid.HTJ2K: "pylibjpeg",
-}
-
 # Syntaxes that always lose something; JPEG 2000 and HTJ2K may or may not, (0028,2110) says so.
 LOSSY = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless})
 
@@ -46,18 +30,20 @@ _MAX_FRAGMENTS = 1 << 20
 
 def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
     """The layout of the pixel data, with the rule that they break if they do."""
-    stored = whole(header, "BitsStored") or whole(header, "BitsAllocated") or 0
+    allocated = whole(header, "BitsAllocated") or 0
+    stored = whole(header, "BitsStored") or allocated
     high = whole(header, "HighBit")
     described = PixelLayout(
         rows=whole(header, "Rows") or 0,
         columns=whole(header, "Columns") or 0,
         samples=whole(header, "SamplesPerPixel") or 1,
         photometric=text(header, "PhotometricInterpretation").upper(),
-        bits_allocated=whole(header, "BitsAllocated") or 0,
+        bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high is None else high,
         signed=whole(header, "PixelRepresentation") == 1,
         frames=max(whole(header, "NumberOfFrames") or 1, 1),
+        padding=_padding(header, allocated),
     )
     offset, length = parsed.pixels
     if parsed.syntax in DEFLATED:
@@ -72,6 +58,17 @@ def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
         file.seek(offset)
         fault = _encapsulated_fault(file, length, described.frames, parsed.size)
     return replace(described, offset=offset, fault=fault)
+
+
+def _padding(header: Header, allocated: int) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit, in the sign of the pixels: some write 63536 for -2000."""
+    named = (whole(header, "PixelPaddingValue"), whole(header, "PixelPaddingRangeLimit"))
+    if named[0] is None:
+        return None
+    past = 1 << allocated
+    wraps = whole(header, "PixelRepresentation") == 1
+    ends = [end - past if wraps and end >= past // 2 else end for end in named if end is not None]
+    return min(ends), max(ends)
 
 
 def _native_fault(described: PixelLayout, offset: int, length: int, size: int) -> str:

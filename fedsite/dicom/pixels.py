@@ -1,12 +1,15 @@
 """Reading the voxels of one volume: decoded, rescaled, as float32, one slice at a time into one array.
 
-Uncompressed slices are read straight from the file, at the place that the scan found; the rest goes through pydicom
-with one fixed codec per transfer syntax. Values are those of the modality LUT (PS3.3 C.11.1): Hounsfield units for
-CT, the scanner's units for MR. Display transformations (window, MONOCHROME1, presentation LUT) are not applied.
+Uncompressed slices are read straight from the file, at the place that the scan found; compressed ones go through one
+codec per transfer syntax (`codecs`), in a process of its own (`decoder`). Values are those of the modality LUT (PS3.3
+C.11.1): Hounsfield units for CT, the scanner's units for MR (`scaling`). Padding (0028,0120) keeps the value that it
+has. Display transformations (window, MONOCHROME1, presentation LUT) are not applied.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from io import BufferedIOBase
+from itertools import repeat
+from typing import Any, cast
 
 import numpy as np
 import pydicom
@@ -15,23 +18,27 @@ from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 
-from fedsite.dicom import regrid
+from fedsite.dicom import hounsfield, regrid
 from fedsite.dicom.checks import VolumeRefused, finding
+from fedsite.dicom.codecs import COMPRESSED, Wanted
+from fedsite.dicom.decoder import DECODER
+from fedsite.dicom.encapsulated import compressed_frames
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Volume
 from fedsite.dicom.opening import open_file
-from fedsite.dicom.pixeldata import CODECS, NATIVE
+from fedsite.dicom.pixeldata import NATIVE
 from fedsite.dicom.values import tolerant_reading
 from fedsite.errors import SourceMissing
 
 Plane = NDArray[Any]
+Stack = NDArray[np.float32]
 
 
 def read_volume(volume: Volume) -> NDArray[np.float32]:
     """The voxels of an accepted volume as float32 [column, row, slice], on the grid that `volume.affine` describes.
 
     The array is a view in Fortran order: each slice is contiguous in memory.
-    Raises VolumeRefused when the volume was refused, its pixel data cannot be decoded or hold no image;
-    SourceMissing when a file is gone.
+    Raises VolumeRefused when the volume was refused, its pixel data cannot be decoded or hold no image, or those of a
+    CT are no Hounsfield units; SourceMissing when a file is gone.
     """
     errors = tuple(each for each in volume.findings if each.severity == "error")
     if errors:
@@ -40,15 +47,17 @@ def read_volume(volume: Volume) -> NDArray[np.float32]:
     stack = np.empty((len(volume.frames), pixels.rows, pixels.columns), np.float32)
     try:
         with tolerant_reading():
-            lowest, highest = _fill(stack, volume.frames)
+            sample = _fill(stack, volume.frames)
     except FileNotFoundError as error:
         raise SourceMissing(
             f"Files of volume {volume.id} are no longer there.", "Make the source available and run the command again."
         ) from error
-    except Exception as error:  # a codec given damaged data raises nearly anything: one finding
+    except Exception as error:  # damaged data raise nearly anything: one finding
         raise VolumeRefused((finding("undecodable-pixels", volume.id),)) from error
-    if lowest == highest:
+    if all(plane.min() == plane.max() == stack[0, 0, 0] for plane in stack):
         raise VolumeRefused((finding("constant-image", volume.id),))
+    if volume.modality == "CT" and (reason := hounsfield.doubt(sample)):
+        raise VolumeRefused((finding("hu-out-of-range", volume.id, reason=reason),))
     if volume.regrid:
         stack = regrid.apply(volume.regrid, stack)
     return stack.transpose(2, 1, 0)
@@ -62,19 +71,30 @@ def stored_plane(frame: Frame) -> Plane:
     return next(_planes(frame.instance, [frame.index]))
 
 
-def _fill(stack: NDArray[np.float32], frames: Sequence[Frame]) -> tuple[float, float]:
-    """Reads every frame into its slice of the stack; each file is opened once. Gives the lowest and highest value."""
+def _fill(stack: Stack, frames: Sequence[Frame]) -> NDArray[np.float32]:
+    """Reads every frame into its slice of the stack; each file is opened once. Gives a sample of the valid voxels."""
     slots: dict[Instance, list[int]] = {}
     for slot, frame in enumerate(frames):
         slots.setdefault(frame.instance, []).append(slot)
-    lowest, highest = np.inf, -np.inf
+    step = hounsfield.sampling_step(stack.size)
+    valid = []
     for instance, own in slots.items():
+        own.sort(key=lambda slot: frames[slot].index)
         planes = _planes(instance, [frames[slot].index for slot in own])
         for slot, plane in zip(own, planes, strict=True):
-            # While the slice is in the cache: its scale, and its part of the extremes.
+            # While the slice is in the cache: its scale, and the sample.
             _rescale(plane, frames[slot].rescale, stack[slot])
-            lowest, highest = min(lowest, stack[slot].min()), max(highest, stack[slot].max())
-    return float(lowest), float(highest)
+            padded = _padding(plane[::step, ::step], instance.pixels)
+            valid.append(stack[slot, ::step, ::step][~padded])
+    return np.concatenate(valid)
+
+
+def _padding(plane: Plane, pixels: PixelLayout) -> NDArray[np.bool_]:
+    """Where a plane of stored values is padding: what lies beyond the scanner's field of view."""
+    if pixels.padding is None:
+        return np.zeros(plane.shape, np.bool_)
+    lowest, highest = pixels.padding
+    return (plane >= lowest) & (plane <= highest)
 
 
 def _rescale(plane: Plane, rescale: tuple[float, float] | None, out: NDArray[np.float32]) -> None:
@@ -88,12 +108,21 @@ def _rescale(plane: Plane, rescale: tuple[float, float] | None, out: NDArray[np.
 
 
 def _planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
-    """The stored values of some frames of a file, as [row, column]."""
-    pixels = instance.pixels
-    swapped_bytes = instance.transfer_syntax == uid.ExplicitVRBigEndian and pixels.bits_allocated == 8
-    if instance.transfer_syntax in NATIVE and not swapped_bytes and not instance.has_modality_lut:
-        return _native_planes(instance, indices)
-    return _decoded_planes(instance, indices)
+    """The stored values of some frames (in ascending order) of a file, as [row, column], through its LUT if any."""
+    pixels, syntax = instance.pixels, instance.transfer_syntax
+    swapped_bytes = syntax == uid.ExplicitVRBigEndian and pixels.bits_allocated == 8
+    if syntax in COMPRESSED:
+        planes = _decoded_planes(instance, indices)
+    elif syntax in NATIVE and not swapped_bytes:
+        planes = _native_planes(instance, indices)
+    else:
+        planes = _inflated_planes(instance, indices)
+    return map(apply_modality_lut, planes, repeat(_header(instance))) if instance.has_modality_lut else planes
+
+
+def _header(instance: Instance) -> pydicom.FileDataset:
+    with open_file(instance.path, instance.member) as file:
+        return pydicom.dcmread(file, stop_before_pixels=True)
 
 
 def _native_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
@@ -101,35 +130,49 @@ def _native_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane
     assert pixels.offset is not None
     order = ">" if instance.transfer_syntax == uid.ExplicitVRBigEndian else "<"
     dtype = np.dtype(f"{order}{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}")
-    with open_file(instance.path, instance.member) as file:
+    plane = np.empty((pixels.rows, pixels.columns), dtype)
+    with cast("BufferedIOBase", open_file(instance.path, instance.member)) as file:
         for index in indices:
             file.seek(pixels.offset + index * pixels.frame_bytes)
-            plane = np.frombuffer(bytearray(file.read(pixels.frame_bytes)), dtype)
-            yield _without_unused_bits(plane.reshape(pixels.rows, pixels.columns), pixels)
+            if file.readinto(plane.data.cast("B")) < plane.nbytes:
+                raise EOFError("a file that ends before its pixel data do")
+            yield _without_unused_bits(plane, pixels.bits_stored, pixels.high_bit)
 
 
 def _decoded_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
+    pixels = instance.pixels
+    assert pixels.offset is not None
+    wanted = Wanted(instance.transfer_syntax, pixels.rows, pixels.columns, pixels.bits_allocated)
+    with open_file(instance.path, instance.member) as file:
+        for frame in compressed_frames(file, pixels.offset, pixels.frames, indices):
+            stored = DECODER.decode(frame, wanted)
+            kind = "i" if stored.signed or pixels.signed else "u"
+            plane = np.frombuffer(stored.values, f"<{kind}{stored.container}").reshape(pixels.rows, pixels.columns)
+            if stored.signed:
+                yield plane
+            elif stored.precision <= pixels.bits_stored:
+                yield _without_unused_bits(plane, stored.precision, stored.precision - 1)
+            else:
+                yield _without_unused_bits(plane, pixels.bits_stored, pixels.high_bit)
+
+
+def _inflated_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
+    """By pydicom: from a deflated data set, and bytes in big-endian words."""
     with open_file(instance.path, instance.member) as file:
         dataset = pydicom.dcmread(file)
-    pixels, syntax = instance.pixels, instance.transfer_syntax
-    compressed = syntax in CODECS
-    planes = get_decoder(syntax).iter_array(
-        dataset,
-        indices=indices,
-        raw=True,
-        decoding_plugin=CODECS.get(uid.UID(syntax), ""),
-        correct_unused_bits=compressed,
+    pixels = instance.pixels
+    planes = get_decoder(instance.transfer_syntax).iter_array(
+        dataset, indices=indices, raw=True, correct_unused_bits=False
     )
     for plane, _ in planes:
-        if plane.shape != (pixels.rows, pixels.columns):
-            raise ValueError("a frame of another size than its header says")
-        stored = plane if compressed else _without_unused_bits(plane.copy(), pixels)
-        yield apply_modality_lut(stored, dataset) if instance.has_modality_lut else stored
+        yield _without_unused_bits(plane, pixels.bits_stored, pixels.high_bit)
 
 
-def _without_unused_bits(plane: Plane, pixels: PixelLayout) -> Plane:
-    """Clears, in place, what stands beside the stored bits (once used for overlays), and extends the sign."""
-    if pixels.bits_stored < pixels.bits_allocated:
-        plane <<= pixels.bits_allocated - pixels.high_bit - 1
-        plane >>= pixels.bits_allocated - pixels.bits_stored
-    return plane
+def _without_unused_bits(plane: Plane, bits_stored: int, high_bit: int) -> Plane:
+    """Clears what stands beside the stored bits (once used for overlays) and extends the sign, in place if it can."""
+    bits = 8 * plane.itemsize
+    if bits_stored == bits:
+        return plane
+    out = plane if plane.flags.writeable else np.empty_like(plane)
+    np.left_shift(plane, bits - high_bit - 1, out=out)
+    return np.right_shift(out, bits - bits_stored, out=out)

@@ -38,6 +38,12 @@ PIXELS = (
         "Keep RescaleSlope and RescaleIntercept when exporting.",
     ),
     Rule("rescale-not-finite", "error", "The rescale slope or intercept is not a usable number.", EXPORT_AGAIN),
+    Rule(
+        "hu-out-of-range",
+        "error",
+        "The values of the CT cannot be Hounsfield units: {reason}.",
+        "Export the original series with the scanner's rescale slope and intercept.",
+    ),
     Rule("constant-image", "error", "All voxels have the same value.", EXPORT_AGAIN),
     Rule(
         "lossy-compression",
@@ -50,6 +56,12 @@ PIXELS = (
         "warning",
         "Rescale slope or intercept differ between slices.",
         "Nothing to do: each slice is scaled by its own.",
+    ),
+    Rule(
+        "real-world-values-unused",
+        "warning",
+        "A map of real-world values says something else than slope and intercept; it was not used.",
+        "Nothing to do: values are those of slope and intercept, as other readers give them.",
     ),
     Rule(
         "inverted-display",
