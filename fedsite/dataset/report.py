@@ -128,12 +128,12 @@ def _tiles(content: Content) -> list[tuple[str, str]]:
     held_out = {case.patient for case in content.cases if case.split == "validation"}
     lesions = [case.lesion_ml for case in content.cases if case.lesion_ml > 0]
     return [
-        (str(len(content.cases)), "cases"),
-        (str(len(patients)), "patients"),
+        (str(len(content.cases)), "case" if len(content.cases) == 1 else "cases"),
+        (str(len(patients)), "patient" if len(patients) == 1 else "patients"),
         (f"{len(patients - held_out)} / {len(held_out)}", "patients for training / validation"),
         (f"{median(lesions):.1f} ml" if lesions else "none", "median lesion volume"),
-        (str(sum(bool(case.findings) for case in content.cases)), "cases with a warning"),
-        (str(len(content.excluded)), "studies left out"),
+        (str(sum(bool(case.findings) for case in content.cases)), "with a warning"),
+        (str(len(content.excluded)), "left out"),
     ]
 
 
