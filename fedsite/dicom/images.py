@@ -3,21 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from fedsite.dicom import pixeldata
+from fedsite.dicom import hounsfield, pixeldata
 from fedsite.dicom.checks import RULES, Finding, finding
 from fedsite.dicom.codecs import COMPRESSED
 from fedsite.dicom.model import Frame
-from fedsite.dicom.parts import DIFFUSION_MAPS, PROJECTIONS, REFORMATS, kind_of
+from fedsite.dicom.parts import DIFFUSION_MAPS, PROJECTIONS, is_reformat, kind_of
 
 # 8.6 GB as float32: no scan of a head is larger, and a file must not make a site allocate what it claims.
 MAX_VOXELS = 1 << 31
 MAX_SCALE = 1e9
 
-_REFUSED_KINDS = {
+_REFUSED_WORDS = {
     "LOCALIZER": "localizer",
     "MOSAIC": "mosaic",
     **dict.fromkeys(PROJECTIONS, "projection"),
-    **dict.fromkeys(REFORMATS, "reformat"),
 }
 # Volume Based Calculation Technique (0008,9207), PS3.3 C.8.16.2.1.3.
 _TECHNIQUES = {
@@ -36,9 +35,11 @@ USUAL_POSITION = "HFS"
 
 def refused_as(frames: Sequence[Frame]) -> list[str]:
     """The rules by which the kind of image alone is refused."""
-    kinds = {kind_of(frame) for frame in frames}
-    rules = {_REFUSED_KINDS.get(kind, kind) for kind in kinds}
+    rules = {kind_of(frame) for frame in frames}
+    rules |= {_REFUSED_WORDS.get(word, "") for frame in frames for word in frame.image_type}
     rules |= {_TECHNIQUES.get(frame.technique, "") for frame in frames}
+    if any(is_reformat(frame) for frame in frames):
+        rules.add("reformat")
     return sorted(rule for rule in rules if rule in RULES)
 
 
@@ -75,8 +76,17 @@ def _rescale(frames: Sequence[Frame]) -> Iterator[Finding]:
     # Written so that NaN fails.
     if not all(0 < abs(scale[0]) < MAX_SCALE and abs(scale[1]) < MAX_SCALE for scale in scales if scale):
         yield finding("rescale-not-finite")
-    elif len(scales) > 1:
+        return
+    if len(scales) > 1:
         yield finding("rescale-varying")
+    if frames[0].instance.modality == "CT":
+        yield from _hounsfield_slope({scale[0] for scale in scales if scale})
+
+
+def _hounsfield_slope(slopes: set[float]) -> Iterator[Finding]:
+    odd = [slope for slope in slopes if not hounsfield.LEAST_SLOPE <= slope <= hounsfield.GREATEST_SLOPE]
+    if odd:
+        yield finding("hu-out-of-range", reason=f"a rescale slope of {odd[0]:g}")
 
 
 def _remarks(frames: Sequence[Frame]) -> Iterator[Finding]:

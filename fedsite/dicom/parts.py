@@ -22,7 +22,6 @@ REFORMATS = frozenset({"MPR", "CSA MPR", "REFORMATTED", "CURVED MPR", "CURVED", 
 # Words of ImageType (0008,0008) that make an image another kind of image than its neighbours in the series, the
 # telling ones first.
 _KINDS = ("LOCALIZER", "MOSAIC", *sorted(DIFFUSION_MAPS), "TRACEW", *sorted(PROJECTIONS))
-_DERIVED_KINDS = tuple(sorted(REFORMATS))
 
 ECHO_TOLERANCE_MS = 0.1
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
@@ -69,8 +68,13 @@ def kind_of(frame: Frame) -> str:
         return instance.refusal
     if instance.pixels.samples != 1 or instance.pixels.photometric not in GREY:
         return "colour"
-    kinds = (*_KINDS, *_DERIVED_KINDS) if "DERIVED" in frame.image_type[:1] else _KINDS
+    kinds = (*_KINDS, *sorted(REFORMATS)) if is_reformat(frame) else _KINDS
     return next((kind for kind in kinds if kind in frame.image_type), "")
+
+
+def is_reformat(frame: Frame) -> bool:
+    """Whether a frame was cut from another volume."""
+    return "DERIVED" in frame.image_type[:1] and not REFORMATS.isdisjoint(frame.image_type)
 
 
 def divide(frames: Sequence[Frame], repeats: Callable[[Sequence[Frame]], bool]) -> list[Part]:
