@@ -5,6 +5,7 @@ import torch
 from monai.data import MetaTensor
 
 from fedsite.tasks import stroke_dwi
+from fedsite.tasks.steps.intensity import foreground, robust_z_score
 
 SPACING = (3.0, 3.0, 3.0)
 
@@ -64,7 +65,7 @@ def test_the_scanners_scale_does_not_matter(noise):
 
 def test_a_noisy_background_is_no_foreground():
     image = head(noise=30.0)["image"]
-    found = stroke_dwi.foreground(image)[0].numpy()
+    found = foreground(image)[0].numpy()
     truth = np.zeros((80, 90, 20), dtype=bool)
     truth[20:60, 20:70, 4:16] = True
     assert np.array_equal(found, truth)
@@ -72,7 +73,7 @@ def test_a_noisy_background_is_no_foreground():
 
 def test_the_median_of_the_brain_is_zero_and_its_spread_one():
     image = head()["image"]
-    inside = stroke_dwi.robust_z_score(image)[stroke_dwi.foreground(image)]
+    inside = robust_z_score(image, foreground(image), -5, 15)[foreground(image)]
     assert abs(float(inside.median())) < 1e-3
     low, high = torch.quantile(inside.as_tensor(), torch.tensor([0.25, 0.75]))
     assert float(high - low) == pytest.approx(1.349, rel=0.01)
@@ -97,7 +98,7 @@ def test_a_real_stroke(real_data):
     case = stroke_dwi.preprocessing((2, 2, 2))(study)
     assert case["label"].sum() == study["label"].sum() == 523
     assert case["image"].numel() < 0.6 * study["image"].numel()
-    brain = stroke_dwi.foreground(study["image"])
+    brain = foreground(study["image"])
     assert 1.0 < float(brain.sum()) * 8e-3 / 1000 < 1.8, "litres"
     assert case["image"][case["label"] > 0].median() > 2
 
@@ -105,7 +106,7 @@ def test_a_real_stroke(real_data):
 @pytest.mark.parametrize("value", [0.0, 7.0])
 def test_an_empty_image_gives_finite_values(value):
     image = torch.full((1, 8, 8, 8), value)
-    assert torch.isfinite(stroke_dwi.robust_z_score(image)).all()
+    assert torch.isfinite(robust_z_score(image, foreground(image), -5, 15)).all()
 
 
 def test_the_loss_is_a_mean_over_patients():
