@@ -180,6 +180,23 @@ def diffusion_group(b_value: float, directionality: str, direction: Sequence[flo
     return {"MRDiffusionSequence": values}
 
 
+def head(grid: Grid, seed: int = 1) -> np.ndarray:
+    """Stored values [slice, row, column] of a CT (uint16, intercept -1024): air, a skull, brain, their noise."""
+    across = np.hypot(*np.meshgrid(np.linspace(-1.2, 1.2, grid.columns), np.linspace(-1.2, 1.2, grid.rows)))
+    hounsfield = np.select([across < 0.85, across < 1], [35.0, 1100.0], -1000.0)
+    noise = np.random.default_rng(seed).normal(0, 8, (grid.slices, *across.shape))
+    return np.rint(hounsfield + noise + 1024).astype(np.uint16)
+
+
+def real_world_values(slope: float, intercept: float) -> DicomSequence:
+    """A linear map of real-world values, as one item of its sequence."""
+    item = Dataset()
+    item.RealWorldValueSlope, item.RealWorldValueIntercept = float(slope), float(intercept)
+    item.RealWorldValueFirstValueMapped, item.RealWorldValueLastValueMapped = 0, 4095
+    item.LUTLabel = "units"
+    return DicomSequence([item])
+
+
 def set_pixels(image: Dataset, stored: np.ndarray, bits_stored: int = 12) -> None:
     """Puts stored values [row, column] or [frame, row, column] into an image, uncompressed."""
     image.Rows, image.Columns = stored.shape[-2:]

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
-from support.dicom_maker import CORONAL, Grid, change, classic, compress, enhanced, names, set_pixels, write
+from support.dicom_maker import (
+    CORONAL,
+    Grid,
+    change,
+    classic,
+    compress,
+    enhanced,
+    head,
+    names,
+    real_world_values,
+    set_pixels,
+    write,
+)
 
 from fedsite.dicom.checks import RULES, Rule
 from fedsite.dicom.model import Inventory
@@ -183,6 +195,17 @@ def _(folder: Path) -> None:
 @plants("constant-image")
 def _(folder: Path) -> None:
     write(folder, classic(voxels=np.full((5, 6, 8), 7, np.uint16)))
+
+
+@plants("hu-out-of-range")
+def _(folder: Path) -> None:
+    grid = Grid(columns=40, rows=40, slices=5)
+    write(folder, classic("CT", grid, head(grid), RescaleIntercept=0))
+
+
+@plants("real-world-values-unused")
+def _(folder: Path) -> None:
+    write(folder, classic(RescaleSlope=2, RescaleIntercept=0, RealWorldValueMappingSequence=real_world_values(3, 1)))
 
 
 @plants("mixed-size")
