@@ -56,8 +56,12 @@ _NOBODY = frozenset(
     )
 )
 
-_OVERLAYS = frozenset(group << 16 | element for group in range(0x6000, 0x6020, 2) for element in (0x3000, 0x4000))
-_CURVES = frozenset(group << 16 | 0x3000 for group in range(0x5000, 0x5020, 2))
+# OverlayData, OverlayComments and CurveData of each of their repeating groups.
+_DRAWINGS = frozenset(
+    group + offset << 16 | element
+    for offset in range(0, 0x20, 2)
+    for group, element in ((0x6000, 0x3000), (0x6000, 0x4000), (0x5000, 0x3000))
+)
 _SHOWN = 4
 
 
@@ -79,23 +83,37 @@ def _read_table() -> dict[int, Attribute]:
     lines = files("fedsite.dicom").joinpath("confidentiality.csv").read_text("utf-8").splitlines()
     rows = (line.split(",", 3) for line in lines if not line.startswith("#"))
     table = {int(tag, 16): Attribute(action, kind, name) for tag, action, kind, name in rows}
-    table |= dict.fromkeys(_OVERLAYS | _CURVES, Attribute("X", "overlays", "Overlays"))
+    table |= dict.fromkeys(_DRAWINGS, Attribute("X", "overlays", "Overlays"))
     return {tag: row for tag, row in table.items() if row.kind in DIRECT | INDIRECT and tag not in COUNTED_BY}
 
 
 TABLE = _read_table()
 TAGS = frozenset(TABLE)
+_REMOVED, _METHODS = 0x00120062, (0x00120063, 0x00120064)
+_CODE = re.compile(rb"1131\d\d")
+_PRIVATE = 0x00010000
 
 
-def holds_something(value: bytes) -> bool:
-    """Whether the value of an element, as it is stored, is more than blanks and words for nobody."""
-    return value.strip(_SIGNS).lower() not in _NOBODY
+def read(beginnings: Mapping[int, bytes], codes: bytes) -> Traces:
+    """What a header keeps: from the beginnings of its values, and the whole of DeidentificationMethodCodeSequence."""
+    return _traces(
+        kept=frozenset(tag for tag in TAGS.intersection(beginnings) if _holds_something(tag, beginnings[tag])),
+        private=any(tag & _PRIVATE for tag in beginnings),
+        removed=beginnings.get(_REMOVED, b"").strip() == b"YES",
+        stated=any(beginnings.get(tag) for tag in _METHODS),
+        options=frozenset(_CODE.findall(codes)),
+    )
+
+
+def _holds_something(tag: int, value: bytes) -> bool:
+    """Whether a value is more than blanks and words for nobody; drawings begin with blanks."""
+    return bool(value) and (tag in _DRAWINGS or value.strip(_SIGNS).lower() not in _NOBODY)
 
 
 @lru_cache(maxsize=1024)
-def traces(kept: frozenset[int], private: bool, removed: bool, stated: bool, options: frozenset[str]) -> Traces:
-    """What a header keeps of the table's attributes. The images of a series have it in common: it is kept once."""
-    return Traces(kept, private, removed, stated, options)
+def _traces(kept: frozenset[int], private: bool, removed: bool, stated: bool, options: frozenset[bytes]) -> Traces:
+    """The images of a series have it in common: memory holds it once."""
+    return Traces(kept, private, removed, stated, frozenset(code.decode() for code in options))
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ result depends on who read it.
 
 import struct
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -36,6 +36,9 @@ _STANDARD_SYNTAXES = f"{_IMPLICIT}."
 # The first block holds the whole header of most files. One longer than the last is not ordinary.
 _BLOCK, _LONGEST = 1 << 14, 1 << 26
 _DEEPEST = 32
+# How much of a value is kept of elements that nobody wants, and with the longest head before it.
+_BEGINNING = 64
+_GLANCE = 12 + _BEGINNING
 # How much may follow the pixel data in a deflated data set; a file must not make a site inflate without end.
 MAX_TRAILING = 1 << 26
 
@@ -92,7 +95,8 @@ class Parsed:
         media_class: the SOP class in the file meta information, "" when it has none.
         syntax: the transfer syntax that the file states or, without file meta information, that was found by trying.
         implicit, little: how the data set is encoded.
-        tags: of all elements before the pixel data, wanted or not; not of those within sequences.
+        beginnings: of the values of all elements before the pixel data, wanted or not, by tag; not of those within
+            sequences. At least 64 bytes of a longer value.
         pixels: where the value of PixelData begins in bytes, and its length; (0, 0) where there is none.
         size: of the file, or of the inflated data set (no further than MAX_TRAILING behind its pixels); `pixels` lies
             in the same.
@@ -103,7 +107,7 @@ class Parsed:
     syntax: str
     implicit: bool
     little: bool
-    tags: Collection[int]
+    beginnings: Mapping[int, bytes] = field(repr=False)
     pixels: tuple[int, int]
     size: int
 
@@ -126,20 +130,26 @@ def read_with_pydicom(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) 
     """The same, by pydicom alone."""
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-    tags = [*dataset.keys()]
+    raw = dict(dataset.items())
     stated = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     implicit, little = map(bool, dataset.original_encoding)
     explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
     return Parsed(
-        dataset=Dataset({tag: dataset.get_item(tag) for tag in tags if tag in wanted}),
+        dataset=Dataset({tag: element for tag, element in raw.items() if tag in wanted}),
         media_class=str(dataset.file_meta.get("MediaStorageSOPClassUID", "")),
         syntax=stated or str(uid.ImplicitVRLittleEndian if implicit else explicit),
         implicit=implicit,
         little=little,
-        tags=tags,
+        beginnings={int(tag): _beginning(element) for tag, element in raw.items()},
         pixels=_pixels(file, implicit, little),
         size=size,
     )
+
+
+def _beginning(element: DataElement | RawDataElement) -> bytes:
+    if isinstance(element, RawDataElement):
+        return (element.value or b"")[:_BEGINNING]
+    return b"SQ" if element.value else b""  # pydicom has read the items of a sequence of undefined length
 
 
 def _pixels(file: BinaryIO, implicit: bool, little: bool) -> tuple[int, int]:
@@ -213,12 +223,12 @@ def _walk(buffer: _Buffer, file: BinaryIO, size: int, wanted: Mapping[int, BaseT
     first = buffer.reach(start + 6)[start + 4 : start + 6]
     if encoding.implicit and first.isalpha() and first.isupper():
         raise _Odd  # explicit, whatever the syntax says
-    elements, tags, pixels = _elements(buffer, start, encoding, wanted)
+    elements, beginnings, pixels = _elements(buffer, start, encoding, wanted)
     if inflated:
         known = len(buffer.data)
         size = known + inflated.skip(max(sum(pixels) - known, 0) + MAX_TRAILING)
     dataset = Dataset(elements)
-    return Parsed(dataset, meta[_MEDIA_CLASS], syntax, encoding.implicit, encoding.little, tags, pixels, size)
+    return Parsed(dataset, meta[_MEDIA_CLASS], syntax, encoding.implicit, encoding.little, beginnings, pixels, size)
 
 
 def _meta(buffer: _Buffer) -> tuple[dict[int, str], int]:
@@ -239,22 +249,21 @@ def _meta(buffer: _Buffer) -> tuple[dict[int, str], int]:
 
 def _elements(
     buffer: _Buffer, position: int, encoding: _Encoding, wanted: Mapping[int, BaseTag]
-) -> tuple[dict[BaseTag, DataElement | RawDataElement], list[int], tuple[int, int]]:
-    """The wanted elements of the data set that begins at `position`, all tags, place and length of the pixels."""
+) -> tuple[dict[BaseTag, DataElement | RawDataElement], dict[int, bytes], tuple[int, int]]:
+    """The wanted elements of the data set at `position`, how all values begin, place and length of the pixels."""
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    tags: list[int] = []
+    beginnings: dict[int, bytes] = {}
     head, order = encoding.head, (encoding.implicit, encoding.little)
     data, previous = buffer.data, 0x0007FFFF  # what lies before group 0008 belongs to no data set
     while True:
-        if position + 12 > len(data):
-            data = buffer.reach(position + 12)
+        if position + _GLANCE > len(data):
+            data = buffer.reach(position + _GLANCE)
             if position == len(data):
-                return elements, tags, (0, 0)
+                return elements, beginnings, (0, 0)
         tag, representation, start, length = head(data, position)
         if not previous < tag < _FLOAT_PIXELS:
-            return elements, tags, _at_pixels(previous, tag, start, length)
+            return elements, beginnings, _at_pixels(previous, tag, start, length)
         previous = tag
-        tags.append(tag)
         if length == UNDEFINED_LENGTH:
             length = _sequence_end(buffer, start, encoding, representation, 0) - start
             position = start + length + 8
@@ -262,6 +271,7 @@ def _elements(
                 raise _Odd
         else:
             position = start + length
+        beginnings[tag] = data[start : start + min(length, _BEGINNING)]
         if tag in wanted:
             data = buffer.reach(position)
             if position > len(data):

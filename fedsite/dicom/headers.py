@@ -13,14 +13,15 @@ from typing import Any, BinaryIO
 
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from fedsite.dicom import elements, objects, pixeldata
+from fedsite.dicom import deidentification, elements, objects, pixeldata
 from fedsite.dicom.derivation import derivation_words
 from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
 from fedsite.dicom.elements import PREAMBLE_BYTES, Parsed
-from fedsite.dicom.model import Frame, Instance, PixelLayout
+from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 from fedsite.dicom.opening import archive, open_file
 from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, value_at, whole, words
 
@@ -37,6 +38,7 @@ _KEYWORDS = (
     "Columns",
     "ContrastBolusAgent",
     "ContrastBolusAgentSequence",
+    "DeidentificationMethodCodeSequence",
     "DerivationCodeSequence",
     "DiffusionBValue",
     "DiffusionDirectionality",
@@ -55,8 +57,10 @@ _KEYWORDS = (
     "ManufacturerModelName",
     "ModalityLUTSequence",
     "NumberOfFrames",
+    "PatientBirthDate",
     "PatientID",
     "PatientPosition",
+    "PatientSex",
     "PerFrameFunctionalGroupsSequence",
     "PhotometricInterpretation",
     "PixelRepresentation",
@@ -68,6 +72,7 @@ _KEYWORDS = (
     "SOPInstanceUID",
     "SamplesPerPixel",
     "SequenceName",
+    "SeriesDescription",
     "SeriesInstanceUID",
     "SharedFunctionalGroupsSequence",
     "SliceThickness",
@@ -85,6 +90,7 @@ def _tag(keyword: str) -> BaseTag:
 
 WANTED = {int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS)}
 _LUT = _tag("ModalityLUTSequence")
+_METHOD_CODES = _tag("DeidentificationMethodCodeSequence")
 _AGENTS = _tag("ContrastBolusAgentSequence")
 _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
 _CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
@@ -155,8 +161,20 @@ def _instance(place: tuple[str, str], sop_class: str, parsed: Parsed, header: He
         has_modality_lut=bool(value_at(parsed.dataset, _LUT)),
         patient_position=text(header, "PatientPosition").upper(),
         body_part=text(header, "BodyPartExamined").upper(),
+        sex=text(header, "PatientSex").upper(),
+        birth_date=text(header, "PatientBirthDate"),
+        traces=_traces(parsed),
+        shows_text=deidentification.shows_text(
+            words(header, "ImageType"), scanner, text(header, "SeriesDescription"), pixels.rows
+        ),
         contrast=_has_contrast(parsed.dataset, header),
     )
+
+
+def _traces(parsed: Parsed) -> Traces:
+    codes = dict(parsed.dataset.items()).get(_METHOD_CODES)
+    stored = codes.value if isinstance(codes, RawDataElement) else str(codes).encode()
+    return deidentification.read(parsed.beginnings, stored or b"")
 
 
 def _has_contrast(dataset: Dataset, header: Header) -> bool:
