@@ -48,6 +48,7 @@ def collect(
 ) -> Collected:
     """The studies of a BIDS folder. With `labels`, masks come from there and from nowhere else."""
     files = _named(source)
+    folder = source if labels is None else labels
     masks = [file for file in (files if labels is None else _named(labels)) if _is_mask(file)]
     images = [file for file in files if "derivatives" not in file.path.relative_to(source).parts]
     by_study: dict[tuple[str, str], dict[str, list[_Named]]] = defaultdict(lambda: defaultdict(list))
@@ -55,9 +56,9 @@ def collect(
         for channel in task.channels:
             if file.suffix == channel.bids_suffix.lower() and not (channel.b_values and file.others & _MAPS):
                 by_study[file.key][channel.name].append(file)
-    masks_of: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    masks_of: dict[tuple[str, str], list[NiftiMask]] = defaultdict(list)
     for mask in masks:
-        masks_of[mask.key].append(mask.path)
+        masks_of[mask.key].append(NiftiMask(_series(folder, mask.path, pseudonyms), mask.path))
     found = []
     for number, (key, channels) in enumerate(sorted(by_study.items()), start=1):
         found.append(_candidates(source, key, channels, masks_of.get(key, []), task, pseudonyms))
@@ -110,7 +111,7 @@ def _candidates(
     source: Path,
     key: tuple[str, str],
     channels: Mapping[str, list[_Named]],
-    masks: list[Path],
+    masks: list[NiftiMask],
     task: Task,
     pseudonyms: Pseudonyms,
 ) -> Candidates:
@@ -131,7 +132,7 @@ def _candidates(
         id=_study(key, pseudonyms),
         patient=_patient(key, pseudonyms),
         images=images,
-        masks={image.id: [NiftiMask(path) for path in masks] for image in reference},
+        masks={image.id: masks for image in reference},
         refused=tuple(refused),
     )
 

@@ -1,9 +1,13 @@
-"""Studies from a DICOM export, with NIfTI masks paired by name.
+"""Studies from a DICOM export, with masks paired by reference or name: label objects beside the images, or any in a
+folder of their own.
 
 A study is a StudyInstanceUID. For each channel of the task it must hold one image that would do (see `selection`).
 """
 
-from collections import defaultdict
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedsite.dataset import nifti
@@ -13,9 +17,18 @@ from fedsite.dataset.rules import finding
 from fedsite.dataset.selection import Choice, choose
 from fedsite.dataset.studies import Candidates, Collected, Progress, Pseudonyms, decide
 from fedsite.dicom.checks import Finding
-from fedsite.dicom.model import Volume
+from fedsite.dicom.label_objects import LabelObject, read_label_object
+from fedsite.dicom.model import Inventory, Volume
+from fedsite.dicom.opening import open_file
 from fedsite.dicom.scan import scan
+from fedsite.dicom.values import tolerant_reading
+from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Task
+
+# What the scan calls the objects that may be labels.
+_LABEL_RULES = frozenset({"segmentation", "radiotherapy-object"})
+# What it finds in a folder of masks that concerns them.
+_ABOUT_LABELS = frozenset({"damaged-header", "unreadable-file", "unreadable-folder"})
 
 
 def collect(
@@ -27,15 +40,22 @@ def collect(
     *,
     resample: frozenset[str] = frozenset(),
 ) -> Collected:
-    """The studies of a DICOM folder; masks are looked for in `labels`, its folders included."""
+    """The studies of a DICOM folder; masks are looked for in it and in `labels`, folders below included."""
     inventory = scan(source, pseudonyms, progress, resample=resample)
+    images = [volume for volume in inventory.volumes if not _is_label(volume)]
     by_study: dict[str, list[Volume]] = defaultdict(list)
-    for volume in inventory.volumes:
+    for volume in images:
         by_study[volume.study].append(volume)
     chosen = {study: choose(volumes, task) for study, volumes in sorted(by_study.items())}
     reference = task.channels[0].name
-    references = [choice for channels, _ in chosen.values() for choice in channels[reference]]
-    pairing = pair(nifti.find(labels) if labels else (), references)
+    files, objects, remarks = _masks(inventory, labels, pseudonyms)
+    pairing = pair(
+        files,
+        objects,
+        [choice for channels, _ in chosen.values() for choice in channels[reference]],
+        images,
+        {value: name for value, name in task.labels.items() if value},
+    )
     studies, excluded = decide(
         [
             _candidates(study, by_study[study][0].patient, channels, refused, pairing)
@@ -43,8 +63,9 @@ def collect(
         ],
         task,
     )
-    unpaired = (finding("label-unpaired", count=pairing.unpaired),) if pairing.unpaired else ()
-    return Collected("dicom", tuple(studies), tuple(excluded), (*inventory.findings, *unpaired))
+    if pairing.unpaired:
+        remarks.append(finding("label-unpaired", count=pairing.unpaired))
+    return Collected("dicom", tuple(studies), tuple(excluded), (*inventory.findings, *remarks))
 
 
 def _candidates(
@@ -54,7 +75,64 @@ def _candidates(
         id=study,
         patient=patient,
         images={name: [choice.image() for choice in choices] for name, choices in channels.items()},
-        masks={image: [NiftiMask(path) for path in paths] for image, paths in pairing.masks.items()},
+        masks=pairing.masks,
         contested=pairing.contested,
         refused=tuple(refused),
+        strays=tuple(pairing.strays.get(study, ())),
     )
+
+
+def _is_label(volume: Volume) -> bool:
+    return any(problem.id in _LABEL_RULES for problem in volume.findings)
+
+
+def _masks(
+    inventory: Inventory, folder: Path | None, pseudonyms: Pseudonyms
+) -> tuple[list[NiftiMask], list[tuple[str, LabelObject]], list[Finding]]:
+    """The NIfTI masks of a folder, the label objects of source and folder by their pseudonyms, and what was wrong."""
+    files: list[NiftiMask] = []
+    remarks: list[Finding] = []
+    inventories = [inventory]
+    if folder is not None:
+        for path in nifti.find(folder):
+            name = os.fsencode(path.relative_to(folder)).decode("latin-1")
+            files.append(NiftiMask(pseudonyms.path(f"labels/{name}"), path))
+        inventories.append(scan(folder, pseudonyms))
+        remarks += [remark for remark in inventories[1].findings if remark.id in _ABOUT_LABELS]
+    faults: Counter[str] = Counter()
+    volumes = [volume for each in inventories for volume in each.volumes if _is_label(volume)]
+    objects = _once(_label_objects(volumes, faults))
+    return files, objects, [*remarks, *(finding(rule, count=faults[rule]) for rule in sorted(faults))]
+
+
+def _label_objects(volumes: Iterable[Volume], faults: Counter[str]) -> Iterator[tuple[str, LabelObject]]:
+    """The label objects among some refused volumes; those that cannot be read are counted in `faults`, by rule."""
+    with tolerant_reading():
+        for volume in volumes:
+            for place in sorted({(frame.instance.path, frame.instance.member) for frame in volume.frames}):
+                try:
+                    label = read_label_object(*place)
+                except (DataNotFit, OSError):
+                    faults["label-object-damaged"] += 1
+                    continue
+                if label is not None:
+                    yield volume.id, label
+                elif volume.modality == "SEG":
+                    faults["label-object-unknown"] += 1
+
+
+def _once(objects: Iterable[tuple[str, LabelObject]]) -> list[tuple[str, LabelObject]]:
+    """Label objects without those that are copies of others, byte by byte: the folder may lie within the source."""
+    same: dict[str, list[tuple[str, LabelObject]]] = defaultdict(list)
+    for name, label in objects:
+        same[label.sop_instance].append((name, label))
+    kept: dict[tuple[str, bytes], tuple[str, LabelObject]] = {}
+    for uid, copies in same.items():
+        for name, label in copies:
+            kept.setdefault((uid, _digest(label) if len(copies) > 1 else b""), (name, label))
+    return list(kept.values())
+
+
+def _digest(label: LabelObject) -> bytes:
+    with open_file(label.path, label.member) as file:
+        return hashlib.sha256(file.read()).digest()

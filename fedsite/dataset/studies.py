@@ -89,6 +89,11 @@ class MaskSource(Protocol):
     """A mask of one study, not read yet, whatever it is kept in (`masks`)."""
 
     @property
+    def id(self) -> str:
+        """Its pseudonym."""
+        ...
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file that the mask is made of."""
         ...
@@ -121,7 +126,8 @@ class Candidates:
     """What was found for one study before it is decided on.
 
     `masks` gives the masks that name an image of the task's first channel; `contested`, for an image whose mask
-    names others as well, all those images; `refused` says why what the task might have wanted is not in `images`.
+    names others as well, all those images; `refused` says why what the task might have wanted is not in `images`,
+    `strays` why masks of the study fit none of its images.
     """
 
     id: str
@@ -130,6 +136,7 @@ class Candidates:
     masks: Mapping[str, Sequence[MaskSource]] = field(repr=False)
     contested: Mapping[str, frozenset[str]] = field(default_factory=dict)
     refused: tuple[Finding, ...] = ()
+    strays: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,5 +198,6 @@ def _mask_problems(candidates: Candidates, image: str) -> list[Finding]:
     if rivals:
         return [finding("label-contested", candidates.id, count=len(rivals), images=", ".join(sorted(rivals)))]
     if len(masks) > 1:
-        return [finding("label-ambiguous", candidates.id, count=len(masks))]
-    return [] if masks else [finding("label-missing", candidates.id)]
+        names = ", ".join(sorted(mask.id for mask in masks))
+        return [finding("label-ambiguous", candidates.id, count=len(masks), masks=names)]
+    return [] if masks else [*candidates.strays] or [finding("label-missing", candidates.id)]

@@ -49,6 +49,11 @@ class LabelObject:
     referenced_series: frozenset[str]
     referenced_instances: frozenset[str]
 
+    @property
+    def has_references(self) -> bool:
+        """Whether it names any image, series or frame of reference."""
+        return bool(self.referenced_instances or self.referenced_series or self.frames_of_reference)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NamedImage:

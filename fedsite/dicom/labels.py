@@ -1,28 +1,52 @@
 """Reading a label object onto the grid of the volume that it was drawn on."""
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsite.dicom import regrid
 from fedsite.dicom.contours import read_structure_set
 from fedsite.dicom.label_objects import LabelObject, unreadable
-from fedsite.dicom.marking import Marked, Target, Unfit
+from fedsite.dicom.marking import Marked, Target, Unfit, target
+from fedsite.dicom.model import Volume
 from fedsite.dicom.opening import open_file
 from fedsite.dicom.segmentation import read_segmentation
 from fedsite.dicom.values import tolerant_reading
 from fedsite.errors import DataNotFit, SourceMissing
 
 _READERS = {"segmentation": read_segmentation, "structure-set": read_structure_set}
+_HALF = 0.5
 
 
-def read_label(label: LabelObject, target: Target) -> Marked:
-    """The voxels that a label object marks, with the task's labels as values, and what was found wrong.
+def read_label(label: LabelObject, drawn_on: Sequence[Volume], names: Mapping[int, str]) -> Marked:
+    """What a label object marks, uint8 [column, row, slice] on the grid of the volumes that it was drawn on.
 
-    Raises DataNotFit when it is damaged or not made as the standard says, SourceMissing when its file is gone.
+    The volumes lie on one grid; values are the task's labels (`names` by value, without the background). Where the
+    volume is resampled, so is the mask: a voxel is marked when at least half of it is.
+    Raises DataNotFit when the object is damaged or not made as the standard says, SourceMissing when its file is gone.
     """
+    marked = _read(label, target(drawn_on, names))
+    plan = drawn_on[0].regrid
+    if plan is None:
+        return marked
+    values = np.zeros(plan.shape, np.uint8)
+    for value in names:
+        share = regrid.apply(plan, _stack(marked.values == value))
+        values[share.transpose(2, 1, 0) >= _HALF] = value
+    return Marked(values, marked.findings)
+
+
+def _stack(marks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(marks.transpose(2, 1, 0), np.float32)
+
+
+def _read(label: LabelObject, slices: Target) -> Marked:
     try:
         with tolerant_reading(), open_file(label.path, label.member) as file:
-            return _READERS[label.kind](file, target)
+            return _READERS[label.kind](file, slices)
     except Unfit as unfit:
-        return Marked(np.zeros(target.shape, np.uint8), (unfit.problem,))
+        return Marked(np.zeros(slices.shape, np.uint8), (unfit.problem,))
     except DataNotFit:
         raise
     except FileNotFoundError:

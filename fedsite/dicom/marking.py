@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedsite.dicom.checks import Finding, finding
 from fedsite.dicom.label_objects import NamedImage
+from fedsite.dicom.model import Volume
 
 SNAP_MM = 0.1  # how far rounding of coordinates may move a voxel
 ROUNDING_MM = 0.001  # below this it is not worth a word
@@ -22,28 +23,39 @@ _RUNNING_NUMBER = re.compile(r"[\W_]*\d*[\W_]*$")
 
 @dataclass(frozen=True)
 class Target:
-    """What a label object is brought onto.
+    """What a label object is brought onto: the slices of a volume, as they were acquired.
 
-    `shape` and `affine` (array order, RAS mm) are the volume's grid; `slices` says of every image that the object
-    may name, by SOPInstanceUID and frame number (from 1), on which slice of the grid it lies; `names` gives the
-    task's labels by value, without the background.
+    Attributes:
+        shape: columns, rows, slices.
+        affine: 4x4, from indices to RAS coordinates in mm.
+        places: [slices] where each slice lies along the third axis of `affine`.
+        shifts: [slices, 2] where the first voxel of each slice lies along its first two. (Both differ from 0, 1, 2 ...
+            and from zeros where tilted or uneven slices are brought onto a regular grid later.)
+        frame_of_reference: its UID, "" where the images name none.
+        slices: the images that the object may name: by SOPInstanceUID and frame number (from 1) the slice.
+        names: the task's labels by value, without the background.
     """
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+    places: NDArray[np.float64]
+    shifts: NDArray[np.float64]
     frame_of_reference: str = field(repr=False)
     slices: Mapping[str, Mapping[int, int]] = field(repr=False)
     names: Mapping[int, str]
 
     def indices(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points [n, 3] in patient coordinates (LPS, mm) as voxel indices (i, j, k); whole ones are voxel centres."""
+        """Points [n, 3] in patient coordinates (LPS, mm) as (column, row, slice); whole numbers are voxel centres."""
         inverse = np.linalg.inv(self.affine)
         indices: NDArray[np.float64] = (points * [-1.0, -1.0, 1.0]) @ inverse[:3, :3].T + inverse[:3, 3]
+        nearest = np.abs(indices[:, 2, None] - self.places).argmin(axis=1)
+        indices[:, :2] -= self.shifts[nearest]
+        indices[:, 2] += nearest - self.places[nearest]
         return indices
 
-    def distance(self, offsets: NDArray[np.float64]) -> float:
-        """The length in mm of the longest of some steps [n, 3] in voxel indices; NaN if one is no number."""
-        return float(np.linalg.norm(offsets @ self.affine[:3, :3].T, axis=1).max())
+    def distance(self, steps: NDArray[np.float64]) -> float:
+        """The length in mm of the longest of some steps [n, 3] in indices."""
+        return float(np.linalg.norm(steps @ self.affine[:3, :3].T, axis=1).max())
 
     def mismatch(self, images: Sequence[NamedImage], k: int) -> str:
         """Why a plane on slice `k` cannot have been drawn on the images that it names; "" where it can."""
@@ -56,9 +68,28 @@ class Target:
         return ""
 
 
+def target(volumes: Sequence[Volume], names: Mapping[int, str]) -> Target:
+    """The slices of the first of some volumes on one grid; what is brought onto them may name images of all."""
+    first = volumes[0]
+    pixels, count = first.frames[0].instance.pixels, len(first.frames)
+    slices: dict[str, dict[int, int]] = {}
+    for volume in volumes:
+        for k, frame in enumerate(volume.frames):
+            slices.setdefault(frame.instance.sop_instance, {})[frame.index + 1] = k
+    return Target(
+        shape=(pixels.columns, pixels.rows, count),
+        affine=first.affine,
+        places=first.regrid.places if first.regrid else np.arange(count, dtype=np.float64),
+        shifts=first.regrid.shifts if first.regrid else np.zeros((count, 2)),
+        frame_of_reference=first.frame_of_reference,
+        slices=slices,
+        names=names,
+    )
+
+
 @dataclass(frozen=True)
 class Marked:
-    """A label object on the target's grid, uint8 [i, j, k]; findings with an error mean that it does not fit."""
+    """A label object on slices, uint8 [column, row, slice]; findings with an error mean that it does not fit."""
 
     values: NDArray[np.uint8]
     findings: tuple[Finding, ...]

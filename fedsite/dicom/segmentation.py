@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Plane = NDArray[np.bool_]
 
+_TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -62,6 +64,8 @@ def read_segmentation(file: BinaryIO, target: Target) -> Marked:
     own = str(segmentation.get("FrameOfReferenceUID", ""))
     if own and target.frame_of_reference and own != target.frame_of_reference:
         raise Unfit(finding("label-other-frame"))
+    if segmentation.SegmentationType not in _TYPES:
+        raise unreadable()
     assigned, findings = assign(_segments(segmentation), target.names)
     values = np.zeros(target.shape, np.uint8, order="F")
     contested, outside, distance, partial = 0, 0, 0.0, False
@@ -118,8 +122,10 @@ def _segments(segmentation: "Segmentation") -> dict[int, list[str]]:
 
 def _groups(segmentation: "Segmentation") -> Iterator[Dataset]:
     """The functional groups of each frame, those that all frames share included."""
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    for own in segmentation.PerFrameFunctionalGroupsSequence:
+    shared, per_frame = segmentation.SharedFunctionalGroupsSequence[0], segmentation.PerFrameFunctionalGroupsSequence
+    if len(per_frame) != segmentation.number_of_frames:
+        raise unreadable()
+    for own in per_frame:
         group = Dataset()
         group.update(shared)
         group.update(own)
@@ -155,7 +161,7 @@ def _place(segmentation: "Segmentation", group: Dataset, target: Target) -> _Pla
     rows, columns = int(segmentation.Rows), int(segmentation.Columns)
     corners = _corners(flatten_groups(group), rows, columns)
     if corners is None:
-        raise Unfit(finding("label-other-grid", reason="its frames do not say where they lie"))
+        raise unreadable()
     exact = target.indices(corners)
     along_row, along_column = exact[1] - exact[0], exact[2] - exact[0]
     transposed = bool(abs(along_row[1]) > abs(along_row[0]))

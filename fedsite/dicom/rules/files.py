@@ -39,7 +39,7 @@ OBJECTS = (
         "segmentation",
         "error",
         "This is a segmentation, not an image.",
-        "Put label objects into the folder that --labels names.",
+        "Nothing to do: fedsite prepare-data pairs it, as a mask, with the images that it names.",
     ),
     Rule("structured-report", "error", "This is a structured report (dose, measurements), not an image.", LEAVE_OUT),
     Rule("presentation-state", "error", "This is a presentation state, not an image.", LEAVE_OUT),
@@ -47,7 +47,7 @@ OBJECTS = (
         "radiotherapy-object",
         "error",
         "This is a radiotherapy object (structures, plan, dose), not an image.",
-        "Put structure sets into the folder that --labels names.",
+        "Nothing to do: fedsite prepare-data pairs structure sets, as masks, with the images that they name.",
     ),
     Rule("raw-data", "error", "This is raw or auxiliary data, not an image.", EXPORT_ORIGINAL),
     Rule(

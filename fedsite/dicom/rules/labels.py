@@ -17,7 +17,7 @@ LABELS = (
     Rule(
         "label-wrong-reference",
         "error",
-        "The label object refers to other images than those of the volume: {reason}.",
+        "The mask was not drawn on the images of the volume: {reason}.",
         _EXPORT_TOGETHER,
     ),
     Rule(

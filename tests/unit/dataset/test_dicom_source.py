@@ -39,7 +39,7 @@ def collecting(source, tmp_path, task, pseudonyms, monkeypatch):
             (labels / mask).parent.mkdir(parents=True, exist_ok=True)
             (labels / mask).touch()
         inventory = Inventory(volumes, findings, len(volumes))
-        monkeypatch.setattr(dicom_source, "scan", lambda source, pseudonyms, progress, **options: inventory)
+        monkeypatch.setattr(dicom_source, "scan", lambda source, pseudonyms, progress=None, **options: inventory)
         return dicom_source.collect(source, labels if masks else None, task, pseudonyms)
 
     return collecting
