@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     CTImageStorage,
@@ -16,15 +18,26 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     MRImageStorage,
     generate_uid,
 )
+from support import jpeg_encoders
 
 CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
 ENHANCED = {"CT": EnhancedCTImageStorage, "MR": EnhancedMRImageStorage}
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+
+# What pydicom cannot write.
+_JPEG = {
+    JPEGBaseline8Bit: jpeg_encoders.baseline,
+    JPEGLossless: partial(jpeg_encoders.lossless, selection=2),
+    JPEGLosslessSV1: jpeg_encoders.lossless,
+}
 
 
 @dataclass(frozen=True)
@@ -233,12 +246,18 @@ def write(folder: Path, images: Iterable[Dataset], syntax: str = ExplicitVRLittl
     return paths
 
 
-def compress(images: Iterable[Dataset], syntax: str) -> list[Dataset]:
-    """Compresses the images in place with pydicom's encoders."""
+def compress(images: Iterable[Dataset], syntax: str, **options: Any) -> list[Dataset]:
+    """Compresses the images in place: with pydicom's encoders (`options` are theirs), or those of `jpeg_encoders`."""
     images = list(images)
     for image in images:
         image.file_meta = _meta(image, ExplicitVRLittleEndian)
-        image.compress(syntax, generate_instance_uid=False)
+        if syntax not in _JPEG:
+            image.compress(syntax, generate_instance_uid=False, **options)
+            continue
+        stored = np.frombuffer(image.PixelData, f"<u{image.BitsAllocated // 8}").reshape(-1, image.Rows, image.Columns)
+        image.PixelData = encapsulate([_JPEG[syntax](plane) for plane in stored])
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+        image.file_meta.TransferSyntaxUID = syntax
     return images
 
 

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from support.dicom_maker import AXIAL, CORONAL, SAGITTAL, Grid, change, classic, compress, enhanced, set_pixels, write
+from support.dicom_maker import (
+    AXIAL,
+    CORONAL,
+    SAGITTAL,
+    Grid,
+    change,
+    classic,
+    compress,
+    enhanced,
+    head,
+    set_pixels,
+    write,
+)
 
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Inventory, Volume
@@ -67,18 +79,60 @@ def test_uncompressed_syntaxes(only: Only, syntax: str, dtype: type) -> None:
     np.testing.assert_array_equal(read_volume(only(images, syntax=syntax)), as_array(stored))
 
 
-@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless])
-@pytest.mark.parametrize("signed", [False, True])
-def test_compressed_syntaxes(only: Only, syntax: str, signed: bool) -> None:
-    stored = GRID.voxels().astype(np.int16) - 2048 if signed else GRID.voxels()
+LOSSLESS = [
+    uid.RLELossless,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+]
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_lossless_compression_gives_the_same_voxels(only: Only, syntax: str, dtype: type) -> None:
+    limits = np.iinfo(dtype)
+    stored = np.random.default_rng(4).integers(limits.min // 2, limits.max // 2, (4, 32, 40)).astype(dtype)
+    images = classic("MR", GRID, stored)
+    for image, plane in zip(images, stored, strict=True):
+        set_pixels(image, plane, bits_stored=16)
+    np.testing.assert_array_equal(read_volume(only(compress(images, syntax))), as_array(stored))
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_twelve_bits_with_a_sign_survive_compression(only: Only, syntax: str) -> None:
+    stored = GRID.voxels().astype(np.int16) - 2048
     np.testing.assert_array_equal(read_volume(only(compress(classic("MR", GRID, stored), syntax))), as_array(stored))
 
 
-@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless])
-def test_compressed_multi_frame(only: Only, syntax: str) -> None:
-    stored = GRID.voxels()
-    images = compress([enhanced("MR", [GRID], voxels=stored)], syntax)
-    np.testing.assert_array_equal(read_volume(only(images)), as_array(stored))
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_compressed_frames_of_one_object_are_told_apart(scanned: Callable[..., Inventory], syntax: str) -> None:
+    grids, stored = [GRID, GRID], np.stack([GRID.voxels(1), GRID.voxels(2)], axis=1)
+    groups = [{"MREchoSequence": {"EffectiveEchoTime": float(echo)}} for echo in (10, 80)]
+    volumes = scanned(compress([enhanced("MR", grids, groups, stored)], syntax)).volumes
+    assert len(volumes) == 2
+    read = {round(float(read_volume(volume).mean()), 3): read_volume(volume) for volume in volumes}
+    for index in (0, 1):
+        expected = as_array(stored[:, index])
+        np.testing.assert_array_equal(read[round(float(expected.mean()), 3)], expected)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "options", "tolerance"),
+    [
+        (uid.JPEGLSNearLossless, {"jls_error": 2}, 2),
+        (uid.JPEG2000, {"j2k_cr": [4]}, 120),
+        (uid.JPEGBaseline8Bit, {}, 12),
+    ],
+)
+def test_lossy_compression_stays_near(only: Only, syntax: str, options: dict[str, object], tolerance: int) -> None:
+    ramp = np.add.outer(np.arange(GRID.rows) * 3, np.arange(GRID.columns) * 3)
+    stored = np.stack([ramp + index for index in range(GRID.slices)]).astype(np.uint8)
+    if syntax != uid.JPEGBaseline8Bit:
+        stored = stored.astype(np.uint16) * 16
+    volume = only(compress(classic("MR", GRID, stored), syntax, **options))
+    assert "lossy-compression" in {each.id for each in volume.findings} or syntax == uid.JPEG2000
+    np.testing.assert_allclose(read_volume(volume), as_array(stored), atol=tolerance)
 
 
 def test_unused_bits_are_no_part_of_the_value(only: Only) -> None:
@@ -124,8 +178,9 @@ def test_half_of_an_mr_rescale_is_taken_at_its_word(only: Only) -> None:
     )
 
 
-def test_a_frame_of_another_size_than_the_header_says(only: Only) -> None:
-    images = compress(classic("MR", GRID), uid.JPEG2000Lossless)
+@pytest.mark.parametrize("syntax", [each for each in LOSSLESS if each != uid.RLELossless])
+def test_a_frame_of_another_size_than_the_header_says(only: Only, syntax: str) -> None:
+    images = compress(classic("MR", GRID), syntax)
     for image in images:
         image.Rows = GRID.rows + 8
     with pytest.raises(VolumeRefused, match="cannot be decoded"):
@@ -150,6 +205,36 @@ def test_a_modality_lut_is_applied(only: Only) -> None:
     volume = only(images)
     assert not volume.is_integral
     np.testing.assert_array_equal(read_volume(volume), as_array(table[stored]))
+
+
+def test_padding_keeps_its_value_and_is_no_fault_of_a_ct(only: Only) -> None:
+    grid = Grid(columns=40, rows=40, slices=4)
+    stored = head(grid).astype(np.int16) - 1024
+    stored[:, :12] = -32768  # named
+    stored[:, :, :4] = -2000  # not named
+    images = classic("CT", grid, stored, RescaleIntercept=0, PixelPaddingValue=-32768)
+    for image, plane in zip(images, stored, strict=True):
+        set_pixels(image, plane, bits_stored=16)
+    np.testing.assert_array_equal(read_volume(only(images)), as_array(stored))
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    ("named", "expected"), [((-2000, None), (-2000, -2000)), ((-1990, -2000), (-2000, -1990)), ((None, -1990), None)]
+)
+def test_padding_as_the_header_names_it(
+    only: Only, syntax: str, named: tuple[int | None, int | None], expected: tuple[int, int] | None
+) -> None:
+    stored = GRID.voxels().astype(np.int16)
+    images = classic("MR", GRID, stored, PixelPaddingValue=named[0], PixelPaddingRangeLimit=named[1])
+    assert {frame.instance.pixels.padding for frame in only(images, syntax=syntax).frames} == {expected}
+
+
+def test_padding_written_without_its_sign(only: Only) -> None:
+    images = classic("MR", GRID, GRID.voxels().astype(np.int16))
+    for image in images:
+        image.add_new("PixelPaddingValue", "US", 63536)
+    assert {frame.instance.pixels.padding for frame in only(images).frames} == {(-2000, -2000)}
 
 
 def test_a_file_that_went_away(only: Only, tmp_path: Path) -> None:
