@@ -11,12 +11,12 @@ itself de-identified is told by kind. Volumes are refused only where the site's 
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.model import Frame, Instance, Traces, Volume
+from fedsite.dicom.model import Instance, Traces, Volume
 
 DIRECT = frozenset({"patient", "staff", "institution", "orders", "device"})
 INDIRECT = frozenset({"dates", "descriptions", "overlays", "private"})
@@ -134,10 +134,17 @@ def left(found: Traces) -> Mapping[str, frozenset[str]]:
     return {kind: frozenset(those) for kind, those in names.items()}
 
 
-def refusal(frames: Iterable[Frame]) -> list[Finding]:
-    """The finding that refuses a volume where a site takes de-identified input only; none where it would do."""
-    found = _names({frame.instance.traces for frame in frames}, DIRECT)
-    return [finding("direct-identifiers", what=_shown(found))] if found else []
+def refuse_identified(volumes: Iterable[Volume]) -> list[Volume]:
+    """The volumes, those refused that hold direct identifiers: for a site that takes de-identified input only."""
+    return [_refused(volume) for volume in volumes]
+
+
+def _refused(volume: Volume) -> Volume:
+    found = set() if volume.frames[0].instance.refusal else _names(_traces_of(volume), DIRECT)
+    if not found:
+        return volume
+    problem = finding("direct-identifiers", volume.id, what=_shown(found))
+    return replace(volume, verdict="refused", findings=(*volume.findings, problem))
 
 
 def remarks(volumes: Iterable[Volume]) -> list[Finding]:

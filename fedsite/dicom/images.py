@@ -94,6 +94,9 @@ def _remarks(frames: Sequence[Frame]) -> Iterator[Finding]:
     instances = [frame.instance for frame in frames]
     if any(instance.burned_in for instance in instances):
         yield finding("burned-in-annotation")
+    shown = {instance.shows_text for instance in instances} - {""}
+    if shown:
+        yield finding("text-in-pixels", what=", ".join(sorted(shown)))
     if any(instance.lossy for instance in instances):
         yield finding("lossy-compression")
     if any(instance.pixels.photometric == "MONOCHROME1" for instance in instances):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fedsite.dicom import series
+from fedsite.dicom import deidentification, patients, series
 from fedsite.dicom.checks import Finding, finding
 from fedsite.dicom.headers import read_frames
 from fedsite.dicom.model import Frame, Inventory, Progress, Pseudonyms, Volume
@@ -30,10 +30,12 @@ def scan(
     progress: Progress = lambda done, total: None,
     *,
     resample: frozenset[str] = frozenset(),
+    require_deidentified: bool = False,
 ) -> Inventory:
     """What is in `source` (a folder tree or a single file): its volumes, accepted or refused, and what else there was.
 
-    `progress` counts files; `resample` names what resampling is to mend (`regrid.CHOICES`).
+    `progress` counts files; `resample` names what resampling is to mend (`regrid.CHOICES`). With
+    `require_deidentified` volumes that hold direct identifiers are refused.
     Raises SourceMissing when there is no such folder.
     """
     paths, skipped = _files(source)
@@ -45,10 +47,12 @@ def scan(
             else:
                 by_series.setdefault(read[0].instance.series, []).extend(read)
             progress(done, len(paths))
-        volumes = tuple(
-            volume for uid in sorted(by_series) for volume in series.volumes(by_series[uid], pseudonyms, resample)
+        volumes = patients.judge(
+            [volume for uid in sorted(by_series) for volume in series.volumes(by_series[uid], pseudonyms, resample)]
         )
-    return Inventory(volumes, _findings(skipped), len(paths))
+    if require_deidentified:
+        volumes = deidentification.refuse_identified(volumes)
+    return Inventory(tuple(volumes), (*_findings(skipped), *deidentification.remarks(volumes)), len(paths))
 
 
 def _files(source: Path) -> tuple[list[str], Counter[str]]:

@@ -274,6 +274,8 @@ def _common(sop_class: str, modality: str, who: Names) -> Dataset:
     image.Modality, image.Manufacturer, image.ManufacturerModelName = modality, "SIEMENS", "Testscan"
     image.PatientID, image.PatientName, image.PatientBirthDate = who.patient, "Ünusual^Näme", "19010203"
     image.AccessionNumber = "ACC-0815"
+    # As the Basic Profile leaves it: what it lets stand may be dummies, and is for us an identifier all the same.
+    image.PatientIdentityRemoved, image.DeidentificationMethod = "YES", "Basic Profile"
     return image
 
 

@@ -10,6 +10,9 @@ from fedsite.dicom.rules.rule import Rule
 
 RULES: dict[str, Rule] = {
     rule.id: rule
-    for group in (files.FILES, files.OBJECTS, identity.IDENTITY, pixels.PIXELS, geometry.GEOMETRY, labels.LABELS)
+    for group in (
+        *(files.FILES, files.OBJECTS, identity.IDENTITY, identity.DEIDENTIFICATION),
+        *(pixels.PIXELS, geometry.GEOMETRY, labels.LABELS),
+    )
     for rule in group
 }

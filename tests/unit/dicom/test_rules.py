@@ -114,6 +114,13 @@ PLANTS |= {
     "reformat": lambda folder: _spoilt(folder, "CT", ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]),
     "mosaic": lambda folder: _spoilt(folder, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]),
     "burned-in-annotation": lambda folder: _one_spoilt(folder, BurnedInAnnotation="YES"),
+    "text-in-pixels": lambda folder: _one_spoilt(folder, "CT", ImageType=["DERIVED", "PRIMARY", "SCREEN SAVE"]),
+    "not-deidentified": lambda folder: _one_spoilt(folder, PatientIdentityRemoved=None),
+    "deidentification-unstated": lambda folder: _spoilt(folder, DeidentificationMethod=None),
+    "identifiers-left": lambda folder: _one_spoilt(folder, PatientAddress="Kirchweg 1"),
+    "dates-kept": lambda folder: _spoilt(folder, StudyDate="20240229"),
+    "descriptions-kept": lambda folder: _spoilt(folder, StudyDescription="Schlaganfall?"),
+    "original-uids": lambda folder: _spoilt(folder, StudyInstanceUID="1.3.12.2.1107.5.2.43.67093.2022071112345678"),
     "several-patients": lambda folder: _one_spoilt(folder, PatientID="SOMEONE-ELSE"),
     "patient-unit-doubtful": lambda folder: _spoilt(folder, PatientID=""),
     "series-uid-missing": lambda folder: _spoilt(folder, SeriesInstanceUID=None),
@@ -145,6 +152,14 @@ PLANTS |= {
     "thickness-unlike-step": lambda folder: _spoilt(folder, SliceThickness="2"),
     "b-value-unknown": lambda folder: _spoilt(folder, ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"]),
 }
+
+
+@plants("private-attributes-kept")
+def _(folder: Path) -> None:
+    images = classic()
+    for image in images:
+        image.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", b"SV10")
+    write(folder, images)
 
 
 @plants("colour")
@@ -277,6 +292,7 @@ ALSO = {
     "damaged-header": {"instance-gaps", "missing-slices"},
 }
 NOT_PLANTED_HERE = {
+    "direct-identifiers",  # see test_deidentification
     "unreadable-folder",  # see test_scan
     "resampled-tilt",  # see test_regrid
     "resampled-uneven",
