@@ -56,8 +56,10 @@ def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
         yield finding(fault, count=faults.count(fault))
     for pixels in {replace(instance.pixels, offset=None, fault="") for instance in instances}:
         consistent = 0 < pixels.bits_stored <= pixels.high_bit + 1 <= pixels.bits_allocated
-        if pixels.bits_allocated not in _BITS_ALLOCATED or not consistent:
-            stored = f"{pixels.bits_stored} of {pixels.bits_allocated} bits, high bit {pixels.high_bit}"
+        empty = pixels.rows < 1 or pixels.columns < 1
+        if pixels.bits_allocated not in _BITS_ALLOCATED or not consistent or empty:
+            size = f"{pixels.columns} x {pixels.rows} pixels"
+            stored = f"{size}, {pixels.bits_stored} of {pixels.bits_allocated} bits, high bit {pixels.high_bit}"
             yield finding("pixel-format", format=stored)
             break
     known = pixeldata.NATIVE | pixeldata.DEFLATED | COMPRESSED
