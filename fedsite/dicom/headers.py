@@ -7,6 +7,8 @@ are located and measured, so that a truncated file is known without decoding any
 import math
 import os
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -17,7 +19,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from fedsite.dicom import deidentification, elements, objects, pixeldata
+from fedsite.dicom import deidentification, elements, objects, pixeldata, scaling
+from fedsite.dicom.archives import is_archive
 from fedsite.dicom.derivation import derivation_words
 from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
 from fedsite.dicom.elements import PREAMBLE_BYTES, Parsed
@@ -63,8 +66,11 @@ _KEYWORDS = (
     "PatientSex",
     "PerFrameFunctionalGroupsSequence",
     "PhotometricInterpretation",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
     "PixelRepresentation",
     "PixelSpacing",
+    "RealWorldValueMappingSequence",
     "RescaleIntercept",
     "RescaleSlope",
     "Rows",
@@ -96,28 +102,39 @@ _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
 _CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
 
 
-def read_frames(path: str, member: str = "") -> tuple[Frame, ...] | str:
-    """The image planes of one file, or the id of the rule that says why there are none.
+# What a file gives: its image planes, or the id of the rule that says why there are none, or that it is an archive.
+Read = tuple[Frame, ...] | str
+ARCHIVE = "archive"
+
+
+def read_frames(path: str, member: str = "") -> Read:
+    """The image planes of one file, or what stands in their place.
 
     Objects that are no CT or MR image give one frame whose instance carries the refusal.
     Must run inside `values.tolerant_reading`.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files would cost more than the rest
+        status = os.stat(path)  # noqa: PTH116 - paths are kept as text
         if not stat.S_ISREG(status.st_mode):
             return "not-dicom"  # opening a named pipe would wait for ever
         with open_file(path, member) as file:
             return _read(path, member, file, archive(path).getinfo(member).file_size if member else status.st_size)
+    except FileNotFoundError:
+        return "missing-file"
     except OSError:
         return "unreadable-file"
+    except (zipfile.BadZipFile, zlib.error):
+        return "damaged-archive"
     except Exception:  # noqa: BLE001 - a damaged file makes pydicom raise nearly anything; each is the same finding
         return "damaged-header"
 
 
-def _read(path: str, member: str, file: BinaryIO, size: int) -> tuple[Frame, ...] | str:
+def _read(path: str, member: str, file: BinaryIO, size: int) -> Read:
     start = file.read(PREAMBLE_BYTES)
     if not start:
         return "empty-file"
+    if start[128:132] != b"DICM" and is_archive(start):
+        return "nested-archive" if member else ARCHIVE
     if not _looks_like_dicom(start):
         return "not-dicom"
     file.seek(0)
@@ -187,7 +204,7 @@ def _frames(instance: Instance, dataset: Dataset, header: dict[str, Any]) -> Ite
         return
     if instance.modality == "MR":
         header = named_attributes(header) | vendor_attributes(dataset) | header
-    header |= _derivation(dataset)
+    header |= _derivation(dataset) | scaling.attributes(dataset)
     for item in dataset.get("SharedFunctionalGroupsSequence") or []:
         header |= _group_values(item)
     count = min(instance.pixels.frames, MAX_FRAMES)
@@ -204,7 +221,7 @@ def _group_values(item: Dataset) -> dict[str, Any]:
     values = flatten_groups(item)
     for nested in value_at(item, _CONVERTED) or ():
         values = vendor_attributes(nested) | values
-    return values | _derivation(item)
+    return values | _derivation(item) | scaling.attributes(item)
 
 
 def _derivation(dataset: Dataset) -> dict[str, Any]:
@@ -226,7 +243,7 @@ def _frame(instance: Instance, index: int, header: Header) -> Frame:
         orientation=numbers(header, "ImageOrientationPatient", 6),
         spacing=numbers(header, "PixelSpacing", 2),
         thickness=number(header, "SliceThickness"),
-        rescale=_rescale(header, instance.modality),
+        rescale=scaling.rescale(header, instance.modality),
         image_type=image_type,
         technique=text(header, "VolumeBasedCalculationTechnique").upper(),
         b_value=b_value,
@@ -235,17 +252,8 @@ def _frame(instance: Instance, index: int, header: Header) -> Frame:
         echo_time=_echo_time(header),
         temporal_position=whole(header, "TemporalPositionIndex") or whole(header, "TemporalPositionIdentifier"),
         acquisition=whole(header, "FrameAcquisitionNumber") or whole(header, "AcquisitionNumber"),
+        real_world=header.get("RealWorldValueMappingSequence", ()),
     )
-
-
-def _rescale(header: Header, modality: str) -> tuple[float, float] | None:
-    """Slope and intercept; for MR, where neither is required, half of the pair is taken at its word."""
-    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
-    if slope is not None and intercept is not None:
-        return slope, intercept
-    if modality == "CT" or (slope is None and intercept is None):
-        return None
-    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
 
 def _echo_time(header: Header) -> float | None:

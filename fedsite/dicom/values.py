@@ -166,14 +166,14 @@ def words(header: Header, keyword: str) -> tuple[str, ...]:
 
 
 def number(header: Header, keyword: str) -> float | None:
-    """A number (the first of several)."""
+    """A number (the first of several). A zero has no sign: -0.0 would be another byte of what is made of it."""
     value = header.get(keyword)
     if isinstance(value, MultiValue | list):
         value = value[0] if len(value) else None
     if value is None or value == "":
         return None
     try:
-        return float(value)
+        return float(value) + 0.0
     except _MALFORMED:
         return None
 
@@ -184,7 +184,7 @@ def numbers(header: Header, keyword: str, count: int) -> tuple[float, ...] | Non
     if not isinstance(value, MultiValue | list | tuple) or len(value) != count:
         return None
     try:
-        return tuple(float(part) for part in value)
+        return tuple(float(part) + 0.0 for part in value)
     except _MALFORMED:
         return None
 

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsite.dicom.checks import VolumeRefused
+from fedsite.dicom.index import Index
 from fedsite.dicom.model import Inventory, Progress, Pseudonyms, Volume
 from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
 from fedsite.errors import ConfigurationError, DataNotFit
 from fedsite.files import atomic_writer, make_folder
+from fedsite.jobs.site import header_index
 from fedsite.site import config as configuration
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles
@@ -52,29 +54,31 @@ def inspect(
     Raises SourceMissing when there is no such source, DataNotFit when it holds no DICOM, CannotWrite,
     ConfigurationError when a configuration was named that cannot be used.
     """
-    pseudonyms, lasting = choose_pseudonyms(config_path)
+    pseudonyms, index = choose_pseudonyms(config_path)
     with step("Reading headers") as progress:
-        inventory = scan(source, pseudonyms, progress, resample=resample)
+        inventory = scan(source, pseudonyms, progress, index=index, resample=resample)
     if not inventory.volumes:
         raise _nothing(inventory)
     with step("Reading volumes") as progress:
         inventory = read_all(inventory, volumes, progress)
-    return Inspection(inventory, lasting)
+    return Inspection(inventory, index is not None)
 
 
-def choose_pseudonyms(config_path: Path | None) -> tuple[Pseudonyms, bool]:
-    """The site's pseudonyms where this machine is set up as a site (then True), else some for this run only."""
+def choose_pseudonyms(config_path: Path | None) -> tuple[Pseudonyms, Index | None]:
+    """The site's pseudonyms and its index where this machine is set up as a site, else some for this run only."""
     for_this_run = KeyedPseudonyms(secrets.token_bytes(32))
     try:
         path = configuration.find(config_path)
     except ConfigurationError:
         if config_path is not None or os.environ.get("FEDSITE_CONFIG"):
             raise  # a configuration was named: that it is not there is an error
-        return for_this_run, False
-    files = IdentityFiles(configuration.load(path).paths.state / "identity")
+        return for_this_run, None
+    state = configuration.load(path).paths.state
+    files = IdentityFiles(state / "identity")
     if not os.access(files.pseudonyms, os.R_OK):
-        return for_this_run, False
-    return identity.pseudonyms(files), True
+        return for_this_run, None
+    pseudonyms = identity.pseudonyms(files)
+    return pseudonyms, header_index(state, pseudonyms)
 
 
 def read_all(inventory: Inventory, folder: Path | None, progress: Progress = lambda done, total: None) -> Inventory:

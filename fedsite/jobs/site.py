@@ -12,10 +12,12 @@ from fedsite.site import config as configuration
 from fedsite.site import identity
 from fedsite.site.config import PrivacySettings, SiteConfig
 from fedsite.site.identity import IdentityFiles, Pinned
+from fedsite.site.pseudonyms import Pseudonyms
 from fedsite.site.secrets import read_secret
 from fedsite.site.state import State
 
 if TYPE_CHECKING:
+    from fedsite.dicom.index import Index
     from fedsite.wire.client import FederationClient
 
 
@@ -71,6 +73,13 @@ def _require_same_terms(written: PrivacySettings, terms: Terms) -> None:
                 f" {getattr(terms, key):g}.",
                 "A ledger's terms never change: write the ledger's value. To spend less, set policy.maximum_epsilon.",
             )
+
+
+def header_index(state: Path, pseudonyms: Pseudonyms) -> "Index":
+    """What earlier scans read of DICOM headers, in the state folder, sealed under a key of this site."""
+    from fedsite.dicom.index import Index
+
+    return Index(state / "index" / "headers.db", pseudonyms.derived_key("index of DICOM headers"))
 
 
 @contextmanager

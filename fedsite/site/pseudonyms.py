@@ -35,6 +35,10 @@ class Pseudonyms:
         """A number in [0, 1) that depends on one pseudonym and the key alone: what the split goes by."""
         return int.from_bytes(self._digest("fraction", pseudonym)[:8], "big") / 2**64
 
+    def derived_key(self, purpose: str) -> bytes:
+        """A key of 256 bits for another purpose, from which nobody gets back to this one (HKDF-Expand, RFC 5869)."""
+        return self._digest("derived key", purpose)
+
     def _name(self, *parts: str) -> str:
         return base64.b32encode(self._digest(*parts)[:10]).decode().lower()
 

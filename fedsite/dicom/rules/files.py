@@ -25,10 +25,52 @@ FILES = (
         "Give the user who runs fedsite permission to read the source, and see whether the disk is healthy.",
     ),
     Rule(
+        "missing-file",
+        "error",
+        "{count} file(s) are named, by a link or a DICOMDIR, or were listed, but are not there.",
+        "See that the export is complete and that nothing changes it during the scan; then run the command again.",
+    ),
+    Rule(
         "unreadable-folder",
         "error",
         "{count} folder(s) could not be listed.",
         "Give the user who runs fedsite permission to read the source.",
+    ),
+    Rule(
+        "damaged-archive",
+        "error",
+        "{count} zip archive(s), or files within them, are damaged.",
+        "Copy or export the archive again; the volumes that its files belong to may lack slices.",
+    ),
+    Rule(
+        "encrypted-archive",
+        "error",
+        "{count} file(s) in zip archives are encrypted.",
+        "Unpack the archive with its password, and name the folder.",
+    ),
+    Rule(
+        "nested-archive",
+        "error",
+        "{count} zip archive(s) lie within other archives.",
+        "Unpack the outer archive, and name the folder.",
+    ),
+    Rule(
+        "archive-too-large",
+        "error",
+        "{count} zip archive(s) hold more files, or grow more when unpacked, than an export does.",
+        "Make sure that the archive comes from where it should; then unpack it, and name the folder.",
+    ),
+    Rule(
+        "archive-names",
+        "error",
+        "{count} file(s) in zip archives have a name that leads out of the archive, or that another has too.",
+        "Make the archive again with plain, distinct names; these files were passed over.",
+    ),
+    Rule(
+        "archive-method",
+        "error",
+        "{count} file(s) in zip archives are compressed in a way that fedsite cannot read.",
+        "Make the archive again with ordinary compression (Deflate), or unpack it and name the folder.",
     ),
 )
 

@@ -1,6 +1,7 @@
 """Every rule of the gate: a series is spoilt in one way, and exactly this is found."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -88,7 +89,67 @@ def _(folder: Path) -> None:
 @plants("unreadable-file")
 def _(folder: Path) -> None:
     write(folder, classic())
+    (folder / "circle").symlink_to(folder / "circle")
+
+
+@plants("missing-file")
+def _(folder: Path) -> None:
+    write(folder, classic())
     (folder / "dangling").symlink_to(folder / "nowhere")
+
+
+def _archive(path: Path, names: Sequence[str] = ("note",)) -> bytes:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, b"no DICOM" * 50)
+    return path.read_bytes()
+
+
+@plants("damaged-archive")
+def _(folder: Path) -> None:
+    write(folder, classic())
+    content = _archive(folder / "export.zip")
+    (folder / "export.zip").write_bytes(content[:-30])
+
+
+@plants("encrypted-archive")
+def _(folder: Path) -> None:
+    write(folder, classic())
+    content = bytearray(_archive(folder / "export.zip"))
+    content[content.index(b"PK\1\2") + 8] |= 1
+    (folder / "export.zip").write_bytes(content)
+
+
+@plants("nested-archive")
+def _(folder: Path) -> None:
+    write(folder, classic())
+    inner = _archive(folder / "export.zip")
+    with zipfile.ZipFile(folder / "export.zip", "w") as archive:
+        archive.writestr("inner.zip", inner)
+
+
+@plants("archive-too-large")
+def _(folder: Path) -> None:
+    write(folder, classic())
+    content = bytearray(_archive(folder / "export.zip"))
+    size = content.index(b"PK\1\2") + 24
+    content[size : size + 4] = (0xFFFFFFF0).to_bytes(4, "little")
+    (folder / "export.zip").write_bytes(content)
+
+
+@plants("archive-names")
+def _(folder: Path) -> None:
+    write(folder, classic())
+    _archive(folder / "export.zip", ["../note"])
+
+
+@plants("archive-method")
+def _(folder: Path) -> None:
+    write(folder, classic())
+    content = bytearray(_archive(folder / "export.zip"))
+    method = content.index(b"PK\1\2") + 10
+    content[method : method + 2] = (9).to_bytes(2, "little")  # Deflate64
+    (folder / "export.zip").write_bytes(content)
 
 
 def _object(sop_class: str) -> Dataset:

@@ -1,0 +1,69 @@
+"""What was read of some files as plain values for JSON, and back: frames with their instances, or the rule instead.
+
+Files that lie together have most of their values in common. So every value stands once, in a pool, and a file is a
+list of places in it; what comes back shares its values just so, which keeps 100,000 files in little memory.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+from fedsite.dicom.headers import Read
+from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
+
+# Where a file lies is known to whoever asks for it; a frame's instance comes before it.
+_INSTANCE = [field.name for field in fields(Instance) if field.name not in ("path", "member")]
+_FRAME = [field.name for field in fields(Frame) if field.name != "instance"]
+_instance_values, _frame_values = attrgetter(*_INSTANCE), attrgetter(*_FRAME)
+_NESTED = {kind.__name__: kind for kind in (PixelLayout, Traces)}
+
+
+def pack(reads: Iterable[Read]) -> dict[str, Any]:
+    """What was read of some files, in order, for JSON."""
+    pool: dict[tuple[type, Any], int] = {}
+
+    def place(value: object) -> int:
+        return pool.setdefault((type(value), value), len(pool))
+
+    def packed(read: Read) -> Any:  # noqa: ANN401 - as JSON has it
+        if isinstance(read, str):
+            return read
+        instance = [place(value) for value in _instance_values(read[0].instance)]
+        return [instance, *([place(value) for value in _frame_values(frame)] for frame in read)]
+
+    files = [packed(read) for read in reads]
+    return {"pool": [_plain(value) for _, value in pool], "files": files}
+
+
+def unpack(packed: Mapping[str, Any], places: Iterable[tuple[str, str]]) -> Iterator[Read]:
+    """What `pack` was given; `places` are path and member of each file. Raises LookupError, TypeError, ValueError."""
+    value = [_value(plain) for plain in packed["pool"]].__getitem__
+    for (path, member), file in zip(places, packed["files"], strict=True):
+        if isinstance(file, str):
+            yield file
+        else:
+            values = dict(zip(_INSTANCE, map(value, file[0]), strict=True))
+            instance = Instance(path=path, member=member, **values)
+            yield tuple(Frame(instance, *map(value, frame)) for frame in file[1:])
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - as above
+    """As JSON knows it: a list says first what it stands for."""
+    if isinstance(value, tuple):
+        return ["tuple", *map(_plain, value)]
+    if isinstance(value, frozenset):
+        return ["frozenset", *sorted(value)]
+    if type(value).__name__ in _NESTED:
+        return [type(value).__name__, *(_plain(getattr(value, field.name)) for field in fields(value))]  # type: ignore[arg-type]
+    return value
+
+
+def _value(plain: Any) -> Any:  # noqa: ANN401 - as above
+    if not isinstance(plain, list):
+        return plain
+    kind, *parts = plain
+    if kind == "frozenset":
+        return frozenset(parts)
+    values = map(_value, parts)
+    return tuple(values) if kind == "tuple" else _NESTED[kind](*values)
