@@ -26,6 +26,7 @@ SPACING_TOLERANCE = 1e-4  # of the spacing: a twentieth of a voxel over 512 of t
 
 ROUNDED_MM = 0.1  # the coarsest rounding of positions that is recognised
 MIN_ROUNDED_STEP_MM = 0.5  # finer steps drown in it
+MOST_ROUNDED = 1000  # slices; more are not compared pair by pair
 
 LARGEST_MM = 1e5  # nothing in a scanner is further away,
 SMALLEST_MM = 1e-3  # and no pixel is smaller
@@ -99,19 +100,26 @@ def stack_findings(planes: Planes) -> list[Finding]:
 def unrounded(planes: Planes) -> Planes | None:
     """The planes on the even, straight line that rounded positions lie around; None when rounding explains nothing.
 
-    Positions with one decimal stray by at most half of it, whatever the step; where each does so from one line, and
-    none is missing on it, the line is where the slices were.
+    Positions with one decimal stray by at most half of it, whatever the step; where one line has each of them so near,
+    in order and without a gap, it is where the slices were. Steps that have one decimal themselves lose nothing by
+    rounding: what is uneven there is so by itself.
     """
     exact = np.round(planes.positions / ROUNDED_MM) * ROUNDED_MM
-    if np.abs(planes.positions - exact).max() > 1e-3 * ROUNDED_MM:
+    if len(exact) > MOST_ROUNDED or np.abs(planes.positions - exact).max() > 1e-3 * ROUNDED_MM:
         return None
-    index = np.arange(len(planes.positions))
-    line = np.stack([np.polyval(np.polyfit(index, values, 1), index) for values in planes.positions.T], axis=1)
-    step = float(np.linalg.norm(line[1] - line[0]))
-    # The fitted line may itself lie off the true one by a part of the rounding.
-    if step < MIN_ROUNDED_STEP_MM or np.abs(planes.positions - line).max() > 0.6 * ROUNDED_MM:
+    main = int(np.abs(planes.positions[-1] - planes.positions[0]).argmax())
+    lines = []
+    for axis, values in enumerate(planes.positions.T):
+        least, most = _slopes(values, 0.501 * ROUNDED_MM)
+        keeps_a_decimal = np.floor(most / ROUNDED_MM) >= np.ceil(least / ROUNDED_MM)
+        if least > most or (axis == main and keeps_a_decimal):
+            return None
+        line = (least + most) / 2 * np.arange(len(values))
+        lines.append(line + ((values - line).min() + (values - line).max()) / 2)
+    positions = np.stack(lines, axis=1)
+    if np.linalg.norm(positions[1] - positions[0]) < MIN_ROUNDED_STEP_MM:
         return None
-    return Planes(line, planes.orientations, planes.spacings, planes.sizes)
+    return Planes(positions, planes.orientations, planes.spacings, planes.sizes)
 
 
 def steps(planes: Planes) -> Array:
@@ -175,6 +183,16 @@ def _straightness_findings(planes: Planes) -> list[Finding]:
     if shift > STEP_TOLERANCE * height / (len(places) - 1) + STEP_SLACK_MM:
         found.append(finding("shifted-slices", shift=shift))
     return found
+
+
+def _slopes(values: Array, slack: float) -> tuple[float, float]:
+    """The least and the most slope of a line that passes every value within the slack; least > most if there is none.
+
+    Any two values bound the slope, and one that all pairs allow leaves room for a line (Fourier-Motzkin elimination).
+    """
+    first, second = np.triu_indices(len(values), 1)
+    rise, run = values[second] - values[first], second - first
+    return float(((rise - 2 * slack) / run).max()), float(((rise + 2 * slack) / run).min())
 
 
 def _skew(orientations: Array) -> Array:

@@ -93,6 +93,35 @@ def test_small_irregularities_must_not_add_up() -> None:
     assert [each.id for each in geometry.stack_findings(planes)] == ["uneven-steps"]
 
 
+@pytest.mark.parametrize("step", [0.625, 1.25, 2.04])
+def test_rounded_positions_are_put_back_on_their_line(step: float) -> None:
+    grid = Grid(slices=60, step=step, shear=(0.001, 0.002, 0))
+    planes = planes_of(grid)
+    planes.positions[:] = np.round(planes.positions, 1)
+    even = geometry.unrounded(planes)
+    assert even is not None
+    assert geometry.stack_findings(even) == []
+    assert np.abs(even.positions - planes_of(grid).positions).max() < 0.06
+
+
+def test_steps_that_rounding_does_not_explain_stay_uneven() -> None:
+    planes = planes_of(Grid(step=1.2, slices=20))
+    planes.positions[:] = np.round(planes.positions, 1)
+    planes.positions[9, 2] += 0.1
+    assert geometry.unrounded(planes) is None
+    assert [each.id for each in geometry.stack_findings(planes)] == ["uneven-steps"]
+
+
+def test_a_missing_slice_is_not_rounded_away() -> None:
+    planes = planes_of(Grid(step=1.25, slices=20), np.delete(np.arange(20), 9))
+    planes.positions[:] = np.round(planes.positions, 1)
+    assert geometry.unrounded(planes) is None
+
+
+def test_unrounded_positions_are_left_alone() -> None:
+    assert geometry.unrounded(planes_of(Grid(step=1.2345, slices=9))) is None
+
+
 def test_positions_closer_than_a_hundredth_are_one_position() -> None:
     planes = planes_of(Grid(), np.array([0, 1, 1.001, 2]))
     assert geometry.count_positions(planes) == 3
