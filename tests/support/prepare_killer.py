@@ -1,18 +1,25 @@
-"""Runs the fedsite command and sends itself SIGKILL at a named place of a preparation.
+"""Runs the fedsite command and sends itself SIGKILL at a named place of a preparation or a withdrawal.
 
-`record:N` dies once N studies are in the journal, `store:N` in the middle of writing the Nth case file, `commit` just
-before the manifest is replaced, `sweep` just after.
+`record:N` dies once N studies are in the journal, `line:N` in the middle of the journal's Nth line, `store:N` in the
+middle of writing the Nth case file, `commit` just before the manifest is replaced, `sweep` just after, `report` in the
+middle of the report, `withdrawn` once a withdrawal is on record.
+
+`vanish:N` kills nobody: once N studies are in the journal the folder $VANISHING is renamed to what it is called with
+`.gone`, as when a share is unmounted.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fedsite.dataset import cases, folder
+from fedsite.dataset import cases, folder, report
 from fedsite.dataset.manifest import Manifest
+from fedsite.site import withdrawals
+from fedsite.site.state import State
 
 KIND, _, NUMBER = os.environ["KILL_AT"].partition(":")
 
@@ -22,32 +29,84 @@ def die() -> None:
 
 
 def arm() -> None:
-    done = count(1)
-    record, store, save = folder.PreparedFolder.record, cases.store_case, folder.save
+    """Puts the one fault that was asked for in its place."""
+    {
+        "record": at_the_journal,
+        "line": at_the_journal,
+        "vanish": at_the_journal,
+        "store": at_a_case,
+        "commit": at_the_manifest,
+        "sweep": at_the_manifest,
+        "report": at_the_report,
+        "withdrawn": at_a_withdrawal,
+    }[KIND]()
 
-    def record_and_die(self: folder.PreparedFolder, outcome: Any) -> None:
+
+def at_the_journal() -> None:
+    record, done = folder.PreparedFolder.record, count(1)
+
+    def record_and_fail(self: folder.PreparedFolder, outcome: Any) -> None:
         record(self, outcome)
-        if KIND == "record" and next(done) == int(NUMBER):
-            die()
+        if next(done) != int(NUMBER):
+            return
+        if KIND == "vanish":
+            gone = Path(os.environ["VANISHING"])
+            gone.rename(gone.with_name(f"{gone.name}.gone"))
+            return
+        if KIND == "line":
+            journal = self.path / folder.JOURNAL
+            os.truncate(journal, journal.stat().st_size - 40)
+        die()
+
+    folder.PreparedFolder.record = record_and_fail
+
+
+def at_a_case() -> None:
+    store, done = cases.store_case, count(1)
 
     def store_half(place: Path, encoded: cases.EncodedCase) -> None:
-        if KIND == "store" and next(done) == int(NUMBER):
+        if next(done) == int(NUMBER):
             half = place / f"{cases.FOLDER}/.{Path(encoded.file).name}.{os.getpid()}.tmp"
             half.parent.mkdir(exist_ok=True)
             half.write_bytes(encoded.content[: len(encoded.content) // 2])
             die()
         store(place, encoded)
 
-    def save_and_die(place: Path, manifest: Manifest) -> None:
-        if KIND == "commit":
-            die()
-        save(place, manifest)
-        if KIND == "sweep":
-            die()
-
-    folder.PreparedFolder.record = record_and_die
     cases.store_case = store_half
+
+
+def at_the_manifest() -> None:
+    save = folder.save
+
+    def save_and_die(place: Path, manifest: Manifest) -> None:
+        if KIND == "sweep":
+            save(place, manifest)
+        die()
+
     folder.save = save_and_die
+
+
+def at_the_report() -> None:
+    looked_at = report._looked_at
+
+    def look_and_die(*args: Any) -> Iterator[Any]:
+        for number, case in enumerate(looked_at(*args)):
+            if number:
+                die()
+            yield case
+
+    report._looked_at = look_and_die
+
+
+def at_a_withdrawal() -> None:
+    withdraw = withdrawals.withdraw
+
+    def withdraw_and_die(state: State, patient: str) -> bool:
+        withdraw(state, patient)
+        die()
+        return True
+
+    withdrawals.withdraw = withdraw_and_die
 
 
 if __name__ == "__main__":
