@@ -17,6 +17,7 @@ from fedsite.dataset.rules import finding
 from fedsite.dataset.selection import Choice, choose
 from fedsite.dataset.studies import Candidates, Collected, Progress, Pseudonyms, decide
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.index import Index
 from fedsite.dicom.label_objects import LabelObject, read_label_object
 from fedsite.dicom.model import Inventory, Volume
 from fedsite.dicom.opening import open_file
@@ -38,17 +39,18 @@ def collect(
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
     *,
+    index: Index | None = None,
     resample: frozenset[str] = frozenset(),
 ) -> Collected:
     """The studies of a DICOM folder; masks are looked for in it and in `labels`, folders below included."""
-    inventory = scan(source, pseudonyms, progress, resample=resample)
+    inventory = scan(source, pseudonyms, progress, index=index, resample=resample)
     images = [volume for volume in inventory.volumes if not _is_label(volume)]
     by_study: dict[str, list[Volume]] = defaultdict(list)
     for volume in images:
         by_study[volume.study].append(volume)
     chosen = {study: choose(volumes, task) for study, volumes in sorted(by_study.items())}
     reference = task.channels[0].name
-    files, objects, remarks = _masks(inventory, labels, pseudonyms)
+    files, objects, remarks = _masks(inventory, labels, pseudonyms, index)
     pairing = pair(
         files,
         objects,
@@ -87,7 +89,7 @@ def _is_label(volume: Volume) -> bool:
 
 
 def _masks(
-    inventory: Inventory, folder: Path | None, pseudonyms: Pseudonyms
+    inventory: Inventory, folder: Path | None, pseudonyms: Pseudonyms, index: Index | None
 ) -> tuple[list[NiftiMask], list[tuple[str, LabelObject]], list[Finding]]:
     """The NIfTI masks of a folder, the label objects of source and folder by their pseudonyms, and what was wrong."""
     files: list[NiftiMask] = []
@@ -97,7 +99,7 @@ def _masks(
         for path in nifti.find(folder):
             name = os.fsencode(path.relative_to(folder)).decode("latin-1")
             files.append(NiftiMask(pseudonyms.path(f"labels/{name}"), path))
-        inventories.append(scan(folder, pseudonyms))
+        inventories.append(scan(folder, pseudonyms, index=index))
         remarks += [remark for remark in inventories[1].findings if remark.id in _ABOUT_LABELS]
     faults: Counter[str] = Counter()
     volumes = [volume for each in inventories for volume in each.volumes if _is_label(volume)]

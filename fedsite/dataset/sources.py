@@ -11,6 +11,7 @@ from pathlib import Path
 from fedsite.dataset import bids_source, dicom_source, nifti
 from fedsite.dataset.manifest import SourceKind
 from fedsite.dataset.studies import Collected, Progress, Pseudonyms
+from fedsite.dicom.index import Index
 from fedsite.errors import DataNotFit, SourceMissing
 from fedsite.tasks.description import Task
 
@@ -25,11 +26,13 @@ def collect(
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
     *,
+    index: Index | None = None,
     resample: frozenset[str] = frozenset(),
 ) -> Collected:
     """The studies of a source for a task, with those left out and why.
 
-    `resample` names what is mended in DICOM series by resampling and not refused (`dicom.regrid.CHOICES`).
+    `index` remembers DICOM headers from scan to scan; `resample` names what is mended in DICOM series by resampling
+    and not refused (`dicom.regrid.CHOICES`).
     Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
     """
     require(source)
@@ -39,7 +42,7 @@ def collect(
         )
     if detect(source) == "bids":
         return bids_source.collect(source, labels, task, pseudonyms, progress)
-    collected = dicom_source.collect(source, labels, task, pseudonyms, progress, resample=resample)
+    collected = dicom_source.collect(source, labels, task, pseudonyms, progress, index=index, resample=resample)
     if not collected.studies and not collected.excluded:
         reasons = "; ".join(finding.message for finding in collected.findings)
         raise DataNotFit(

@@ -12,9 +12,10 @@ from fedsite.dataset.pictures import Album
 from fedsite.dataset.prepare import NothingUsable, Prepared, Request, Withdrawn, check, prepare
 from fedsite.dataset.sources import collect
 from fedsite.dataset.studies import Progress, Pseudonyms
+from fedsite.dicom.index import Index
 from fedsite.errors import CannotWrite, UsageError
 from fedsite.files import PRIVATE_FOLDER, make_folder
-from fedsite.jobs.site import open_site
+from fedsite.jobs.site import header_index, open_site
 from fedsite.site import identity, withdrawals
 from fedsite.site.state import State
 from fedsite.tasks import registry
@@ -60,6 +61,7 @@ def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -
     """
     with open_site(config_path) as site:
         config, pseudonyms = site.config, identity.pseudonyms(site.files)
+        index = header_index(site.state.folder, pseudonyms)
 
     def withdrawn() -> frozenset[str]:
         with State.open(config.paths.state) as state:
@@ -73,7 +75,7 @@ def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -
         input_state=order.input_state,
         workers=order.workers,
     )
-    return run(order, order.out or config.paths.data, request, pseudonyms, step, withdrawn)
+    return run(order, order.out or config.paths.data, request, pseudonyms, step, withdrawn, index)
 
 
 def run(
@@ -83,12 +85,15 @@ def run(
     pseudonyms: Pseudonyms,
     step: Step = _silent,
     withdrawn: Withdrawn = frozenset,
+    index: Index | None = None,
 ) -> Done:
     """The same with the site's settings as values."""
     report = order.report or out / (CHECK_REPORT if order.check_only else REPORT)
     _check_places(order, out)
     with step("Reading headers") as progress:
-        collected = collect(order.source, order.labels, request.task, pseudonyms, progress, resample=order.resample)
+        collected = collect(
+            order.source, order.labels, request.task, pseudonyms, progress, index=index, resample=order.resample
+        )
     with Album() as album:
         try:
             if order.check_only:
