@@ -108,8 +108,26 @@ _IMAGE = (
     Rule(
         "channel-on-other-grid",
         "error",
-        "The images of the study are not on one grid: {reason}.",
-        "Export them resampled onto one grid.",
+        "It is not known where the images of the study lie to each other: {reason}.",
+        "Export them from one examination, in one frame of reference, or resampled onto one grid.",
+    ),
+    Rule(
+        "channel-covers-partly",
+        "warning",
+        "The {channel} image does not show all of the head or the lesion: {share:.0%} of the head is missing.",
+        "Look at the picture; what is missing is filled with the image's lowest value.",
+    ),
+    Rule(
+        "channel-shifted",
+        "warning",
+        "The {channel} image lies {distance:.1f} mm off the first image of the study: the patient moved in between.",
+        "Look at the picture. Register the images before the export, or leave the study out.",
+    ),
+    Rule(
+        "channel-in-other-state",
+        "error",
+        "The {channel} image is {state}, the first image of the study is {other}.",
+        "Export all images of the study with the skull, or all without.",
     ),
     Rule(
         "input-state-doubtful",
@@ -186,6 +204,36 @@ _LABEL = (
         "warning",
         "The lesion is so small that no prepared voxel holds it: the case is kept as one without a lesion.",
         "Set a finer preparation.spacing_mm if such lesions matter.",
+    ),
+    Rule(
+        "label-coarse",
+        "warning",
+        "The prepared grid holds the lesion only coarsely: back on the image's grid, Dice {ceiling:.2f} at best.",
+        "Set a finer preparation.spacing_mm if such lesions matter.",
+    ),
+    Rule(
+        "label-off-head",
+        "error",
+        "Nothing that the mask marks lies in the head.",
+        "See that the mask belongs to this image, and that it was not flipped or shifted.",
+    ),
+    Rule(
+        "label-partly-off-head",
+        "warning",
+        "{share:.0%} of what the mask marks lies outside of the head.",
+        "Look at the picture: the mask may belong to another image, or be flipped or shifted.",
+    ),
+    Rule(
+        "lesion-tiny",
+        "warning",
+        "The mask marks {count} voxel(s) only.",
+        "Look at the picture: it may be a slip of the pen.",
+    ),
+    Rule(
+        "lesion-outlying",
+        "warning",
+        "The mask marks {share:.0%} of the head.",
+        "Look at the picture: it may mark the brain, or all that is not lesion.",
     ),
 )
 

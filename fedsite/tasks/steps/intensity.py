@@ -14,7 +14,12 @@ IQR_OF_NORMAL = 1.349
 
 
 def foreground(image: "torch.Tensor") -> "torch.Tensor":
-    """What is no air, as a boolean image: the tissue of the head, or the brain of a skull-stripped image.
+    """What is no air (`air_threshold`), as a boolean image."""
+    return image > air_threshold(image.numpy())
+
+
+def air_threshold(image: NDArray[np.floating]) -> float:
+    """The value above which an image is tissue: of the head, or of the brain of a skull-stripped image.
 
     Otsu's threshold (1979, IEEE Trans. SMC 9:62): it maximises the variance between the two classes, whatever the
     scanner's scale and noise floor. Values above the 90th percentile count as that percentile, so that a bright lesion
@@ -22,13 +27,13 @@ def foreground(image: "torch.Tensor") -> "torch.Tensor":
     """
     import torch
 
-    values = image.numpy().ravel(order="K")  # in the order of memory: which voxel is where does not matter
+    values = image.ravel(order="K")  # in the order of memory: which voxel is where does not matter
     rank = _rank(BRIGHT_END, values.size)
     ordered = np.partition(values, rank)
     low, high = float(ordered[:rank].min(initial=ordered[rank])), float(ordered[rank])
     counts = torch.histc(torch.from_numpy(ordered[: rank + 1]).float(), BINS, low, high).double().numpy()
     counts[-1] += values.size - rank - 1
-    return image > _otsu(counts, np.linspace(low, high, BINS + 1))
+    return _otsu(counts, np.linspace(low, high, BINS + 1))
 
 
 def robust_z_score(image: "torch.Tensor", inside: "torch.Tensor", darkest: float, brightest: float) -> "torch.Tensor":
