@@ -84,6 +84,8 @@ def _files(source: Path) -> Iterator[Path]:
 
 def _is_dicom(path: Path) -> bool:
     try:
+        if not path.is_file():
+            return False  # opening a named pipe would wait for ever
         with path.open("rb") as file:
             return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
     except OSError:

@@ -2,9 +2,12 @@
 
 import logging
 import os
+import socket
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from pydicom import uid
 from support.dicom_maker import Grid, classic, compress, enhanced, names, write
 
+from fedsite.dicom import headers
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Inventory
 from fedsite.dicom.pixels import read_volume
@@ -68,6 +72,81 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     write(tmp_path, classic())
     os.mkfifo(tmp_path / "pipe")
     assert [each.id for each in scan(tmp_path, PSEUDONYMS).findings] == ["not-dicom"]
+
+
+def test_a_socket_and_links_that_lead_nowhere_or_in_a_circle(tmp_path: Path) -> None:
+    write(tmp_path, classic())
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        (tmp_path / "a").symlink_to(tmp_path / "b")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        (tmp_path / "c").symlink_to(tmp_path / "nowhere")
+        inventory = scan(tmp_path, PSEUDONYMS)
+    assert {each.id: each.message[:9] for each in inventory.findings} == {
+        "missing-file": "1 file(s)",
+        "not-dicom": "1 file(s)",
+        "unreadable-file": "2 file(s)",
+    }
+    assert [volume.verdict for volume in inventory.volumes] == ["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("error", "rule"), [(PermissionError(), "unreadable-file"), (FileNotFoundError(), "missing-file")]
+)
+def test_a_file_that_may_not_be_read_or_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, rule: str
+) -> None:
+    chosen = str(write(tmp_path, classic(grid=Grid(slices=6)))[5])
+    opened = headers.open_file
+
+    def refusing(path: str, member: str) -> BinaryIO:
+        if path == chosen:
+            raise error
+        return opened(path, member)
+
+    monkeypatch.setattr(headers, "open_file", refusing)
+    inventory = scan(tmp_path, PSEUDONYMS)
+    assert [each.id for each in inventory.findings] == [rule]
+    assert [volume.shape[2] for volume in inventory.volumes] == [5]
+
+
+def test_a_folder_that_vanishes_while_the_tree_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a", classic())
+    (tmp_path / "b").mkdir()
+    listed = os.scandir
+
+    def vanishing(path: str) -> object:
+        if str(path).endswith("a"):
+            (tmp_path / "b").rmdir()
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    inventory = scan(tmp_path, PSEUDONYMS)
+    assert [each.id for each in inventory.findings] == ["unreadable-folder"]
+    assert inventory.files == 5
+
+
+def test_a_tree_deeper_than_the_stack(tmp_path: Path) -> None:
+    here = Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1100):
+            Path("d").mkdir()
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    write(tmp_path / "d" / "d", classic())
+    assert [volume.verdict for volume in scan(tmp_path, PSEUDONYMS).volumes] == ["accepted"]
+    subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # pytest would not get to the bottom
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    for path in write(folder, classic()):
+        path.rename(folder / (os.fsdecode(b"\xff") + path.name))
+    inventory = scan(tmp_path, PSEUDONYMS)
+    assert [volume.verdict for volume in inventory.volumes] == ["accepted"]
+    assert read_volume(inventory.volumes[0]).shape == inventory.volumes[0].shape
 
 
 def test_a_folder_that_cannot_be_listed_is_named_as_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
