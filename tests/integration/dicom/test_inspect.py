@@ -130,6 +130,27 @@ def test_nothing_to_inspect(inspect: Inspect, tmp_path: Path, content: dict[str,
     assert error["mend"]
 
 
+def test_tilted_slices_are_resampled_when_asked_for(inspect: Inspect, tmp_path: Path) -> None:
+    write(tmp_path / "source", classic("CT", Grid(shear=(0, 1.2, 0))))
+    (refused,) = series_of(inspect(tmp_path / "source", "--json"))
+    assert [each["id"] for each in refused["findings"]] == ["tilt"]
+    done = inspect(tmp_path / "source", "--resample", "tilt,uneven", "--volumes", tmp_path / "volumes", "--json")
+    (accepted,) = series_of(done)
+    assert (accepted["verdict"], accepted["shape"]) == ("accepted", [8, 12, 5])
+    assert [each["id"] for each in accepted["findings"]] == ["resampled-tilt"]
+    (path,) = (tmp_path / "volumes").iterdir()
+    image = nib.load(path)
+    assert image.get_data_dtype() == np.float32
+    directions = image.affine[:3, :3] / image.header.get_zooms()
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-5)
+
+
+def test_an_unknown_word_of_resample_is_a_usage_error(inspect: Inspect, tmp_path: Path) -> None:
+    done = inspect(tmp_path, "--resample", "tilted", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["mend"] == "Did you mean tilt?"
+
+
 def test_a_folder_that_cannot_be_written(inspect: Inspect, tmp_path: Path) -> None:
     write(tmp_path / "source", classic())
     (tmp_path / "taken").write_text("a file, no folder")
