@@ -127,19 +127,3 @@ def test_label_objects_from_end_to_end(tmp_path: Path, site: Site):
         for encoding in ("utf-8", "latin-1"):
             assert not any(secret.encode(encoding) in content for content in [*said, *written]), secret
     assert all(os.fsencode(PLANTED[1]) not in os.fsencode(path) for path in site.home.rglob("*"))
-
-    # A mask that changes is prepared anew: the fingerprint covers it.
-    smaller = apart.lesion.copy()
-    smaller[smaller.shape[0] // 2 :] = 0
-    for path in labels.iterdir():
-        path.unlink()
-    write(labels, [structure_set(apart.b0, outlined(replace(apart, content=_with_mask(apart, smaller))))])
-    answer = site.run("prepare-data", str(export), "--task", "stroke-dwi", "--labels", str(labels))
-    assert answer.json["data"]["cases"] == 3  # nothing is ambiguous any more
-    assert round(float(smaller.sum()) * MM3 / 1000, 4) in {
-        record.lesion_ml for record in manifest.load(site.data).cases
-    }
-
-
-def _with_mask(one: Study, lesion: np.ndarray) -> Head:
-    return replace(one.content, mask=lesion[:, ::-1].transpose(2, 1, 0))
