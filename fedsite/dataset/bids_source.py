@@ -8,7 +8,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedsite.dataset import nifti
 from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
+from fedsite.dicom import deidentification
 from fedsite.dicom.checks import Finding
 from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Channel, Task
@@ -45,8 +46,12 @@ def collect(
     task: Task,
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
+    require_deidentified: bool = False,
 ) -> Collected:
-    """The studies of a BIDS folder. With `labels`, masks come from there and from nowhere else."""
+    """The studies of a BIDS folder. With `labels`, masks come from there and from nowhere else.
+
+    With `require_deidentified` images are left out whose sidecars hold direct identifiers.
+    """
     files = _named(source)
     folder = source if labels is None else labels
     masks = [file for file in (files if labels is None else _named(labels)) if _is_mask(file)]
@@ -63,6 +68,8 @@ def collect(
     for number, (key, channels) in enumerate(sorted(by_study.items()), start=1):
         found.append(_candidates(source, key, channels, masks_of.get(key, []), task, pseudonyms))
         progress(number, len(by_study))
+    if require_deidentified:
+        found = [_without_identified(candidates) for candidates in found]
     studies, excluded = decide(found, task)
     unpaired = sum(len(paths) for key, paths in masks_of.items() if key not in by_study)
     remarks = (finding("label-unpaired", count=unpaired),) if unpaired else ()
@@ -135,6 +142,20 @@ def _candidates(
         masks={image.id: masks for image in reference},
         refused=tuple(refused),
     )
+
+
+def _without_identified(found: Candidates) -> Candidates:
+    """What remains of a study's images when those are refused whose sidecars say who the patient is."""
+    kept: dict[str, list[ImageSource]] = {}
+    refused: list[Finding] = []
+    for channel, images in found.images.items():
+        for image in images:
+            told = deidentification.told_by(nifti.read_sidecar(image.files[0]))
+            if told:
+                refused.append(finding("direct-identifiers", image.id, what=told))
+            else:
+                kept.setdefault(channel, []).append(image)
+    return replace(found, images=kept, refused=(*found.refused, *refused))
 
 
 def _image(path: Path, name: str, channel: Channel) -> ImageSource | Finding:

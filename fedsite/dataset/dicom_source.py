@@ -41,9 +41,12 @@ def collect(
     *,
     index: Index | None = None,
     resample: frozenset[str] = frozenset(),
+    require_deidentified: bool = False,
 ) -> Collected:
     """The studies of a DICOM folder; masks are looked for in it and in `labels`, folders below included."""
-    inventory = scan(source, pseudonyms, progress, index=index, resample=resample)
+    inventory = scan(
+        source, pseudonyms, progress, index=index, resample=resample, require_deidentified=require_deidentified
+    )
     images = [volume for volume in inventory.volumes if not _is_label(volume)]
     by_study: dict[str, list[Volume]] = defaultdict(list)
     for volume in images:

@@ -34,7 +34,8 @@ _TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-p
 class Request:
     """How to prepare: the task, its grid (mm), the share of patients held out, and what to do with them.
 
-    `input_state` selects what to keep where a source mixes whole heads and skull-stripped images.
+    `input_state` selects what to keep where a source mixes whole heads and skull-stripped images;
+    `require_deidentified` is the site's policy.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Request:
     validation_fraction: float = DEFAULT_VALIDATION_FRACTION
     input_state: InputState | None = None
     workers: int = 1
+    require_deidentified: bool = False
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,12 @@ _IDENTITY = (
         "One of the studies with this image would be trained on and another ({studies}) held out.",
         "Export the image under one PatientID.",
     ),
+    Rule(
+        "direct-identifiers",
+        "error",
+        "The image's sidecar holds direct identifiers ({what}); this site takes de-identified input only.",
+        "Convert without them (dcm2niix -ba y), or set policy.require_deidentified_input to false.",
+    ),
 )
 
 # The prepared set.

@@ -28,11 +28,12 @@ def collect(
     *,
     index: Index | None = None,
     resample: frozenset[str] = frozenset(),
+    require_deidentified: bool = False,
 ) -> Collected:
     """The studies of a source for a task, with those left out and why.
 
     `index` remembers DICOM headers from scan to scan; `resample` names what is mended in DICOM series by resampling
-    and not refused (`dicom.regrid.CHOICES`).
+    and not refused (`dicom.regrid.CHOICES`). With `require_deidentified` images with direct identifiers are left out.
     Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
     """
     require(source)
@@ -41,8 +42,17 @@ def collect(
             "The folder of --labels is not there.", "Check the path of the folder that holds the masks."
         )
     if detect(source) == "bids":
-        return bids_source.collect(source, labels, task, pseudonyms, progress)
-    collected = dicom_source.collect(source, labels, task, pseudonyms, progress, index=index, resample=resample)
+        return bids_source.collect(source, labels, task, pseudonyms, progress, require_deidentified)
+    collected = dicom_source.collect(
+        source,
+        labels,
+        task,
+        pseudonyms,
+        progress,
+        index=index,
+        resample=resample,
+        require_deidentified=require_deidentified,
+    )
     if not collected.studies and not collected.excluded:
         reasons = "; ".join(finding.message for finding in collected.findings)
         raise DataNotFit(

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
+from pydicom.datadict import keyword_for_tag
+
 from fedsite.dicom.checks import Finding, finding
 from fedsite.dicom.model import Instance, Traces, Volume
 
@@ -89,6 +91,9 @@ def _read_table() -> dict[int, Attribute]:
 
 TABLE = _read_table()
 TAGS = frozenset(TABLE)
+_SIDECAR = {"PatientID"} | {
+    keyword_for_tag(tag) for tag, row in TABLE.items() if row.kind in DIRECT - {"institution", "device"}
+}
 _REMOVED, _METHODS = 0x00120062, (0x00120063, 0x00120064)
 _CODE = re.compile(rb"1131\d\d")
 _PRIVATE = 0x00010000
@@ -145,6 +150,15 @@ def _refused(volume: Volume) -> Volume:
         return volume
     problem = finding("direct-identifiers", volume.id, what=_shown(found))
     return replace(volume, verdict="refused", findings=(*volume.findings, problem))
+
+
+def told_by(sidecar: Mapping[str, object]) -> str:
+    """The direct identifiers in a BIDS sidecar, which names attributes by DICOM's keywords; "" where there are none.
+
+    Institution and device do not count: BIDS asks for them.
+    """
+    found = [name for name in _SIDECAR & sidecar.keys() if _holds_something(0, str(sidecar[name] or "").encode())]
+    return _shown(found) if found else ""
 
 
 def remarks(volumes: Iterable[Volume]) -> list[Finding]:

@@ -74,6 +74,7 @@ def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -
         validation_fraction=config.preparation.validation_fraction,
         input_state=order.input_state,
         workers=order.workers,
+        require_deidentified=config.policy.require_deidentified_input,
     )
     return run(order, order.out or config.paths.data, request, pseudonyms, step, withdrawn, index)
 
@@ -92,7 +93,14 @@ def run(
     _check_places(order, out)
     with step("Reading headers") as progress:
         collected = collect(
-            order.source, order.labels, request.task, pseudonyms, progress, index=index, resample=order.resample
+            order.source,
+            order.labels,
+            request.task,
+            pseudonyms,
+            progress,
+            index=index,
+            resample=order.resample,
+            require_deidentified=request.require_deidentified,
         )
     with Album() as album:
         try:
