@@ -94,7 +94,9 @@ def _tag(keyword: str) -> BaseTag:
     return BaseTag(tag)
 
 
-WANTED = {int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS)}
+WANTED = {
+    int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS, *scaling.PRIVATE_TAGS)
+}
 _LUT = _tag("ModalityLUTSequence")
 _METHOD_CODES = _tag("DeidentificationMethodCodeSequence")
 _AGENTS = _tag("ContrastBolusAgentSequence")

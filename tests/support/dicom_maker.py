@@ -196,9 +196,11 @@ def diffusion_group(b_value: float, directionality: str, direction: Sequence[flo
 def head(grid: Grid, seed: int = 1) -> np.ndarray:
     """Stored values [slice, row, column] of a CT (uint16, intercept -1024): air, a skull, brain, their noise."""
     across = np.hypot(*np.meshgrid(np.linspace(-1.2, 1.2, grid.columns), np.linspace(-1.2, 1.2, grid.rows)))
-    hounsfield = np.select([across < 0.85, across < 1], [35.0, 1100.0], -1000.0)
-    noise = np.random.default_rng(seed).normal(0, 8, (grid.slices, *across.shape))
-    return np.rint(hounsfield + noise + 1024).astype(np.uint16)
+    in_brain, in_bone = across < 0.85, (across >= 0.85) & (across < 1)
+    hounsfield = np.select([in_brain, in_bone], [35.0, 800.0], -1000.0)
+    spread = np.where(in_bone, 300.0, 8.0)  # spongy and cortical bone; elsewhere noise alone
+    random = np.random.default_rng(seed).normal(0, 1, (grid.slices, *across.shape))
+    return np.rint(np.clip(hounsfield + spread * random + 1024, 0, 4095)).astype(np.uint16)
 
 
 def real_world_values(slope: float, intercept: float) -> DicomSequence:
