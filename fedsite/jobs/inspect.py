@@ -54,31 +54,48 @@ def inspect(
     Raises SourceMissing when there is no such source, DataNotFit when it holds no DICOM, CannotWrite,
     ConfigurationError when a configuration was named that cannot be used.
     """
-    pseudonyms, index = choose_pseudonyms(config_path)
+    here = _site(config_path)
     with step("Reading headers") as progress:
-        inventory = scan(source, pseudonyms, progress, index=index, resample=resample)
+        inventory = scan(
+            source,
+            here.pseudonyms,
+            progress,
+            index=here.index,
+            resample=resample,
+            require_deidentified=here.require_deidentified,
+        )
     if not inventory.volumes:
         raise _nothing(inventory)
     with step("Reading volumes") as progress:
         inventory = read_all(inventory, volumes, progress)
-    return Inspection(inventory, index is not None)
+    return Inspection(inventory, here.index is not None)
 
 
-def choose_pseudonyms(config_path: Path | None) -> tuple[Pseudonyms, Index | None]:
-    """The site's pseudonyms and its index where this machine is set up as a site, else some for this run only."""
+@dataclass(frozen=True)
+class _Site:
+    """What a scan needs of the site: its pseudonyms, its index, and whether it takes de-identified input only."""
+
+    pseudonyms: Pseudonyms
+    index: Index | None = None
+    require_deidentified: bool = False
+
+
+def _site(config_path: Path | None) -> _Site:
+    """Where this machine is set up as a site, that; else pseudonyms for this run only."""
     for_this_run = KeyedPseudonyms(secrets.token_bytes(32))
     try:
         path = configuration.find(config_path)
     except ConfigurationError:
         if config_path is not None or os.environ.get("FEDSITE_CONFIG"):
             raise  # a configuration was named: that it is not there is an error
-        return for_this_run, None
-    state = configuration.load(path).paths.state
-    files = IdentityFiles(state / "identity")
+        return _Site(for_this_run)
+    config = configuration.load(path)
+    required = config.policy.require_deidentified_input
+    files = IdentityFiles(config.paths.state / "identity")
     if not os.access(files.pseudonyms, os.R_OK):
-        return for_this_run, None
+        return _Site(for_this_run, None, required)
     pseudonyms = identity.pseudonyms(files)
-    return pseudonyms, header_index(state, pseudonyms)
+    return _Site(pseudonyms, header_index(config.paths.state, pseudonyms), required)
 
 
 def read_all(inventory: Inventory, folder: Path | None, progress: Progress = lambda done, total: None) -> Inventory:
