@@ -57,8 +57,8 @@ def dice_ceiling(mask: Mask, affine: Affine, prepared: Mask, prepared_affine: Af
     kept = np.argwhere(prepared)
     if not len(kept):
         return 0.0
-    to_prepared = np.linalg.inv(prepared_affine) @ affine
-    low, high = _box_of(drawn, kept, np.linalg.inv(to_prepared), mask.shape)
+    to_prepared: Affine = np.linalg.inv(prepared_affine) @ affine
+    low, high = _box_of(drawn, kept, np.linalg.inv(affine) @ prepared_affine, mask.shape)
     both = back = 0
     last = np.array(prepared.shape)
     # One plane after the other: a mask may fill a volume.

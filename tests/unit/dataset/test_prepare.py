@@ -357,7 +357,9 @@ def test_a_lesion_smaller_than_a_prepared_voxel_is_told(source, preparing):
     mask = np.zeros_like(content.mask)
     mask[19, 21, 8] = 1
     write_subject(source, "one", masked(content, mask))
-    assert rules(preparing(spacing_mm=(10.0, 10.0, 10.0)).manifest.cases[0]) == ["label-lost"]
+    record = preparing(spacing_mm=(10.0, 10.0, 10.0)).manifest.cases[0]
+    assert rules(record) == ["lesion-tiny", "label-lost"]
+    assert record.dice_ceiling == 0
 
 
 def test_channels_must_share_one_grid(source, task, pseudonyms, request_of):
