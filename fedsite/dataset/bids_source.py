@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsite.dataset import nifti
+from fedsite.dataset.bids_images import read_image
 from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
@@ -21,13 +22,9 @@ from fedsite.dicom.checks import Finding
 from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Channel, Task
 
-LEAST_SIDE = 3
 MASK_SUFFIXES = frozenset({"mask", "msk", "label", "labels", "lesion", "seg", "dseg", "roi"})
 _NAME = re.compile(r"^sub-(?P<subject>[^_]+)(?:_ses-(?P<session>[^_]+))?(?P<others>(?:_[^_]+)*?)_(?P<suffix>[^_]+)$")
-_B_VALUE_KEYS = ("DiffusionBValue", "b_value", "bvalue", "0018,9087", "00189087")
 _MAPS = frozenset({"rec-adc", "rec-fa", "rec-b0", "desc-adc", "desc-fa", "desc-b0"})
-_SCANNER_KEYS = ("Manufacturer", "ManufacturersModelName", "ManufacturerModelName")
-_SCANNER_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def _candidates(
         traces = [file for file in files if "rec-trace" in file.others] if channel.b_values else []
         for file in traces or files:
             name = _series(source, file.path, pseudonyms)
-            image = _image(file.path, name, channel)
+            image = read_image(file.path, name, channel)
             if isinstance(image, ImageSource):
                 images.setdefault(channel.name, []).append(image)
             else:
@@ -156,65 +153,6 @@ def _without_identified(found: Candidates) -> Candidates:
             else:
                 kept.setdefault(channel, []).append(image)
     return replace(found, images=kept, refused=(*found.refused, *refused))
-
-
-def _image(path: Path, name: str, channel: Channel) -> ImageSource | Finding:
-    """One image by its header and sidecar, or the finding that refuses it."""
-    try:
-        geometry = nifti.read_geometry(path)
-        sidecar = nifti.read_sidecar(path)
-    except DataNotFit as error:
-        return finding("image-unreadable", name, reason=error.message)
-    if len(geometry.shape) != 3 or min(geometry.shape) < LEAST_SIDE:
-        return finding("image-not-3d", name, sizes=" x ".join(str(side) for side in geometry.shape))
-    if not geometry.stated:
-        return finding("geometry-missing", name)
-    if sidecar.get("Modality", channel.modality) != channel.modality:
-        return finding("modality-wrong", name, modality=channel.modality)
-    remarks: tuple[Finding, ...] = ()
-    b_value = None
-    if channel.b_values is not None:
-        b_value = _b_value(path, sidecar)
-        low, high = channel.b_values
-        if b_value is None:
-            remarks = (finding("b-value-assumed", name, low=low, high=high),)
-        elif not low <= b_value <= high:
-            return finding("b-value-out-of-range", name, b_value=b_value, low=low, high=high)
-    first, second, third = geometry.shape
-    scanner = " ".join(str(sidecar.get(key, "")) for key in _SCANNER_KEYS)
-    return ImageSource(
-        id=name,
-        channel=channel.name,
-        shape=(first, second, third),
-        affine=geometry.affine,
-        b_value=b_value,
-        scanner=" ".join(scanner.split())[:_SCANNER_LENGTH],
-        findings=remarks,
-        files=(path, *(beside for beside in map(path.with_name, _beside(path)) if beside.exists())),
-        origin=path,
-        quantity=channel.quantity,
-    )
-
-
-def _beside(path: Path) -> tuple[str, ...]:
-    """What else tells about an image: its JSON sidecar, and FSL's b-values."""
-    name = nifti.stem(path)
-    return f"{name}.json", f"{name}.bval"
-
-
-def _b_value(path: Path, sidecar: dict[str, Any]) -> float | None:
-    """From the sidecar, else from FSL's `.bval` beside the image; None where neither says one number."""
-    stated = next((sidecar[key] for key in _B_VALUE_KEYS if key in sidecar), None)
-    if stated is None:
-        try:
-            stated = path.with_name(f"{nifti.stem(path)}.bval").read_text(encoding="ascii").split()
-        except (OSError, ValueError):
-            return None
-    values = stated if isinstance(stated, list) else [stated]
-    try:
-        return float(values[0]) if len(values) == 1 else None
-    except (TypeError, ValueError):
-        return None
 
 
 def _text(name: str | Path) -> str:

@@ -4,7 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from fedsite.errors import DataNotFit, SourceMissing
 ENDINGS = (".nii.gz", ".nii")
 _BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, gzip.BadGzipFile, OverflowError)
 _FLAT = 1e-9
+# Of NIfTI's codes (nifti1.h, NIFTI_XFORM_*) those of coordinates that more than one image can share.
+_FRAMES = {1: "scanner", 3: "talairach", 4: "mni152"}
 _MEND = "Export it again, or leave it out."
 
 
@@ -27,12 +29,13 @@ class Geometry:
     """Where the voxels lie: the size of every axis, and the affine from indices to RAS coordinates in mm.
 
     `stated` is False where the header gives neither a qform nor an sform (the affine is then a guess), or one that
-    holds no volume.
+    holds no volume. `frame` names the coordinates where they are the same for all images of an examination.
     """
 
     shape: tuple[int, ...]
     affine: NDArray[np.float64]
     stated: bool
+    frame: str
 
 
 def is_nifti(path: Path) -> bool:
@@ -60,11 +63,11 @@ def read_geometry(path: Path) -> Geometry:
     header = image.header
     try:
         affine = np.array(image.affine, np.float64)
-        coded = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
-        stated = coded and bool(np.isfinite(affine).all()) and abs(float(np.linalg.det(affine))) > _FLAT
+        code = int(header["sform_code"]) or int(header["qform_code"])  # in nibabel's order
+        stated = code > 0 and bool(np.isfinite(affine).all()) and abs(float(np.linalg.det(affine))) > _FLAT
     except (KeyError, ValueError):
         raise DataNotFit("The file has no NIfTI header.", _MEND) from None
-    return Geometry(_without_trailing_ones(image.shape), affine, stated)
+    return Geometry(_without_trailing_ones(image.shape), affine, stated, _FRAMES.get(code, ""))
 
 
 def read_voxels(path: Path) -> NDArray[np.float32]:
@@ -75,8 +78,31 @@ def read_voxels(path: Path) -> NDArray[np.float32]:
     except FileNotFoundError:
         raise _vanished() from None
     except _BROKEN:
-        raise DataNotFit("The file's voxels cannot be read: it is truncated or damaged.", _MEND) from None
+        raise _damaged() from None
     return values.reshape(_without_trailing_ones(image.shape))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the volumes in a file of several."""
+
+    path: Path = field(repr=False)
+    volumes: tuple[int, ...]
+
+
+def read_part(part: Part) -> Iterator[NDArray[np.float32]]:
+    """Each volume of a part, with the header's slope and intercept applied. Raises DataNotFit, SourceMissing."""
+    image = _load(part.path)
+    try:
+        # As stored, for a whole series as float32 is two to four times as large.
+        stored = image.dataobj.get_unscaled()
+        slope, intercept = np.float32(image.dataobj.slope), np.float32(image.dataobj.inter)
+    except FileNotFoundError:
+        raise _vanished() from None
+    except _BROKEN:
+        raise _damaged() from None
+    for index in part.volumes:
+        yield stored[..., index].reshape(stored.shape[:3]).astype(np.float32) * slope + intercept
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -98,6 +124,10 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - nibabel carries no types
         raise _vanished() from None
     except _BROKEN:
         raise DataNotFit("The file is no readable NIfTI file.", _MEND) from None
+
+
+def _damaged() -> DataNotFit:
+    return DataNotFit("The file's voxels cannot be read: it is truncated or damaged.", _MEND)
 
 
 def _vanished() -> SourceMissing:
