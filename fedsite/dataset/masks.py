@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedsite.dataset import nifti
 from fedsite.dataset.checks import PlacedMask, place_mask
 from fedsite.dataset.studies import ImageSource
+from fedsite.dicom import regrid
+from fedsite.dicom.checks import finding
 from fedsite.dicom.label_objects import LabelObject
 from fedsite.dicom.labels import read_label
 from fedsite.dicom.model import Volume
@@ -14,7 +20,7 @@ from fedsite.dicom.model import Volume
 
 @dataclass(frozen=True)
 class NiftiMask:
-    """A mask in a NIfTI file, drawn on the grid of its image."""
+    """A mask in a NIfTI file, drawn on the grid of its image, or on the tilted slices that it was resampled from."""
 
     id: str
     path: Path = field(repr=False)
@@ -28,7 +34,18 @@ class NiftiMask:
         """As `studies.MaskSource` says: the file's values, its axes turned into the order of the image's."""
         geometry = nifti.read_geometry(self.path)
         values = nifti.read_voxels(self.path)
-        return place_mask(values, geometry.affine, reference.shape, reference.affine, reference.id)
+        placed = place_mask(values, geometry.affine, reference.shape, reference.affine, reference.id)
+        plan = reference.origin.regrid if isinstance(reference.origin, Volume) else None
+        if plan is not None and plan.acquired_affine is None and placed.values.shape == plan.acquired_shape:
+            # NIfTI cannot say that slices are uneven: drawn on them or on the even grid, the header is the same.
+            reason = "its image has uneven slices, whose places a NIfTI file cannot hold"
+            return PlacedMask(placed.values, (finding("label-other-grid", reference.id, reason=reason),))
+        if placed.fits or plan is None or plan.acquired_affine is None:
+            return placed
+        drawn = place_mask(values, geometry.affine, plan.acquired_shape, plan.acquired_affine, reference.id)
+        if not drawn.fits or not _is_label(drawn.values):
+            return placed
+        return PlacedMask(regrid.apply_labels(plan, drawn.values.astype(np.uint8)), drawn.findings)
 
 
 @dataclass(frozen=True)
@@ -52,3 +69,9 @@ class LabelMask:
         """As `studies.MaskSource` says: the parts that stand for labels, with the labels' values."""
         marked = read_label(self.label, self.drawn_on, self.names)
         return PlacedMask(marked.values, tuple(replace(problem, where=reference.id) for problem in marked.findings))
+
+
+def _is_label(values: NDArray[Any]) -> bool:
+    """Whether all values are those of labels; others are refused as they are."""
+    with np.errstate(invalid="ignore"):
+        return bool((values == values.astype(np.uint8)).all())

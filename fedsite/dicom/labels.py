@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsite.dicom import regrid
 from fedsite.dicom.contours import read_structure_set
@@ -16,7 +15,6 @@ from fedsite.dicom.values import tolerant_reading
 from fedsite.errors import DataNotFit, SourceMissing
 
 _READERS = {"segmentation": read_segmentation, "structure-set": read_structure_set}
-_HALF = 0.5
 
 
 def read_label(label: LabelObject, drawn_on: Sequence[Volume], names: Mapping[int, str]) -> Marked:
@@ -30,15 +28,7 @@ def read_label(label: LabelObject, drawn_on: Sequence[Volume], names: Mapping[in
     plan = drawn_on[0].regrid
     if plan is None:
         return marked
-    values = np.zeros(plan.shape, np.uint8)
-    for value in names:
-        share = regrid.apply(plan, _stack(marked.values == value))
-        values[share.transpose(2, 1, 0) >= _HALF] = value
-    return Marked(values, marked.findings)
-
-
-def _stack(marks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(marks.transpose(2, 1, 0), np.float32)
+    return Marked(regrid.apply_labels(plan, marked.values), marked.findings)
 
 
 def _read(label: LabelObject, slices: Target) -> Marked:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dicom.geometry import LPS_TO_RAS, Array, Planes
+from fedsite.dicom.geometry import LPS_TO_RAS, Array, Planes, affine
 from fedsite.errors import UsageError
 
 # What can be asked for: the irregularities that resampling mends.
@@ -20,6 +20,7 @@ MAX_TILT_DEGREES = 45.0  # no gantry leans further
 MAX_STEP = 1.9  # median steps; what lies further apart than this lacks a slice
 
 _NEGLIGIBLE = 1e-4  # of a voxel
+_HALF = 0.5 - _NEGLIGIBLE
 
 Voxels = NDArray[np.float32]
 
@@ -33,12 +34,16 @@ class Regrid:
         affine: 4x4, its indices to RAS coordinates in mm.
         places: [n] where each acquired slice lies along the grid's third axis, in slices.
         shifts: [n, 2] where the first voxel of each acquired slice lies, in columns and rows of the grid.
+        acquired_shape: columns, rows and slices as they were acquired.
+        acquired_affine: their (sheared) affine, or None where their steps are uneven, which no affine describes.
     """
 
     shape: tuple[int, int, int]
     affine: Array
     places: Array
     shifts: Array
+    acquired_shape: tuple[int, int, int]
+    acquired_affine: Array | None
 
 
 def chosen(text: str) -> frozenset[str]:
@@ -52,11 +57,11 @@ def chosen(text: str) -> frozenset[str]:
     return frozenset(words)
 
 
-def plan(planes: Planes, upright: bool) -> Regrid:
+def plan(planes: Planes, tilted: bool, uneven: bool) -> Regrid:
     """The regular grid for sorted planes at different positions: even steps (their median) over the whole stack.
 
-    With `upright` its third axis is the planes' normal, and the grid is wide enough for every slice; without, the
-    stack keeps the small lean that it has. In-plane spacing and directions stay as they are.
+    For a tilted stack its third axis is the planes' normal, and the grid is wide enough for every slice; another keeps
+    the small lean that it has. In-plane spacing and directions stay as they are.
     """
     rows, columns = (int(size) for size in planes.sizes[0])
     between_rows, between_columns = planes.spacings[0]
@@ -66,7 +71,7 @@ def plan(planes: Planes, upright: bool) -> Regrid:
     step = float(np.median(np.diff(heights)))
     shifts = np.zeros((len(heights), 2))
     third = offsets[-1] / heights[-1] * step
-    if upright:
+    if tilted:
         shifts = np.stack([offsets @ along_row / between_columns, offsets @ along_column / between_rows], axis=1)
         third = planes.normal * step
     first = np.floor(shifts.min(axis=0) + _NEGLIGIBLE)
@@ -76,7 +81,14 @@ def plan(planes: Planes, upright: bool) -> Regrid:
     matrix[:3, 3] = planes.positions[0] + matrix[:3, :2] @ first
     slices = 1 + int(heights[-1] / step + _NEGLIGIBLE)
     shape = (columns + int(wider[0]), rows + int(wider[1]), slices)
-    return Regrid(shape, LPS_TO_RAS @ matrix, heights / step, shifts - first)
+    return Regrid(
+        shape=shape,
+        affine=LPS_TO_RAS @ matrix,
+        places=heights / step,
+        shifts=shifts - first,
+        acquired_shape=(columns, rows, len(heights)),
+        acquired_affine=None if uneven else affine(planes),
+    )
 
 
 def apply(regrid: Regrid, stack: Voxels) -> Voxels:
@@ -96,6 +108,18 @@ def apply(regrid: Regrid, stack: Voxels) -> Voxels:
         else:
             lower, upper = _moved(regrid, stack, below), _moved(regrid, stack, below + 1)
             result[index] = lower + np.float32(share) * (upper - lower)
+    return result
+
+
+def apply_labels(regrid: Regrid, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask on the acquired slices [column, row, slice] on the regular grid.
+
+    A voxel gets the label that at least half of it has.
+    """
+    result = np.zeros(regrid.shape, np.uint8)
+    for value in np.unique(values[values > 0]):
+        marks = np.ascontiguousarray((values == value).transpose(2, 1, 0), np.float32)
+        result[apply(regrid, marks).transpose(2, 1, 0) >= _HALF] = value
     return result
 
 

@@ -125,7 +125,7 @@ def _mended(planes: geometry.Planes, broken: set[str], resample: frozenset[str])
         remarks.append(finding("resampled-tilt", degrees=degrees))
     if "uneven-steps" in faults:
         remarks.append(finding("resampled-uneven", least=steps.min(), most=steps.max(), step=step))
-    return regrid.plan(planes, upright="tilt" in faults), remarks
+    return regrid.plan(planes, "tilt" in faults, "uneven-steps" in faults), remarks
 
 
 def _is_placed(frame: Frame) -> bool:

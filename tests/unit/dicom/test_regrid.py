@@ -17,13 +17,14 @@ from fedsite.errors import UsageError
 from fedsite.site.pseudonyms import Pseudonyms
 
 Scanned = Callable[..., Volume]
+MIDDLE = 1500
 BOTH = frozenset(regrid.CHOICES)
 
 
 def head(points: np.ndarray) -> np.ndarray:
     """A smooth function of places in the patient (LPS, mm), in stored values."""
     x, y, z = np.moveaxis(points, -1, 0)
-    return 1500 + 500 * np.sin(x / 9) + 400 * np.cos(y / 11) + 300 * np.sin(z / 10)
+    return MIDDLE + 500 * np.sin(x / 9) + 400 * np.cos(y / 11) + 300 * np.sin(z / 10)
 
 
 def sampled(grid: Grid, places: Sequence[float], modality: str = "CT") -> list[Dataset]:
@@ -40,7 +41,7 @@ def sampled(grid: Grid, places: Sequence[float], modality: str = "CT") -> list[D
         )
         image.PixelData = np.rint(head(points)).astype(np.uint16).tobytes()
         if modality == "CT":
-            image.RescaleIntercept = 0
+            image.RescaleIntercept = -MIDDLE
     return images
 
 
@@ -65,7 +66,8 @@ def deviation(volume: Volume, sides: tuple[slice, slice]) -> float:
     indices = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), axis=-1)
     points = (indices @ volume.affine[:3, :3].T + volume.affine[:3, 3]) * (-1, -1, 1)
     inside = (*sides, slice(None))
-    return float(np.abs(voxels - head(points))[inside].max())
+    expected = head(points) - (MIDDLE if volume.modality == "CT" else 0)
+    return float(np.abs(voxels - expected)[inside].max())
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
@@ -136,7 +138,30 @@ def test_slices_shifted_by_whole_voxels_are_copied(resampled: Scanned) -> None:
     images = sampled(grid, range(6))
     voxels = read_volume(resampled(images))
     for index, image in enumerate(images):
-        np.testing.assert_array_equal(voxels[index : index + 20, index : index + 20, index].T, image.pixel_array)
+        np.testing.assert_array_equal(
+            voxels[index : index + 20, index : index + 20, index].T, image.pixel_array - float(MIDDLE)
+        )
+
+
+def test_a_mask_follows_its_image(resampled: Scanned) -> None:
+    grid = Grid(30, 30, 12, step=2.0, shear=(0, 0.7, 0))
+    volume = resampled(sampled(grid, range(12)))
+    assert volume.regrid is not None
+    assert volume.regrid.acquired_affine is not None
+    np.testing.assert_allclose(volume.regrid.acquired_affine, grid.affine, atol=1e-6)
+    # A ball of 4 mm around a place, drawn on the tilted slices.
+    centre = np.array(grid.affine @ [15, 14, 6, 1])[:3]
+    drawn = _ball(volume.regrid.acquired_shape, volume.regrid.acquired_affine, centre)
+    mask = regrid.apply_labels(volume.regrid, 2 * drawn.astype(np.uint8))
+    assert set(np.unique(mask)) == {0, 2}
+    expected = _ball(volume.shape, volume.affine, centre)
+    overlap = 2 * (expected & (mask == 2)).sum() / (expected.sum() + (mask == 2).sum())
+    assert overlap > 0.95
+
+
+def _ball(shape: tuple[int, ...], affine: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    indices = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return np.linalg.norm(indices @ affine[:3, :3].T + affine[:3, 3] - centre, axis=-1) <= 4
 
 
 def test_what_can_be_asked_for() -> None:
