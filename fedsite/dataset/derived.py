@@ -1,11 +1,10 @@
 """Images that are computed while they are read: a trace from single directions, an ADC map in its usual unit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dicom.model import Volume
 from fedsite.errors import DataNotFit
 
 Voxels = NDArray[np.float32]
@@ -16,22 +15,21 @@ _LEAST_ADC, _MOST_ADC = 100.0, 5000.0
 _ADC_FACTORS = (1.0, 1e3, 1e6)
 
 
-def geometric_mean(volumes: Sequence[Volume]) -> Voxels:
+def geometric_mean(images: Iterable[Voxels]) -> Voxels:
     """The voxel-wise geometric mean of diffusion images of single directions: the trace-weighted image.
 
     exp(-b D_i) multiplied over three orthogonal directions i is exp(-b trace(D)); its cube root is the signal for
-    the mean diffusivity (Mori & van Zijl 1995, Magn. Reson. Med. 33:41). One volume is in memory at a time.
-    Raises what reading does.
+    the mean diffusivity (Mori & van Zijl 1995, Magn. Reson. Med. 33:41). One image is in memory at a time.
     """
-    from fedsite.dicom.pixels import read_volume
-
+    count = 0
     logs: Voxels | None = None
     with np.errstate(divide="ignore"):  # the logarithm of no signal is -infinity, whose exponential is no signal
-        for volume in volumes:
-            own = np.log(np.maximum(read_volume(volume), 0))
+        for image in images:
+            own = np.log(np.maximum(image, 0))
             logs = own if logs is None else logs + own
+            count += 1
     assert logs is not None
-    mean: Voxels = np.exp(logs / len(volumes))
+    mean: Voxels = np.exp(logs / count)
     return mean
 
 

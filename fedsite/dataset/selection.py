@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedsite.dataset import checks
 from fedsite.dataset.rules import finding
@@ -205,12 +206,17 @@ def _by_b_value(volumes: Iterable[Volume]) -> Iterator[tuple[Volume, ...]]:
 
 def _is_isotropic(volumes: Sequence[Volume]) -> bool:
     """Whether these are enough directions, spread evenly enough, on one grid of one frame of reference."""
-    first = volumes[0]
-    if len(volumes) < MIN_DIRECTIONS or any(not _is_on_grid_of(volume, first) for volume in volumes):
+    if any(not _is_on_grid_of(volume, volumes[0]) for volume in volumes):
         return False
-    directions = np.array([volume.frames[0].direction for volume in volumes])
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return bool(np.linalg.eigvalsh(directions.T @ directions / len(volumes))[0] >= _MIN_EIGENVALUE)
+    return are_spread(np.array([volume.frames[0].direction for volume in volumes], np.float64))
+
+
+def are_spread(directions: NDArray[np.float64]) -> bool:
+    """Whether these directions [n, 3] are enough, and spread evenly enough, for their mean to be a trace."""
+    if len(directions) < MIN_DIRECTIONS:
+        return False
+    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return bool(np.linalg.eigvalsh(units.T @ units / len(units))[0] >= _MIN_EIGENVALUE)
 
 
 def _is_on_grid_of(volume: Volume, first: Volume) -> bool:

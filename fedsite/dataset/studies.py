@@ -60,7 +60,7 @@ class ImageSource:
     scanner: str
     findings: tuple[Finding, ...]
     files: tuple[Path, ...] = field(repr=False)
-    origin: Path | Volume | tuple[Volume, ...] = field(repr=False)
+    origin: Path | nifti.Part | Volume | tuple[Volume, ...] = field(repr=False)
     frame_of_reference: str = field(default="", repr=False)
     quantity: Literal["", "adc"] = ""
 
@@ -80,8 +80,11 @@ class ImageSource:
 
         if isinstance(self.origin, Path):
             return nifti.read_voxels(self.origin)
+        if isinstance(self.origin, nifti.Part):
+            volumes = nifti.read_part(self.origin)
+            return derived.geometric_mean(volumes) if len(self.origin.volumes) > 1 else next(volumes)
         if isinstance(self.origin, tuple):
-            return derived.geometric_mean(self.origin)
+            return derived.geometric_mean(read_volume(volume) for volume in self.origin)
         return read_volume(self.origin)
 
 
