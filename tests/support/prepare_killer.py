@@ -3,9 +3,6 @@
 `record:N` dies once N studies are in the journal, `line:N` in the middle of the journal's Nth line, `store:N` in the
 middle of writing the Nth case file, `commit` just before the manifest is replaced, `sweep` just after, `report` in the
 middle of the report, `withdrawn` once a withdrawal is on record.
-
-`vanish:N` kills nobody: once N studies are in the journal the folder $VANISHING is renamed to what it is called with
-`.gone`, as when a share is unmounted.
 """
 
 import os
@@ -33,7 +30,6 @@ def arm() -> None:
     {
         "record": at_the_journal,
         "line": at_the_journal,
-        "vanish": at_the_journal,
         "store": at_a_case,
         "commit": at_the_manifest,
         "sweep": at_the_manifest,
@@ -48,10 +44,6 @@ def at_the_journal() -> None:
     def record_and_fail(self: folder.PreparedFolder, outcome: Any) -> None:
         record(self, outcome)
         if next(done) != int(NUMBER):
-            return
-        if KIND == "vanish":
-            gone = Path(os.environ["VANISHING"])
-            gone.rename(gone.with_name(f"{gone.name}.gone"))
             return
         if KIND == "line":
             journal = self.path / folder.JOURNAL

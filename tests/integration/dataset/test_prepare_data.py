@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from support.bids_maker import Head, head, write_nifti, write_subject
-from support.dicom_maker import Grid, Names, classic, names, write
+from support.bids_maker import head, write_nifti, write_subject
+from support.dicom_maker import names
 from support.site import Answer, Site
+from support.study_maker import write_dicom
 
 from fedsite.dataset import cases, folder, manifest
 
@@ -60,27 +60,6 @@ def session_of(pid: int) -> int:
         return -1
 
 
-def write_dicom(export: Path, labels: Path, content: Head, who: Names, **attributes: str) -> None:
-    """The head as a series of trace images, b0 and a localizer beside it, its mask named after the series."""
-    columns, rows, slices = content.image.shape
-    corner = content.affine @ [0, rows - 1, 0, 1]
-    grid = Grid(
-        columns=columns,
-        rows=rows,
-        slices=slices,
-        between_columns=4.0,
-        between_rows=4.0,
-        step=6.0,
-        origin=(-corner[0], -corner[1], corner[2]),
-    )
-    stored = content.image.transpose(2, 1, 0)[:, ::-1].astype(np.uint16)
-    trace = {"DiffusionBValue": 1000.0, "DiffusionDirectionality": "ISOTROPIC", **attributes}
-    plain = {"DiffusionBValue": 0.0, "DiffusionDirectionality": "NONE", **attributes}
-    write(export, classic(grid=grid, voxels=stored, who=who, ImageType=["DERIVED", "PRIMARY", "TRACEW"], **trace))
-    write(export, classic(grid=grid, voxels=stored // 2, who=dataclasses.replace(who, series=names().series), **plain))
-    write_nifti(labels / f"{who.series}_mask.nii.gz", content.mask, content.affine)
-
-
 def everything(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
 
@@ -91,9 +70,9 @@ def readable(place: Path) -> bytes:
     for path, content in everything(place).items():
         parts += [os.fsencode(path), content]
         for packed in re.findall(rb"base64,([A-Za-z0-9+/=]+)", content):
-            png = base64.b64decode(packed)
-            picture = Image.open(io.BytesIO(png))
-            parts += [png, picture.tobytes(), repr(picture.info).encode()]
+            jpeg = base64.b64decode(packed)
+            picture = Image.open(io.BytesIO(jpeg))
+            parts += [jpeg, picture.tobytes(), repr(picture.info).encode()]
     return b"\n".join(parts)
 
 
@@ -233,7 +212,7 @@ def test_a_check_writes_nothing_but_the_report(tmp_path: Path, site: Site):
     assert [study["findings"][0]["id"] for study in answer.json["data"]["excluded"]] == ["label-stored-as-255"]
     assert not site.data.exists()
     text = page.read_text()
-    assert text.count("data:image/png") == 1
+    assert text.count("data:image/jpeg") == 3
     assert "label-stored-as-255" in text
 
     mask.parent.parent.parent.joinpath("sub-one").rename(tmp_path / "elsewhere")
