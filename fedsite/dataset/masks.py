@@ -35,7 +35,8 @@ class NiftiMask:
         geometry = nifti.read_geometry(self.path)
         values = nifti.read_voxels(self.path)
         placed = place_mask(values, geometry.affine, reference.shape, reference.affine, reference.id)
-        plan = reference.origin.regrid if isinstance(reference.origin, Volume) else None
+        origin = reference.origin[0] if isinstance(reference.origin, tuple) else reference.origin
+        plan = origin.regrid if isinstance(origin, Volume) else None
         if plan is not None and plan.acquired_affine is None and placed.values.shape == plan.acquired_shape:
             # NIfTI cannot say that slices are uneven: drawn on them or on the even grid, the header is the same.
             reason = "its image has uneven slices, whose places a NIfTI file cannot hold"
