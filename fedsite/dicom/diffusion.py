@@ -42,7 +42,7 @@ _CREATORS = {
 _GROUPS = frozenset(group for group, _, _ in _CREATORS.values())
 
 # What a scan has to read: the creators, and their attributes in the blocks that they may have reserved.
-_BLOCKS = range(0x10, 0x20)
+_BLOCKS = range(0x10, 0x100)
 PRIVATE_TAGS = tuple(
     BaseTag(tag)
     for tag in sorted(

@@ -143,7 +143,7 @@ def standard(image: Dataset, shot: Shot) -> None:
 
 VENDORS: dict[str, Mark] = {
     "siemens": siemens,
-    "siemens in block 0x1f": lambda image, shot: siemens(image, shot, 0x1F),
+    "siemens in another block": lambda image, shot: siemens(image, shot, 0x2A),
     "siemens CSA 2": siemens_csa,
     "siemens CSA 1": lambda image, shot: siemens_csa(image, shot, csa1),
     "siemens sequence names": siemens_names,

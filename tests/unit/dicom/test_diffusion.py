@@ -90,7 +90,7 @@ def test_another_creator_in_the_usual_block_is_not_believed(only: Only) -> None:
     assert only(_with(0x0019, "SOMEBODY ELSE", {0x0C: ("IS", "1000")})).b_value is None
 
 
-@pytest.mark.parametrize("block", [0x10, 0x13, 0x1F])
+@pytest.mark.parametrize("block", [0x10, 0x13, 0xFF])
 def test_a_creator_may_have_reserved_any_block(only: Only, block: int) -> None:
     images = classic()
     for image in images:
