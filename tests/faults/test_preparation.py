@@ -65,7 +65,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 def prepare(site: Site, source: Path, **options: object) -> job.Done:
-    """What `fedsite prepare-data` does, without a process of its own: torch takes longer to import than all the rest."""
+    """What `fedsite prepare-data` does, in this process."""
     return job.prepare_data(site.config, job.Order(source, "stroke-dwi", **options))
 
 
