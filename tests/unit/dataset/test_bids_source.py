@@ -148,6 +148,173 @@ def test_an_absurd_b_value_is_refused(source, collecting, said):
     assert "b-value-out-of-range" in all_rules(collecting())
 
 
+# --- which mask -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "sub-one_space-MNI152NLin2009cAsym_mask",
+        "sub-one_desc-brain_mask",
+        "sub-one_label-GM_mask",
+        "sub-one_desc-aseg_dseg",
+        "sub-one_desc-motion_mask",
+    ],
+)
+def test_a_mask_of_the_lesion_goes_before_others(source, collecting, other):
+    _, mask = write_subject(source, "one", head())
+    shutil.copy(mask, mask.with_name(f"{other}.nii.gz"))
+    mask = mask.rename(mask.with_name("sub-one_label-lesion_mask.nii.gz"))
+    assert collecting().studies[0].mask.files == (mask,)
+
+
+@pytest.mark.parametrize("name", ["label-L_mask", "desc-lesion_mask", "space-orig_label-Lesion_mask"])
+def test_what_is_called_like_the_tasks_label_is_meant(source, collecting, name):
+    _, mask = write_subject(source, "one", head())
+    lesion = mask.with_name(f"sub-one_{name}.nii.gz")
+    shutil.copy(mask, lesion)
+    assert collecting().studies[0].mask.files == (lesion,)
+
+
+def test_two_masks_of_which_neither_is_preferred_are_named(source, collecting):
+    _, mask = write_subject(source, "one", head())
+    shutil.copy(mask, mask.with_name("sub-one_desc-other_mask.nii.gz"))
+    collected = collecting()
+    assert reasons(collected) == ["label-ambiguous"]
+    assert collected.excluded[0].reason.message.count("s-") == 2
+
+
+def test_a_mask_of_another_run_is_another_images(source, collecting):
+    image, mask = write_subject(source, "one", head())
+    for run in ("run-1", "run-2"):
+        shutil.copy(image, image.with_name(f"sub-one_{run}_dwi.nii.gz"))
+    image.unlink()
+    mask = mask.rename(mask.with_name("sub-one_run-2_mask.nii.gz"))
+    (study,) = collecting().studies
+    assert study.images[0].files[0].name == "sub-one_run-2_dwi.nii.gz"
+    assert study.mask.files == (mask,)
+
+
+def test_a_mask_that_names_no_session_is_that_of_the_only_one(source, collecting):
+    for session in ("a", "b"):
+        _, mask = write_subject(source, "two", head(), session=session)
+        mask.unlink()
+    _, mask = write_subject(source, "one", head(), session="a")
+    mask.rename(mask.with_name("sub-one_msk.nii.gz"))
+    write_nifti(mask.with_name("sub-two_msk.nii.gz"), head().mask, head().affine)
+    collected = collecting()
+    assert len(collected.studies) == 1
+    assert reasons(collected) == ["label-missing", "label-missing"]
+    assert [remark.id for remark in collected.findings] == ["label-unpaired"]
+
+
+def test_a_whole_derivatives_folder_as_labels(source, tmp_path, collecting):
+    image, mask = write_subject(source, "one", head(), session="1")
+    labels = tmp_path / "lesions"
+    drawn = labels / "sub-one" / "ses-1" / "dwi" / "sub-one_ses-1_space-orig_label-lesion_mask.nii.gz"
+    drawn.parent.mkdir(parents=True)
+    mask.rename(drawn)
+    (labels / "dataset_description.json").write_text('{"DatasetType": "derivative"}')
+    shutil.copy(image, drawn.with_name("sub-one_ses-1_desc-preproc_dwi.nii.gz"))
+    shutil.copy(drawn, drawn.with_name("sub-one_ses-1_desc-brain_mask.nii.gz"))
+    assert collecting(labels).studies[0].mask.files == (drawn,)
+
+
+# --- files of several volumes ---------------------------------------------------------------------------------------
+
+
+def series(source: Path, b_values: list[float], directions: list[list[float]] | None) -> np.ndarray:
+    """A diffusion series whose volumes hold 1, 2, 3 ... times the head."""
+    content = head()
+    image, _ = write_subject(source, "one", content, sidecar={})
+    voxels = np.stack([content.image * (number + 1) for number in range(len(b_values))], axis=-1)
+    write_nifti(image, voxels, content.affine)
+    image.with_name("sub-one_dwi.bval").write_text(" ".join(map(str, b_values)) + "\n")
+    if directions is not None:
+        lines = [" ".join(map(str, row)) for row in np.transpose(directions)]
+        image.with_name("sub-one_dwi.bvec").write_text("\n".join(lines) + "\n")
+    return voxels
+
+
+NONE, X, Y, Z = [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]
+SILENT = [float("nan")] * 3
+
+
+def test_the_trace_of_a_series_is_taken(source, collecting):
+    voxels = series(source, [0, 1000, 2500], [NONE, NONE, NONE])
+    (image,) = collecting().studies[0].images
+    np.testing.assert_array_equal(image.read(), voxels[..., 1])
+    assert (image.b_value, image.shape, image.findings) == (1000, voxels.shape[:3], ())
+    assert {path.suffix for path in image.files} == {".gz", ".json", ".bval", ".bvec"}
+
+
+def test_a_series_of_directions_becomes_its_geometric_mean(source, collecting):
+    voxels = series(source, [0, 995, 1000, 1005, 2500], [NONE, X, Y, Z, X])
+    (image,) = collecting().studies[0].images
+    np.testing.assert_allclose(image.read(), voxels[..., 0] * (2 * 3 * 4) ** (1 / 3), rtol=1e-5)
+    assert image.b_value == 1000
+    assert [remark.id for remark in image.findings] == ["trace-computed"]
+
+
+def test_the_shell_nearest_to_the_preferred_b_value_is_taken(source, collecting):
+    voxels = series(source, [0, 1500, 1500, 1500, 800, 800, 800], [NONE, X, Y, Z, X, Y, Z])
+    (image,) = collecting().studies[0].images
+    np.testing.assert_allclose(image.read(), voxels[..., 0] * (5 * 6 * 7) ** (1 / 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("b_values", "directions", "rule"),
+    [
+        ([0, 1000, 1000], [NONE, X, Y], "trace-missing"),
+        ([0, 1000, 1000, 1000], [NONE, X, Y, [0.7, 0.7, 0.0]], "trace-missing"),
+        ([0, 1000, 1000, 1000], None, "trace-missing"),
+        ([0, 1000, 1000, 1000], [NONE, X, Y, SILENT], "trace-missing"),
+        ([0, 1000, 1000], [NONE, NONE, NONE], "several-candidates"),
+        ([0, 50, 2500], [NONE, X, Y], "b-value-out-of-range"),
+    ],
+)
+def test_a_series_without_a_trace(source, collecting, b_values, directions, rule):
+    series(source, b_values, directions)
+    assert rule in all_rules(collecting())
+
+
+def test_one_volume_without_directions_is_taken_with_a_word(source, collecting):
+    voxels = series(source, [0, 1000], None)
+    (image,) = collecting().studies[0].images
+    np.testing.assert_array_equal(image.read(), voxels[..., 1])
+    assert [remark.id for remark in image.findings] == ["directionality-unknown"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0 1000", "0 1000 1000 1000 1000", "zero", "", "0 1000\n1000 1000", "0 nan 1000 1000"]
+)
+def test_b_values_that_are_not_those_of_the_series(source, collecting, text):
+    series(source, [0, 1000, 1000, 1000], [NONE, X, Y, Z])
+    (source / "sub-one" / "dwi" / "sub-one_dwi.bval").write_text(text)
+    assert "image-not-3d" in all_rules(collecting())
+
+
+def test_a_scaled_series_is_read_in_its_own_units(source, collecting):
+    import nibabel as nib
+
+    series(source, [0, 1000], [NONE, NONE])
+    stored = np.stack([np.full((4, 5, 6), 7, np.int16), np.arange(120, dtype=np.int16).reshape(4, 5, 6)], axis=-1)
+    image = nib.Nifti1Image(stored, np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, source / "sub-one" / "dwi" / "sub-one_dwi.nii.gz")
+    (found,) = collecting().studies[0].images
+    np.testing.assert_allclose(found.read(), stored[..., 1] * 0.5 + 10)
+
+
+def test_a_truncated_series_is_an_error(source, collecting):
+    series(source, [0, 1000], [NONE, NONE])
+    path = source / "sub-one" / "dwi" / "sub-one_dwi.nii.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    (found,) = collecting().studies[0].images
+    with pytest.raises(DataNotFit, match="truncated"):
+        found.read()
+
+
 def test_images_that_are_no_volume(source, collecting):
     content = head()
     write_subject(source, "one", dataclasses.replace(content, image=np.stack([content.image] * 2, -1)))
