@@ -61,7 +61,7 @@ _TERMS = {"NONE", "DIRECTIONAL", "ISOTROPIC", "BMATRIX"}
 # GE's (0043,xx30) in diffusion images: T2 (b = 0), combined, or the axis along which the gradient lay; the last four
 # are the corners of a tetrahedron.
 _GE_COMBINED = 15
-_GE_AXES: dict[int, Vector] = {
+_GE_AXES: dict[float, Vector] = {
     3: (1, 0, 0),
     4: (0, 1, 0),
     5: (0, 0, 1),
@@ -159,9 +159,9 @@ def _usual_creator(dataset: Dataset, group: int, offset: int) -> str:
 
 
 def _add_csa(private: Private) -> None:
-    """Puts what the CSA header says beside the plain attributes; where these are there too, they count."""
+    """Puts what the CSA header says in the place of the plain attributes, where these are not there."""
     header = private.pop((_SIEMENS_CSA, 0x10), None)
-    if isinstance(header, bytes):
+    if isinstance(header, bytes) and (_SIEMENS, 0x0C) not in private:
         names = {"B_value": 0x0C, "DiffusionDirectionality": 0x0D, "DiffusionGradientDirection": 0x0E}
         for name, items in csa.values(header, names).items():
             private.setdefault((_SIEMENS, names[name]), items[0] if len(items) == 1 else list(items))
@@ -189,7 +189,7 @@ def _private_direction(private: Private) -> tuple[float, ...]:
 def _axis(private: Private) -> Vector | None:
     """The gradient's axis where the vendor names it and gives no vector."""
     if kind := _numbers(private.get((_GE_PARAMETERS, 0x30))):
-        return _GE_AXES.get(int(kind[0]))
+        return _GE_AXES.get(kind[0])
     return _PHILIPS_AXES.get(_word(private.get((_PHILIPS, 0x04))))
 
 
