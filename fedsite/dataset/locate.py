@@ -10,6 +10,7 @@ from pathlib import Path
 from fedsite.dataset import bids_source
 from fedsite.dataset.sources import detect, require
 from fedsite.dataset.studies import Progress, Pseudonyms
+from fedsite.dicom.index import Index
 from fedsite.dicom.scan import scan
 
 
@@ -24,19 +25,26 @@ class Located:
 
 
 def locate(
-    source: Path, name: str, pseudonyms: Pseudonyms, progress: Progress = lambda done, total: None
+    source: Path,
+    name: str,
+    pseudonyms: Pseudonyms,
+    progress: Progress = lambda done, total: None,
+    index: Index | None = None,
 ) -> list[Located]:
     """Everything in a source that belongs to the patient, study or series (or part of one) of that pseudonym.
 
-    Raises SourceMissing when there is no such source.
+    `progress` counts files, `index` remembers headers. Raises SourceMissing when there is no such source.
     """
     require(source)
-    found = _in_bids(source, pseudonyms) if detect(source) == "bids" else _in_dicom(source, pseudonyms, progress)
+    is_bids = detect(source) == "bids"
+    found = _in_bids(source, pseudonyms) if is_bids else _in_dicom(source, pseudonyms, progress, index)
     return [located for names, located in found if name in names]
 
 
-def _in_dicom(source: Path, pseudonyms: Pseudonyms, progress: Progress) -> Iterator[tuple[frozenset[str], Located]]:
-    for volume in scan(source, pseudonyms, progress).volumes:
+def _in_dicom(
+    source: Path, pseudonyms: Pseudonyms, progress: Progress, index: Index | None
+) -> Iterator[tuple[frozenset[str], Located]]:
+    for volume in scan(source, pseudonyms, progress, index=index).volumes:
         files = sorted({(frame.instance.path, frame.instance.member) for frame in volume.frames})
         names = frozenset({volume.patient, volume.study, volume.series, volume.id})
         yield names, Located(volume.patient, volume.study, volume.id, tuple(files))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedsite.dataset import manifest as manifests
 from fedsite.dataset.manifest import Manifest
 from fedsite.errors import SourceMissing, UsageError
-from fedsite.jobs.site import open_site
+from fedsite.jobs.site import header_index, open_site
 from fedsite.site import identity, withdrawals
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def find_files(config_path: Path | None, name: str, source: Path, step: Step) ->
     _require_kind(name, "eps")
     with open_site(config_path) as site:
         pseudonyms = identity.pseudonyms(site.files)
+        index = header_index(site.state.folder, pseudonyms)
     with step("Reading headers") as progress:
-        found = locate(source, name, pseudonyms, progress)
+        found = locate(source, name, pseudonyms, progress, index)
     if not found:
         raise SourceMissing(
             f"The source holds nothing that this site calls {name}.",

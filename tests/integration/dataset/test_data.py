@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,18 @@ def test_a_series_is_found_again_wherever_its_files_lie(site: Site, tmp_path: Pa
     assert f"{tmp_path}/one/Qwyjibo: {len(paths) - 1} files, IM0000" in shown
     code, shown = on_terminal(site, "data", "locate", name, str(tmp_path / "one"), "--files")
     assert shown.count(f"{tmp_path}/one") == len(paths)
+
+
+def test_a_series_is_found_again_in_an_archive(site: Site, tmp_path: Path) -> None:
+    wanted = names()
+    paths = write(tmp_path / "loose", classic(who=wanted))
+    (tmp_path / "export").mkdir()
+    with zipfile.ZipFile(tmp_path / "export" / "Qwyjibo.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, f"within/{path.name}")
+    code, shown = on_terminal(site, "data", "locate", pseudonyms(site).series(wanted.series), str(tmp_path / "export"))
+    assert code == 0, shown
+    assert f"{tmp_path}/export/Qwyjibo.zip: {len(paths)} files, within/IM00000 to within/IM" in shown
 
 
 def test_paths_are_shown_on_a_terminal_only(site: Site, source: Path) -> None:
