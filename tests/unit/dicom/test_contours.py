@@ -20,7 +20,7 @@ def area(corners: np.ndarray) -> float:
 
 
 def inside(corners: np.ndarray, i: int) -> np.ndarray:
-    """For a line of voxels whether rays from their centres towards higher j cross the outline an odd number of times."""
+    """For a line of voxels whether a ray from each towards higher j crosses the outline an odd number of times."""
     crossings = np.zeros(SHAPE[1], int)
     for (i0, j0), (i1, j1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         if (i0 <= i) != (i1 <= i):
