@@ -36,9 +36,12 @@ _STANDARD_SYNTAXES = f"{_IMPLICIT}."
 # The first block holds the whole header of most files. One longer than the last is not ordinary.
 _BLOCK, _LONGEST = 1 << 14, 1 << 26
 _DEEPEST = 32
-# How much of a value is kept of elements that nobody wants, and with the longest head before it.
+# How much of a value is kept of elements that nobody wants.
 _BEGINNING = 64
-_GLANCE = 12 + _BEGINNING
+PRIVATE = 0x00010000  # the bit that makes a group's number odd
+
+# An element: tag, VR (None where it is implicit), place and length of its value.
+Span = tuple[int, str | None, int, int]
 # How much may follow the pixel data in a deflated data set; a file must not make a site inflate without end.
 MAX_TRAILING = 1 << 26
 
@@ -63,17 +66,19 @@ class _Encoding:
         self._plain = struct.Struct(f"{order}HHL").unpack_from
         self._explicit = struct.Struct(f"{order}HH2sH").unpack_from
         self._length = struct.Struct(f"{order}L").unpack_from
+        # What begins at a place of the data. Raises _Odd, struct.error.
+        self.head: Callable[[bytes, int], Span] = self._implicit_head if implicit else self._explicit_head
 
-    def head(self, data: bytes, position: int) -> tuple[int, str | None, int, int]:
-        """Tag, VR (None where it is implicit), place and length of the value. Raises _Odd, struct.error."""
-        if self.implicit:
-            group, element, length = self._plain(data, position)
-            return group << 16 | element, None, position + 8, length
-        group, element, representation, length = self._explicit(data, position)
-        if representation in _SHORT:
-            return group << 16 | element, _SHORT[representation], position + 8, length
-        if representation in _LONG:
-            return group << 16 | element, _LONG[representation], position + 12, self._length(data, position + 8)[0]
+    def _implicit_head(self, data: bytes, position: int) -> Span:
+        group, element, length = self._plain(data, position)
+        return group << 16 | element, None, position + 8, length
+
+    def _explicit_head(self, data: bytes, position: int) -> Span:
+        group, element, coded, length = self._explicit(data, position)
+        if representation := _SHORT.get(coded):
+            return group << 16 | element, representation, position + 8, length
+        if representation := _LONG.get(coded):
+            return group << 16 | element, representation, position + 12, self._length(data, position + 8)[0]
         raise _Odd
 
     def delimiter(self, data: bytes, position: int) -> tuple[int, int]:
@@ -223,12 +228,18 @@ def _walk(buffer: _Buffer, file: BinaryIO, size: int, wanted: Mapping[int, BaseT
     first = buffer.reach(start + 6)[start + 4 : start + 6]
     if encoding.implicit and first.isalpha() and first.isupper():
         raise _Odd  # explicit, whatever the syntax says
-    elements, beginnings, pixels = _elements(buffer, start, encoding, wanted)
+    spans, pixels = _spans(buffer, start, encoding, wanted)
+    data, order = buffer.data, (encoding.implicit, encoding.little)
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    for tag, representation, start, length in spans:
+        if tag in wanted:
+            value = data[start : start + length] if length else _empty(representation)
+            elements[wanted[tag]] = RawDataElement(wanted[tag], representation, length, value, start, *order)
     if inflated:
         known = len(buffer.data)
         size = known + inflated.skip(max(sum(pixels) - known, 0) + MAX_TRAILING)
-    dataset = Dataset(elements)
-    return Parsed(dataset, meta[_MEDIA_CLASS], syntax, encoding.implicit, encoding.little, beginnings, pixels, size)
+    beginnings = {tag: data[start : start + min(length, _BEGINNING)] for tag, _, start, length in spans}
+    return Parsed(Dataset(elements), meta[_MEDIA_CLASS], syntax, *order, beginnings, pixels, size)
 
 
 def _meta(buffer: _Buffer) -> tuple[dict[int, str], int]:
@@ -247,37 +258,30 @@ def _meta(buffer: _Buffer) -> tuple[dict[int, str], int]:
     return meta, position
 
 
-def _elements(
+def _spans(
     buffer: _Buffer, position: int, encoding: _Encoding, wanted: Mapping[int, BaseTag]
-) -> tuple[dict[BaseTag, DataElement | RawDataElement], dict[int, bytes], tuple[int, int]]:
-    """The wanted elements of the data set at `position`, how all values begin, place and length of the pixels."""
-    elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    beginnings: dict[int, bytes] = {}
-    head, order = encoding.head, (encoding.implicit, encoding.little)
-    data, previous = buffer.data, 0x0007FFFF  # what lies before group 0008 belongs to no data set
+) -> tuple[list[Span], tuple[int, int]]:
+    """Where the values of the data set at `position` lie, and place and length of the pixels. All are in the buffer."""
+    spans: list[Span] = []
+    head, data, previous = encoding.head, buffer.data, 0x0007FFFF  # what lies before group 0008 is of no data set
     while True:
-        if position + _GLANCE > len(data):
-            data = buffer.reach(position + _GLANCE)
+        if position + 12 > len(data):
+            data = buffer.reach(position + 12)
             if position == len(data):
-                return elements, beginnings, (0, 0)
-        tag, representation, start, length = head(data, position)
+                return spans, (0, 0)
+        span = tag, representation, start, length = head(data, position)
         if not previous < tag < _FLOAT_PIXELS:
-            return elements, beginnings, _at_pixels(previous, tag, start, length)
+            return spans, _at_pixels(previous, tag, start, length)
         previous = tag
         if length == UNDEFINED_LENGTH:
+            if tag in wanted and (representation not in ("SQ", None) or tag & PRIVATE):
+                raise _Odd
             length = _sequence_end(buffer, start, encoding, representation, 0) - start
+            spans.append((tag, representation, start, length))
             position = start + length + 8
-            if tag in wanted and (representation not in ("SQ", None) or tag & 0x10000):
-                raise _Odd
         else:
+            spans.append(span)
             position = start + length
-        beginnings[tag] = data[start : start + min(length, _BEGINNING)]
-        if tag in wanted:
-            data = buffer.reach(position)
-            if position > len(data):
-                raise _Odd
-            value = data[start : start + length] if length else _empty(representation)
-            elements[wanted[tag]] = RawDataElement(wanted[tag], representation, length, value, start, *order)
 
 
 def _empty(representation: str | None) -> bytes | None:

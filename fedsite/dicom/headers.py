@@ -215,7 +215,8 @@ def _frames(instance: Instance, dataset: Dataset, header: dict[str, Any]) -> Ite
         yield _frame(instance, index, header | _group_values(item))
     if len(per_frame) < count:
         plain = _frame(instance, len(per_frame), header)
-        yield from (replace(plain, index=index) for index in range(len(per_frame), count))
+        yield plain
+        yield from (replace(plain, index=index) for index in range(plain.index + 1, count))
 
 
 def _group_values(item: Dataset) -> dict[str, Any]:

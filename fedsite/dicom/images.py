@@ -1,7 +1,6 @@
 """What concerns the images of a volume as such, and is no matter of where they lie: kind, pixels, scale, remarks."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from fedsite.dicom import hounsfield, pixeldata
 from fedsite.dicom.checks import RULES, Finding, finding
@@ -54,7 +53,7 @@ def _pixel_faults(frames: Sequence[Frame]) -> Iterator[Finding]:
     faults = [instance.pixels.fault for instance in instances if instance.pixels.fault]
     for fault in sorted(set(faults)):
         yield finding(fault, count=faults.count(fault))
-    for pixels in {replace(instance.pixels, offset=None, fault="") for instance in instances}:
+    for pixels in dict.fromkeys(instance.pixels for instance in instances):
         consistent = 0 < pixels.bits_stored <= pixels.high_bit + 1 <= pixels.bits_allocated
         empty = pixels.rows < 1 or pixels.columns < 1
         if pixels.bits_allocated not in _BITS_ALLOCATED or not consistent or empty:

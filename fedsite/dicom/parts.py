@@ -6,11 +6,13 @@ acquisition number tell copies apart too, but parts by them would be repeats of 
 which to learn from: such series are refused as a whole (see `series`).
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
-from fedsite.dicom.model import Frame
+from fedsite.dicom.model import Frame, Vector
 
 # Maps that are computed from diffusion images: they have no b-value of their own, whatever their header says.
 DIFFUSION_MAPS = frozenset({"ADC", "EADC", "FA", "COLFA", "EXPONENTIAL", "TENSOR", "DIFFUSION_TENSOR"})
@@ -24,6 +26,10 @@ REFORMATS = frozenset({"MPR", "CSA MPR", "REFORMATTED", "CURVED MPR", "CURVED", 
 _KINDS = ("LOCALIZER", "MOSAIC", *sorted(DIFFUSION_MAPS), "TRACEW", *sorted(PROJECTIONS))
 
 ECHO_TOLERANCE_MS = 0.1
+B_TOLERANCE = 1.0  # s/mm2
+DIRECTION_TOLERANCE = 0.02
+# More than any scan has are not compared with each other, only rounded.
+MOST_DIRECTIONS = 1000
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
 
 
@@ -45,7 +51,7 @@ class _Contrast:
     kind: str
     b_value: float | None
     directionality: str | None
-    direction: tuple[float, ...] | None
+    direction: Vector | None
     echo_ms: float | None
 
     def label(self, varying: Iterable[str]) -> str:
@@ -53,12 +59,30 @@ class _Contrast:
         directionality = (self.directionality or "NONE").lower()
         texts = {
             "kind": self.kind.lower(),
-            "b_value": "" if self.b_value is None else f"b={self.b_value:g}",
+            "b_value": "" if self.b_value is None else f"b={round(self.b_value)}",
             "directionality": directionality.removeprefix("none"),
             "direction": "" if self.direction is None else "({:.2f} {:.2f} {:.2f})".format(*self.direction),
             "echo_ms": "" if self.echo_ms is None else f"echo {self.echo_ms:g} ms",
         }
         return " ".join(texts[name] for name in texts if name in varying and texts[name]) or "rest"
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """What stands for values that differ by rounding only, so that rounding tears no volume apart."""
+
+    echoes: dict[float, float]
+    b_values: dict[float, float]
+    directions: dict[Vector, Vector]
+
+    @staticmethod
+    def of(frames: Sequence[Frame]) -> "_Alike":
+        """The values that occur in a series."""
+        return _Alike(
+            _runs({frame.echo_time for frame in frames if frame.echo_time is not None}, ECHO_TOLERANCE_MS),
+            _runs({frame.b_value for frame in frames if frame.b_value is not None}, B_TOLERANCE),
+            _neighbours({_rounded(frame.direction) for frame in frames if frame.direction is not None}),
+        )
 
 
 def kind_of(frame: Frame) -> str:
@@ -68,19 +92,28 @@ def kind_of(frame: Frame) -> str:
         return instance.refusal
     if instance.pixels.samples != 1 or instance.pixels.photometric not in GREY:
         return "colour"
-    kinds = (*_KINDS, *sorted(REFORMATS)) if is_reformat(frame) else _KINDS
-    return next((kind for kind in kinds if kind in frame.image_type), "")
+    return _kind_in(frame.image_type)
+
+
+@lru_cache(maxsize=1024)  # the frames of a series have few image types
+def _kind_in(image_type: tuple[str, ...]) -> str:
+    kinds = (*_KINDS, *sorted(REFORMATS)) if _says_reformat(image_type) else _KINDS
+    return next((kind for kind in kinds if kind in image_type), "")
 
 
 def is_reformat(frame: Frame) -> bool:
     """Whether a frame was cut from another volume."""
-    return "DERIVED" in frame.image_type[:1] and not REFORMATS.isdisjoint(frame.image_type)
+    return _says_reformat(frame.image_type)
+
+
+def _says_reformat(image_type: tuple[str, ...]) -> bool:
+    return "DERIVED" in image_type[:1] and not REFORMATS.isdisjoint(image_type)
 
 
 def divide(frames: Sequence[Frame], repeats: Callable[[Sequence[Frame]], bool]) -> list[Part]:
     """The parts of one series: by kind and contrast, then, where `repeats` finds slices twice, by image type."""
-    echoes = _echo_groups(frames)
-    by_contrast = _grouped(frames, lambda frame: _contrast(frame, echoes))
+    alike = _Alike.of(frames)
+    by_contrast = _grouped(frames, lambda frame: _contrast(frame, alike))
     names = _Contrast.__dataclass_fields__
     varying = [name for name in names if len({getattr(contrast, name) for contrast in by_contrast}) > 1]
     parts: list[Part] = []
@@ -94,25 +127,41 @@ def divide(frames: Sequence[Frame], repeats: Callable[[Sequence[Frame]], bool]) 
     return _distinct(parts)
 
 
-def _contrast(frame: Frame, echoes: dict[float, float]) -> _Contrast:
+def _contrast(frame: Frame, alike: _Alike) -> _Contrast:
     kind = kind_of(frame)
-    echo = None if frame.echo_time is None else echoes[frame.echo_time]
+    echo = None if frame.echo_time is None else alike.echoes[frame.echo_time]
     if frame.instance.refusal or kind == "colour":
         return _Contrast(kind, None, None, None, None)
     if kind in DIFFUSION_MAPS or frame.b_value is None:
         return _Contrast(kind, None, None, None, echo)
-    direction = None if frame.direction is None else tuple(round(value, 2) + 0.0 for value in frame.direction)
-    return _Contrast(kind, round(frame.b_value), frame.directionality, direction, echo)
+    direction = None if frame.direction is None else alike.directions[_rounded(frame.direction)]
+    return _Contrast(kind, alike.b_values[frame.b_value], frame.directionality, direction, echo)
 
 
-def _echo_groups(frames: Sequence[Frame]) -> dict[float, float]:
-    """Each echo time with the first of its group: times that differ by rounding only are one echo."""
+def _runs(values: set[float], tolerance: float) -> dict[float, float]:
+    """Each value with the first of its run: neighbours within the tolerance are one."""
     groups: dict[float, float] = {}
     first = previous = float("-inf")
-    for time in sorted({frame.echo_time for frame in frames if frame.echo_time is not None}):
-        first = time if time - previous > ECHO_TOLERANCE_MS else first
-        groups[time] = first
-        previous = time
+    for value in sorted(values):
+        first = value if value - previous > tolerance else first
+        groups[value] = first
+        previous = value
+    return groups
+
+
+def _rounded(direction: Vector) -> Vector:
+    x, y, z = (round(value, 2) + 0.0 for value in direction)  # + 0.0 makes zero of minus zero
+    return x, y, z
+
+
+def _neighbours(directions: set[Vector]) -> dict[Vector, Vector]:
+    """Each rounded direction with the one that stands for it: some lie on both sides of where rounding changes."""
+    if len(directions) > MOST_DIRECTIONS:
+        return {direction: direction for direction in directions}
+    groups: dict[Vector, Vector] = {}
+    for direction in sorted(directions):
+        same = (known for known in groups.values() if math.dist(known, direction) < DIRECTION_TOLERANCE)
+        groups[direction] = next(same, direction)
     return groups
 
 

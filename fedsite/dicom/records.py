@@ -14,6 +14,7 @@ from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 
 # Where a file lies is known to whoever asks for it; a frame's instance comes before it.
 _INSTANCE = [field.name for field in fields(Instance) if field.name not in ("path", "member")]
+_MEMBER = [field.name for field in fields(Instance)].index("member") - 1  # how many of them stand before it
 _FRAME = [field.name for field in fields(Frame) if field.name != "instance"]
 _instance_values, _frame_values = attrgetter(*_INSTANCE), attrgetter(*_FRAME)
 _NESTED = {kind.__name__: kind for kind in (PixelLayout, Traces)}
@@ -43,8 +44,8 @@ def unpack(packed: Mapping[str, Any], places: Iterable[tuple[str, str]]) -> Iter
         if isinstance(file, str):
             yield file
         else:
-            values = dict(zip(_INSTANCE, map(value, file[0]), strict=True))
-            instance = Instance(path=path, member=member, **values)
+            values = [*map(value, file[0])]
+            instance = Instance(*[path, *values[:_MEMBER], member, *values[_MEMBER:]])
             yield tuple(Frame(instance, *map(value, frame)) for frame in file[1:])
 
 

@@ -190,7 +190,7 @@ def _instance_gaps(frames: Sequence[Frame]) -> list[Finding]:
 
 def _sisters(one: _Judged, judged: Sequence[_Judged]) -> list[Finding]:
     """A part that shares slice positions with a sister must have all of hers: else slices of it are missing."""
-    if np.isnan(one.placed.affine).any():
+    if len(judged) == 1 or np.isnan(one.placed.affine).any():
         return []
     mine = {_place_key(frame) for frame in one.part.frames}
     sizes = [

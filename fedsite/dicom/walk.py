@@ -5,6 +5,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fedsite.errors import SourceMissing
@@ -25,12 +26,13 @@ class Group:
     names: tuple[str, ...]
     is_archive: bool = False
 
-    @property
+    @cached_property
     def places(self) -> list[Place]:
         """Path and member of each file, as `opening.open_file` takes them."""
         if self.is_archive:
             return [(self.container, name) for name in self.names]
-        return [(os.path.join(self.container, name), "") for name in self.names]  # noqa: PTH118 - 100,000 Paths
+        folder = os.path.join(self.container, "")  # noqa: PTH118 - 100,000 files: text, not Path
+        return [(folder + name, "") for name in self.names]
 
 
 def tree(source: Path) -> tuple[list[Group], Counter[str]]:
