@@ -127,6 +127,15 @@ def test_directions_are_parts_of_their_own(scanned: Callable[..., Inventory]) ->
     assert {(volume.b_value, volume.directionality) for volume in parts.values()} == {(800, "DIRECTIONAL")}
 
 
+def test_rounding_of_b_values_and_directions_tears_no_volume_apart(only: Callable[..., Volume]) -> None:
+    images = classic("MR", GRID)
+    for index, image in enumerate(images):
+        image.DiffusionBValue = 999.4 + 0.3 * index
+        image.DiffusionGradientOrientation = [0.6, 0.7949 + 0.0001 * index, 0.0951 - 0.0001 * index]
+    volume = only(images)
+    assert (volume.verdict, volume.part) == ("accepted", None)
+
+
 def test_repeats_of_one_direction_are_refused(scanned: Callable[..., Inventory]) -> None:
     who = names()
     images = _volume(who, 0, standard(0)) + _volume(who, 1, standard(1000)) + _volume(who, 2, standard(1000))
