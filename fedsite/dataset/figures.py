@@ -4,21 +4,23 @@ For the eyes of this site alone: nothing of it goes into a case, into training, 
 """
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from fedsite.dataset.manifest import CaseRecord, Exclusion, Remark
 
 MOST_BARS = 10
-LOW_CEILING = 0.8
 # The modified z-score and its bound: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers.
 _ENOUGH_LESIONS = 8
 _OUTLYING = 3.5
 # However alike the others are: what is within a factor of three of the median is no outlier.
 _LEAST_SPREAD = 0.35
 _EDGES_ML = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_EDGES_DICE = (0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,13 @@ def bars(labels: Iterable[str]) -> tuple[Bar, ...]:
 
 
 def volumes(cases: Iterable[CaseRecord]) -> tuple[Bar, ...]:
-    """Cases by lesion volume in ml, in steps of about three; the empty ends are left out."""
-    counts = [0] * (len(_EDGES_ML) + 1)
-    for case in cases:
-        if case.lesion_ml > 0:
-            counts[sum(case.lesion_ml >= edge for edge in _EDGES_ML)] += 1
-    filled = [index for index, count in enumerate(counts) if count]
-    if not filled:
-        return ()
-    chosen = range(filled[0], filled[-1] + 1)
-    return _scaled([(_step(index), counts[index]) for index in chosen])
+    """Cases by lesion volume in ml, in steps of about three."""
+    return _steps([case.lesion_ml for case in cases if case.lesion_ml > 0], _EDGES_ML)
+
+
+def ceilings(cases: Iterable[CaseRecord]) -> tuple[Bar, ...]:
+    """Cases by the Dice that a perfect model could reach."""
+    return _steps([case.dice_ceiling for case in cases if case.dice_ceiling is not None], _EDGES_DICE)
 
 
 def reasons(excluded: Iterable[Exclusion]) -> tuple[Reason, ...]:
@@ -107,7 +106,6 @@ def choices(cases: Collection[Noted]) -> tuple[Choice, ...]:
     fixed = {
         "look": "needs a look",
         "unusual": "unusual volume",
-        "ceiling": f"Dice ceiling below {LOW_CEILING:g}",
         "none": "no lesion",
         "training": "training",
         "validation": "validation",
@@ -126,9 +124,6 @@ def _note(case: CaseRecord, usual: tuple[float, float] | None) -> Noted:
         if abs(distance) > _OUTLYING:
             notes.append(f"The lesion is much {'larger' if distance > 0 else 'smaller'} than those of the other cases.")
             keys.append("unusual")
-    if case.dice_ceiling is not None and case.dice_ceiling < LOW_CEILING:
-        notes.append("The prepared grid is coarse for this lesion: see its Dice ceiling.")
-        keys.append("ceiling")
     if not case.lesion_ml:
         keys.append("none")
     if notes or case.findings:
@@ -145,11 +140,16 @@ def _usual(cases: Iterable[CaseRecord]) -> tuple[float, float] | None:
     return middle, max(1.4826 * median(abs(value - middle) for value in logs), _LEAST_SPREAD)
 
 
-def _step(index: int) -> str:
-    if index == 0:
-        return f"< {_EDGES_ML[0]:g}"
-    low = _EDGES_ML[index - 1]
-    return f"{low:g}\u2013{_EDGES_ML[index]:g}" if index < len(_EDGES_ML) else f"> {low:g}"
+def _steps(values: Iterable[float], edges: Sequence[float]) -> tuple[Bar, ...]:
+    """How many values lie between each two edges (the lower one included), without the empty ends."""
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[bisect_right(edges, value)] += 1
+    filled = [index for index, count in enumerate(counts) if count]
+    between = [f"{low:g}\u2013{high:g}" for low, high in pairwise(edges)]
+    labels = [f"< {edges[0]:g}", *between, f"\u2265 {edges[-1]:g}"]
+    chosen = range(filled[0], filled[-1] + 1) if filled else ()
+    return _scaled([(labels[index], counts[index]) for index in chosen])
 
 
 def _scaled(counts: Sequence[tuple[str, int]]) -> tuple[Bar, ...]:

@@ -141,6 +141,7 @@ def _distributions(content: Content) -> list[tuple[str, Sequence[figures.Bar]]]:
     """How the cases are spread: a title, and what is counted."""
     return [
         ("Lesion volume in ml", figures.volumes(content.cases)),
+        ("Dice ceiling", figures.ceilings(content.cases)),
         ("Voxel size as acquired in mm", figures.bars(_sides(case.source_spacing_mm) for case in content.cases)),
         ("Scanner", figures.bars(case.scanner or "not stated" for case in content.cases)),
     ]

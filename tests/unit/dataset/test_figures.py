@@ -31,8 +31,14 @@ def test_volumes_are_counted_by_steps_without_empty_ends(record_of):
     bars = [(bar.label, bar.count) for bar in figures.volumes(cases)]
     assert bars == [("0.3\u20131", 1), ("1\u20133", 2), ("3\u201310", 1), ("10\u201330", 1)]
     ends = [bar.label for bar in figures.volumes([record_of("e-a", 0.001), record_of("e-b", 5000)])]
-    assert (ends[0], ends[-1]) == ("< 0.03", "> 300")
+    assert (ends[0], ends[-1]) == ("< 0.03", "\u2265 300")
     assert figures.volumes([record_of("e-a", 0)]) == ()
+
+
+def test_ceilings_are_counted_where_there_is_one(record_of):
+    cases = [record_of("e-a", dice_ceiling=value) for value in (None, 0.95, 1.0, 0.85, 0.6)]
+    found = [(bar.label, bar.count) for bar in figures.ceilings(cases)]
+    assert found == [("< 0.7", 1), ("0.7\u20130.8", 0), ("0.8\u20130.9", 1), ("0.9\u20130.95", 0), ("\u2265 0.95", 2)]
 
 
 def test_reasons_are_grouped_commonest_first():
@@ -49,15 +55,14 @@ def test_warnings_come_first_then_what_stands_out_then_small_lesions(record_of):
     usual = [record_of(f"e-{number}", 5 + number / 10) for number in range(10)]
     odd = [
         record_of("e-huge", 900),
-        record_of("e-coarse", 8, dice_ceiling=0.6),
         record_of("e-warned", 9, (remark("rescale-varying"),)),
         record_of("e-none", 0),
     ]
     found = figures.noted([*usual, *odd])
-    assert ids(found)[:4] == ["e-warned", "e-coarse", "e-huge", "e-none"]
-    assert ids(found)[4:] == [case.id for case in usual]
+    assert ids(found)[:3] == ["e-warned", "e-huge", "e-none"]
+    assert ids(found)[3:] == [case.id for case in usual]
     counts = {choice.key: choice.count for choice in figures.choices(found)}
-    assert counts == {"look": 3, "unusual": 1, "ceiling": 1, "none": 1, "training": 14, "r-rescale-varying": 1}
+    assert counts == {"look": 2, "unusual": 1, "none": 1, "training": 13, "r-rescale-varying": 1}
 
 
 @pytest.mark.parametrize(("volume", "word"), [(4000, "larger"), (0.002, "smaller"), (20, None)])
