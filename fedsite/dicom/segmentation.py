@@ -4,7 +4,7 @@ Each frame is placed by its own position, never by its number: frames that were 
 them (sparse storage) are zeros, and their order means nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -44,80 +44,96 @@ class _Place:
         return turned[:: -1 if self.flipped[0] else 1, :: -1 if self.flipped[1] else 1]
 
 
-@dataclass(frozen=True)
-class _Marks:
-    """What one frame marks of one label: pixels [row, column], and whether some of them are marked in part."""
+class _Canvas:
+    """What has been marked so far on the target's slices, and what was noticed on the way."""
 
-    value: int
-    plane: Plane
-    partial: bool = False
+    def __init__(self, target: Target) -> None:
+        self.values = np.zeros(target.shape, np.uint8, order="F")
+        self.partial = False
+        self._target = target
+        self._contested, self._outside, self._distance = 0, 0, 0.0
+
+    def mark(self, plane: Plane, value: int, place: _Place, group: Dataset) -> None:
+        """Marks the pixels [row, column] of a frame with a label. Raises Unfit where it names other images."""
+        self._distance = max(self._distance, place.distance)
+        if not plane.any():
+            return
+        if reason := self._target.mismatch(source_images(group), place.k):
+            raise Unfit(finding("label-wrong-reference", reason=reason))
+        if 0 <= place.k < self._target.shape[2]:
+            self._contested += paint(self.values[:, :, place.k], place.turn(plane), value)
+        else:
+            self._outside += 1
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong, and what is to be said."""
+        if self._outside:
+            yield finding("label-outside-image", count=self._outside, what="frame(s)")
+        if self._contested:
+            yield finding("label-overlap", count=self._contested, what="Segments of different labels")
+        if self._distance > ROUNDING_MM:
+            yield finding("label-grid-rounded", distance=self._distance)
+        if self.partial:
+            yield finding("label-fractional")
 
 
 def read_segmentation(file: BinaryIO, target: Target) -> Marked:
-    """The segments that stand for labels of the task, on the target's grid. A fraction counts from one half.
+    """The segments that stand for labels of the task, on the target's slices. A fraction counts from one half.
 
     Raises Unfit where a rule ends the reading, and whatever pydicom and highdicom raise on damaged data.
     """
     from highdicom.seg import Segmentation
 
     segmentation = Segmentation.from_dataset(pydicom.dcmread(file), copy=False)
+    _check(segmentation, target)
+    background = _background(segmentation)
+    segments = _segments(segmentation, background)
+    assigned, findings = assign(segments, target.names)
+    canvas = _Canvas(target)
+    for index, group in enumerate(_groups(segmentation)):
+        numbers = assigned.keys() if segmentation.SegmentationType == "LABELMAP" else assigned.keys() & {_number(group)}
+        if not numbers:
+            continue
+        place = _place(segmentation, group, target)
+        stored = segmentation.get_stored_frame(index, as_index=True)
+        if segmentation.SegmentationType == "LABELMAP":
+            if not np.isin(stored, [*background, *segments]).all():
+                raise unreadable()
+            for number in sorted(numbers):
+                canvas.mark(stored == number, assigned[number], place, group)
+        else:
+            (number,) = numbers
+            whole = _whole(segmentation)
+            canvas.partial |= bool(((stored > 0) & (stored < whole)).any())
+            canvas.mark(stored >= whole / 2, assigned[number], place, group)
+    return Marked(canvas.values, (*findings, *canvas.findings()))
+
+
+def _check(segmentation: "Segmentation", target: Target) -> None:
+    """What must hold of a segmentation as a whole, before a frame is looked at."""
+    if segmentation.SegmentationType not in _TYPES:
+        raise unreadable()
     own = str(segmentation.get("FrameOfReferenceUID", ""))
     if own and target.frame_of_reference and own != target.frame_of_reference:
         raise Unfit(finding("label-other-frame"))
-    if segmentation.SegmentationType not in _TYPES:
-        raise unreadable()
-    assigned, findings = assign(_segments(segmentation), target.names)
-    values = np.zeros(target.shape, np.uint8, order="F")
-    contested, outside, distance, partial = 0, 0, 0.0, False
-    for index, group in enumerate(_groups(segmentation)):
-        for marks in _marks(segmentation, index, group, assigned):
-            place = _place(segmentation, group, target)
-            distance = max(distance, place.distance)
-            if not marks.plane.any():
-                continue
-            if reason := target.mismatch(source_images(group), place.k):
-                raise Unfit(finding("label-wrong-reference", reason=reason))
-            if not 0 <= place.k < target.shape[2]:
-                outside += 1
-                continue
-            contested += paint(values[:, :, place.k], place.turn(marks.plane), marks.value)
-            partial |= marks.partial
-    return Marked(values, (*findings, *_problems(contested, outside), *_remarks(distance, partial)))
-
-
-def _problems(contested: int, outside: int) -> Iterator[Finding]:
-    if outside:
-        yield finding("label-outside-image", count=outside, what="frame(s)")
-    if contested:
-        yield finding("label-overlap", count=contested, what="Segments of different labels")
-
-
-def _remarks(distance: float, partial: bool) -> Iterator[Finding]:
-    if distance > ROUNDING_MM:
-        yield finding("label-grid-rounded", distance=distance)
-    if partial:
-        yield finding("label-fractional")
 
 
 def _background(segmentation: "Segmentation") -> set[int]:
-    """The stored values of a label map that mean nothing is marked."""
+    """The stored values of a label map that mean that nothing is marked."""
+    if segmentation.SegmentationType != "LABELMAP":
+        return set()
     padding = segmentation.get("PixelPaddingValue")
     return {0} if padding is None else {0, int(padding)}
 
 
-def _segments(segmentation: "Segmentation") -> dict[int, list[str]]:
+def _segments(segmentation: "Segmentation", background: Collection[int]) -> dict[int, list[str]]:
     """What each segment is called: by whom drew it, then by the code of what it shows."""
-    background = _background(segmentation) if segmentation.SegmentationType == "LABELMAP" else set()
     called: dict[int, list[str]] = {}
     for segment in segmentation.SegmentSequence:
-        number = int(segment.SegmentNumber)
-        if number not in background:
-            codes = segment.get("SegmentedPropertyTypeCodeSequence") or ()
-            called[number] = [
-                str(segment.get("SegmentLabel", "")),
-                *(str(code.get("CodeMeaning", "")) for code in codes),
-            ]
-    return called
+        codes = segment.get("SegmentedPropertyTypeCodeSequence") or ()
+        names = [segment.get("SegmentLabel", ""), *(code.get("CodeMeaning", "") for code in codes)]
+        called[int(segment.SegmentNumber)] = [str(name) for name in names]
+    return {number: names for number, names in called.items() if number not in background}
 
 
 def _groups(segmentation: "Segmentation") -> Iterator[Dataset]:
@@ -132,25 +148,17 @@ def _groups(segmentation: "Segmentation") -> Iterator[Dataset]:
         yield group
 
 
-def _marks(segmentation: "Segmentation", index: int, group: Dataset, assigned: Mapping[int, int]) -> Iterator[_Marks]:
-    """What one frame marks: in a label map of every label, else of the label of its segment."""
-    if segmentation.SegmentationType == "LABELMAP":
-        stored = segmentation.get_stored_frame(index, as_index=True)
-        known = _background(segmentation) | _segments(segmentation).keys()
-        if not np.isin(stored, list(known)).all():
-            raise unreadable()
-        yield from (_Marks(value, stored == number) for number, value in assigned.items())
-        return
-    number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-    if number not in assigned:
-        return
-    stored = segmentation.get_stored_frame(index, as_index=True)
-    if segmentation.SegmentationType != "FRACTIONAL":
-        yield _Marks(assigned[number], stored != 0)
-        return
-    whole = int(segmentation.MaximumFractionalValue)
-    fractions = stored / whole
-    yield _Marks(assigned[number], fractions >= 0.5, bool(((fractions > 0) & (fractions < 1)).any()))
+def _number(group: Dataset) -> int:
+    """The segment that a frame belongs to."""
+    return int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+
+
+def _whole(segmentation: "Segmentation") -> int:
+    """The stored value of a voxel that is marked wholly."""
+    whole = 1 if segmentation.SegmentationType == "BINARY" else int(segmentation.MaximumFractionalValue)
+    if whole < 1:
+        raise unreadable()
+    return whole
 
 
 def _place(segmentation: "Segmentation", group: Dataset, target: Target) -> _Place:
@@ -165,10 +173,10 @@ def _place(segmentation: "Segmentation", group: Dataset, target: Target) -> _Pla
     exact = target.indices(corners)
     along_row, along_column = exact[1] - exact[0], exact[2] - exact[0]
     transposed = bool(abs(along_row[1]) > abs(along_row[0]))
-    size = (rows, columns) if transposed else (columns, rows)
-    if size != target.shape[:2]:
-        wanted = f"{target.shape[0]} x {target.shape[1]}"
-        raise Unfit(finding("label-other-grid", reason=f"{size[0]} x {size[1]} pixels a frame instead of {wanted}"))
+    size, wanted = (rows, columns) if transposed else (columns, rows), target.shape[:2]
+    if size != wanted:
+        reason = f"{size[0]} x {size[1]} pixels a frame instead of {wanted[0]} x {wanted[1]}"
+        raise Unfit(finding("label-other-grid", reason=reason))
     flipped = bool((along_row + along_column)[0] < 0), bool((along_row + along_column)[1] < 0)
     k = int(np.rint(exact[0, 2]))
     expected = np.array([[(side - 1) * flip for side, flip in zip(size, flipped, strict=True)] + [k]] * 3, np.float64)

@@ -147,6 +147,13 @@ def test_a_fraction_counts_from_one_half(scene):
     assert broken(marked) == ["label-fractional"]
 
 
+def test_fractions_below_one_half_mark_nothing_and_are_told(scene):
+    one = scene()
+    marked = one.read(segmentation(one.images, 0.4 * blob().astype(np.float32), "FRACTIONAL"))
+    assert not marked.values.any()
+    assert broken(marked) == ["label-fractional"]
+
+
 def two(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([first, second], axis=-1)
 
@@ -519,6 +526,10 @@ SPOILT_SEGMENTATIONS: dict[str, Callable[[Dataset], object]] = {
     "no spacing": lambda label: label.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence"),
     "fewer groups than frames": lambda label: label.PerFrameFunctionalGroupsSequence.pop(),
 }
+SPOILT_FRACTIONS: dict[str, Callable[[Dataset], object]] = {
+    "no whole": lambda label: delattr(label, "MaximumFractionalValue"),
+    "a whole of nothing": lambda label: setattr(label, "MaximumFractionalValue", 0),
+}
 SPOILT_STRUCTURES: dict[str, Callable[[Dataset], object]] = {
     "no kind": lambda contour: delattr(contour, "ContourGeometricType"),
     "no triples": lambda contour: setattr(contour, "ContourData", ["1", "2", "3", "4"]),
@@ -532,6 +543,13 @@ def test_a_damaged_segmentation_is_an_error_without_its_texts(scene, spoil):
     with pytest.raises(DataNotFit) as caught:
         one.read(spoilt(segmentation(one.images, blob()), spoil))
     assert not any(name in str(caught.value) for name in PLANTED)
+
+
+@pytest.mark.parametrize("spoil", SPOILT_FRACTIONS.values(), ids=SPOILT_FRACTIONS)
+def test_a_fractional_segmentation_says_what_the_whole_is(scene, spoil):
+    one = scene()
+    with pytest.raises(DataNotFit):
+        one.read(spoilt(segmentation(one.images, blob(), "FRACTIONAL"), spoil))
 
 
 @pytest.mark.parametrize("spoil", SPOILT_STRUCTURES.values(), ids=SPOILT_STRUCTURES)
