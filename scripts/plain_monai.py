@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd
+from monai.transforms import Compose, CropForegroundd, Orientationd, ScaleIntensityRanged, Spacingd
 
 from fedsite.tasks.stroke_dwi import BRIGHTEST, DARKEST, MARGIN_MM
 
@@ -38,6 +38,14 @@ def stroke_dwi(spacing_mm: Sequence[float]) -> list[Step]:
             end_coord_key=None,
         ),
         lambda case: {"image": robust_z_score(case["image"], case["foreground"]), "label": case["label"]},
+    ]
+
+
+def ct_window() -> list[Step]:
+    """Hounsfield units from 0 to 80 as 0 to 1, cropped to what is above 0: a task on CT, for want of a real one."""
+    return [
+        ScaleIntensityRanged("image", a_min=0, a_max=80, b_min=0, b_max=1, clip=True),
+        CropForegroundd(KEYS, source_key="image", allow_smaller=True, start_coord_key=None, end_coord_key=None),
     ]
 
 

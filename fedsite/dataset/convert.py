@@ -95,8 +95,8 @@ def _preprocess(
         }
     )
     # torch, not NumPy: ten times as fast. What float16 cannot hold becomes infinite, and encode_case refuses it.
-    image, label = case["image"].as_tensor().half().numpy(), case["label"][0].numpy()
-    return image, np.rint(label).astype(np.uint8), case["label"].affine.numpy()
+    image, label = case["image"].as_tensor().half(), case["label"][0].as_tensor().round().byte()
+    return image.numpy(), label.numpy(), case["label"].affine.numpy()
 
 
 def _record(

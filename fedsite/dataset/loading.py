@@ -98,7 +98,8 @@ def _read_mask(study: Study, task: Task, findings: list[Finding]) -> Mask:
         raise _Refused from None
     _tell(findings, list(placed.findings))
     _tell(findings, checks.check_label(placed.values, task.labels, reference.id))
-    mask: Mask = np.rint(placed.values).astype(np.uint8)
+    mask = np.empty_like(placed.values, np.uint8)
+    np.add(placed.values, 0.5, out=mask, casting="unsafe")  # the nearest whole number
     return mask
 
 

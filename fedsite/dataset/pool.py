@@ -13,6 +13,7 @@ from fedsite.dataset.convert import Result, Settings, Work, prepare_study
 from fedsite.errors import TryAgainLater
 
 UNDER_WAY = 2
+IMPORTED_ONCE = ("torch", "monai.transforms", "fedsite.dataset.convert", "fedsite.dicom.pixels")
 
 
 def run(works: Sequence[Work], settings: Settings, workers: int) -> Generator[Result, None, None]:
@@ -25,8 +26,10 @@ def run(works: Sequence[Work], settings: Settings, workers: int) -> Generator[Re
         return
     waiting = iter(works)
     running: set[Future[Result]] = set()
-    # spawn, not fork: torch and its threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
+    # Not fork: torch's threads would not survive it. Not spawn: every worker would import torch and MONAI anew, which
+    # takes as long as several studies. The fork server imports them once, and nothing has run in it yet.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED_ONCE))
     pool = ProcessPoolExecutor(min(workers, len(works)), context, initializer=_start_worker)
     try:
         while True:

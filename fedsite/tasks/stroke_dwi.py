@@ -26,6 +26,7 @@ DESCRIPTION = Task(
     ),
     labels={0: "background", 1: "lesion"},
     default_spacing_mm=(2, 2, 2),
+    preprocessing_version=2,
     networks=(UNET, SEGRESNET),
     reference="ISLES'22, https://doi.org/10.1038/s41597-022-01875-5",
     notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside.",

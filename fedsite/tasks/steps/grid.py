@@ -149,13 +149,14 @@ def _resampled(image: "MetaTensor", pixdim: tuple[float, float, float], mode: Mo
 
 
 def _axis_by_axis(values: Values, grid: Grid, sample: Callable[[Values, int, int], Values]) -> Values:
-    """Samples along one axis after the other, the one that shrinks most first; the array keeps its order in memory.
+    """Samples along one axis after the other; the array keeps its order in memory.
 
-    `sample` is given the array, which axis of the result is meant, and its place in the array.
+    The axis that shrinks most comes first, of such that shrink alike the one whose planes lie farthest apart: to pick
+    whole rows is cheaper than to pick single values. `sample` is given the array, which axis of the result is meant, and its place in the array.
     """
     in_memory = sorted(AXES, key=lambda axis: -abs(values.strides[1 + grid.source(axis)]))
     stored = values.transpose(0, *(1 + grid.source(axis) for axis in in_memory))
-    for axis in sorted(AXES, key=lambda axis: grid.size[axis] / grid.shape[axis]):
+    for axis in sorted(in_memory, key=lambda axis: round(grid.size[axis] / grid.shape[axis], 1)):
         stored = sample(stored, axis, 1 + in_memory.index(axis))
     return stored.transpose(0, *(1 + in_memory.index(axis) for axis in AXES))
 

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import CropForegroundd, ScaleIntensityRanged
 
 from fedsite.tasks import stroke_dwi
 from fedsite.tasks.steps import grid
@@ -171,13 +170,8 @@ def assert_stored_alike(found: dict, expected: dict) -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.25, 0.9, 5.0)])
 def test_ct(spacing):
-    window = [
-        ScaleIntensityRanged("image", a_min=0, a_max=80, b_min=0, b_max=1, clip=True),
-        CropForegroundd(["image", "label"], source_key="image", allow_smaller=True),
-    ]
-    ours, theirs = (
-        plain_monai.chain([*first, *window])(ct_like()) for first in ([fast(spacing)], plain_monai.grid(spacing))
-    )
+    grids = [fast(spacing)], plain_monai.grid(spacing)
+    ours, theirs = (plain_monai.chain([*grid, *plain_monai.ct_window()])(ct_like()) for grid in grids)
     assert_stored_alike(ours, theirs)
 
 
