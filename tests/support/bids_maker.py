@@ -48,6 +48,17 @@ def head(seed: int = 0, stripped: bool = False, lesion_mm: float = 14.0) -> Head
     return Head(image.astype(np.float32), lesion.astype(np.uint8), affine)
 
 
+def dim_rim(stripped: Head, factor: float = 0.18) -> Head:
+    """A stripped head whose brain is darker at its rim: near what tells a scalp."""
+    brain = stripped.image > 0
+    inner = np.zeros(brain.shape, bool)
+    inner[2:-2, 2:-2] = True
+    for axis in (0, 1):
+        inner &= np.roll(brain, 1, axis) & np.roll(brain, -1, axis)
+    image = np.where(brain & ~inner, stripped.image * factor, stripped.image)
+    return Head(image.astype(np.float32), stripped.mask, stripped.affine)
+
+
 def write_nifti(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Path:
     """Writes a NIfTI-1 file with sform and qform set; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bids_maker import Head, head, write_nifti, write_subject
+from support.bids_maker import Head, dim_rim, head, write_nifti, write_subject
 
 from fedsite.dataset import cases, convert, manifest, prepare
 from fedsite.dataset.prepare import NothingUsable, Request
@@ -173,6 +173,20 @@ def test_the_split_follows_the_fraction_without_work(source, preparing, converte
     prepared = preparing(validation_fraction=1)
     assert prepared.manifest.cases[0].split == "validation"
     assert "no-training-patient" in [remark.id for remark in prepared.manifest.findings]
+
+
+def test_a_set_without_validation_says_so(source, preparing, pseudonyms):
+    write_subject(source, "one", head())
+    fraction = pseudonyms.fraction(pseudonyms.patient("one", "bids")) / 2
+    (remark,) = preparing(validation_fraction=fraction).manifest.findings
+    assert (remark.id, remark.severity) == ("no-validation-patient", "warning")
+
+
+def test_a_doubtful_state_is_told(source, preparing):
+    write_subject(source, "one", dim_rim(head(stripped=True)))
+    case = preparing().manifest.cases[0]
+    assert case.input_state == "skull-stripped"
+    assert "input-state-doubtful" in rules(case)
     assert len(converted) == 1
 
 
