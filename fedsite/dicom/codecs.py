@@ -110,7 +110,6 @@ def _check(wanted: Wanted, rows: int, columns: int, components: int) -> None:
 
 
 _RLE_HEADER = struct.Struct("<16L")
-_RLE_SEGMENTS = 15
 
 
 def _rle_header(frame: bytes, wanted: Wanted) -> _Stated:
@@ -120,20 +119,18 @@ def _rle_header(frame: bytes, wanted: Wanted) -> _Stated:
     return _Stated(wanted.bits)
 
 
-def _rle(frame: bytes, wanted: Wanted, _stated: _Stated) -> bytes:
+def _rle(frame: bytes, wanted: Wanted, _stated: _Stated) -> Values:
     """PackBits (PS3.5 section G.3), which Pillow knows from TIFF: a whole segment as one line."""
-    import numpy as np
     from PIL import Image
 
     count, *offsets = _RLE_HEADER.unpack_from(frame)
     bounds = [*offsets[:count], len(frame)]
     pixels = wanted.rows * wanted.columns
-    planes = np.empty((pixels, count), np.uint8)
+    values = bytearray(pixels * count)
     for segment in range(count):  # the most significant byte first
         packed = frame[bounds[segment] : bounds[segment + 1]]
-        plane = Image.frombytes("L", (pixels, 1), packed, "packbits", "L")
-        planes[:, count - 1 - segment] = np.frombuffer(plane.tobytes(), np.uint8)
-    return planes.tobytes()
+        values[count - 1 - segment :: count] = Image.frombytes("L", (pixels, 1), packed, "packbits", "L").tobytes()
+    return values
 
 
 def _pillow(frame: bytes, _wanted: Wanted, _stated: _Stated) -> bytes:

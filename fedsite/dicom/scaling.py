@@ -39,12 +39,13 @@ PRIVATE_TAGS = tuple(
 def attributes(dataset: Dataset) -> dict[str, Any]:
     """What a data set, or one item of its functional groups, says of scales in sequences and private attributes."""
     found: dict[str, Any] = {}
-    if _MAPS in dataset:
+    held = dataset.keys()  # asking the data set itself would convert every tag
+    if _MAPS in held:
         found["RealWorldValueMappingSequence"] = tuple(
             dict.fromkeys(_linear(item) for item in value_at(dataset, _MAPS) or ())
         )
     for creator, slope in zip(PRIVATE_TAGS[::2], PRIVATE_TAGS[1::2], strict=True):
-        if slope in dataset and str(value_at(dataset, creator)).strip().upper() == _PRIVATE_CREATOR:
+        if slope in held and str(value_at(dataset, creator)).strip().upper() == _PRIVATE_CREATOR:
             found["ScaleSlope"] = value_at(dataset, slope)
     return found
 
