@@ -155,15 +155,16 @@ def _elsewhere(volume: Volume) -> str:
 
 
 def _traces(volumes: Sequence[Volume], channel: Channel) -> list[tuple[Volume, ...]]:
-    """The traces at the preferred b-value: as the scanner made them, else computed, else what nothing is said of.
+    """The traces at the preferred b-value: those that are called so, else what nothing is said of, else computed ones.
 
-    A trace for a calculated b-value comes last: it was never measured.
+    An image without a direction beside others that have one is the combined image. A trace for a calculated b-value
+    comes last: it was never measured.
     """
     measured = [volume for volume in volumes if _CALCULATED.isdisjoint(volume.image_type)]
     kinds: tuple[list[tuple[Volume, ...]], ...] = (
         [(volume,) for volume in measured if _is_trace(volume)],
-        list(_direction_sets(measured)),
         [(volume,) for volume in measured if volume.directionality is None],
+        list(_direction_sets(measured)),
         [(volume,) for volume in volumes if _is_trace(volume)],
     )
     return next((_nearest(kind, channel.preferred_b_value) for kind in kinds if kind), [])

@@ -95,6 +95,23 @@ def test_directions_in_series_of_their_own_make_a_trace_too(chosen: Chosen) -> N
     assert image.read()[0, 0, 0] == pytest.approx(800, rel=1e-5)
 
 
+def test_an_image_without_a_direction_beside_directions_is_the_combined_one(chosen: Chosen) -> None:
+    images = maker.exported(maker.ge, (B0, *DIRECTIONS, TRACE))
+    for image in images:
+        del image[0x0043, 0x1030]
+    (image,) = chosen(images)[0]["dwi"]
+    assert value_of(image) == TRACE.value
+    assert [each.id for each in image.findings] == ["directionality-unknown"]
+
+
+def test_directions_of_two_series_are_two_candidates(chosen: Chosen) -> None:
+    again = [replace(shot, value=shot.value + 5) for shot in DIRECTIONS]
+    images = maker.exported(maker.siemens, DIRECTIONS) + maker.exported(maker.siemens, again)
+    for image in images:
+        image.FrameOfReferenceUID = images[0].FrameOfReferenceUID
+    assert len(chosen(images)[0]["dwi"]) == 2
+
+
 def test_no_signal_in_one_direction_is_no_signal_in_the_mean(chosen: Chosen) -> None:
     images = maker.exported(maker.siemens, DIRECTIONS)
     images[0].PixelData = bytes(2) + images[0].PixelData[2:]
