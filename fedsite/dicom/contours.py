@@ -84,9 +84,9 @@ def fill(corners: Points, shape: tuple[int, int]) -> Plane:
     start, end = corners[edges], following[edges]
     crossings = start[:, 1] + (lines - start[:, 0]) * (end[:, 1] - start[:, 1]) / (end[:, 0] - start[:, 0])
     # Each crossing toggles all voxels from there on.
-    toggles = np.zeros((shape[0], shape[1] + 1), np.int64)
-    np.add.at(toggles, (lines, np.clip(np.ceil(crossings), 0, shape[1]).astype(np.intp)), 1)
-    inside: Plane = np.cumsum(toggles, axis=1)[:, :-1] % 2 == 1
+    toggles = np.zeros((shape[0], shape[1] + 1), np.bool_)
+    np.logical_xor.at(toggles, (lines, np.clip(np.ceil(crossings), 0, shape[1]).astype(np.intp)), True)
+    inside: Plane = np.logical_xor.accumulate(toggles, axis=1)[:, :-1]
     return inside
 
 
@@ -97,6 +97,8 @@ def _inside(outlines: Sequence[_Outline], shape: tuple[int, int]) -> Plane:
     """
     once = {outline.corners.tobytes(): outline for outline in outlines}
     planes = [(outline, fill(outline.corners, shape)) for outline in once.values()]
+    if len(planes) == 1:
+        return planes[0][1]
     depth = np.sum([plane for _, plane in planes], axis=0)
     if depth.max() > 1:
         crossing = sum(_crossing(one, other) for one, other in combinations(planes, 2))
