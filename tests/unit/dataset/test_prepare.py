@@ -173,6 +173,7 @@ def test_the_split_follows_the_fraction_without_work(source, preparing, converte
     prepared = preparing(validation_fraction=1)
     assert prepared.manifest.cases[0].split == "validation"
     assert "no-training-patient" in [remark.id for remark in prepared.manifest.findings]
+    assert len(converted) == 1
 
 
 def test_a_set_without_validation_says_so(source, preparing, pseudonyms):
@@ -187,7 +188,6 @@ def test_a_doubtful_state_is_told(source, preparing):
     case = preparing().manifest.cases[0]
     assert case.input_state == "skull-stripped"
     assert "input-state-doubtful" in rules(case)
-    assert len(converted) == 1
 
 
 def test_the_split_is_the_patients_own_and_nobody_elses(source, task, pseudonyms, out, request_of, tmp_path):
