@@ -17,6 +17,7 @@ from fedsite.errors import UsageError
 CHOICES = ("tilt", "uneven")
 
 MAX_TILT_DEGREES = 45.0  # no gantry leans further
+MOST_GROWTH = 4.0  # times the acquired voxels; a file must not make a site allocate what it claims
 MAX_STEP = 1.9  # median steps; what lies further apart than this lacks a slice
 
 _NEGLIGIBLE = 1e-4  # of a voxel

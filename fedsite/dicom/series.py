@@ -4,6 +4,7 @@ All rules run before anything is refused, so that the operator sees every reason
 the next question meaningless (no positions: no steps) the later ones are left out.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -120,12 +121,15 @@ def _mended(planes: geometry.Planes, broken: set[str], resample: frozenset[str])
     step = float(np.median(steps))
     if steps.max() > regrid.MAX_STEP * step or degrees > regrid.MAX_TILT_DEGREES:
         return None
+    planned = regrid.plan(planes, "tilt" in faults, "uneven-steps" in faults)
+    if math.prod(planned.shape) > regrid.MOST_GROWTH * math.prod(planned.acquired_shape):
+        return None
     remarks = []
     if "tilt" in faults:
         remarks.append(finding("resampled-tilt", degrees=degrees))
     if "uneven-steps" in faults:
         remarks.append(finding("resampled-uneven", least=steps.min(), most=steps.max(), step=step))
-    return regrid.plan(planes, "tilt" in faults, "uneven-steps" in faults), remarks
+    return planned, remarks
 
 
 def _is_placed(frame: Frame) -> bool:

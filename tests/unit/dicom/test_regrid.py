@@ -126,6 +126,11 @@ def test_a_shear_that_no_gantry_has_stays_refused(resampled: Scanned) -> None:
     assert errors_of(resampled(sampled(Grid(step=1.0, shear=(0, 1.5, 0)), range(6)))) == ["tilt"]
 
 
+def test_a_grid_that_outgrows_the_slices_stays_refused(resampled: Scanned) -> None:
+    grid = Grid(8, 8, 6, between_rows=0.01, between_columns=0.01, step=10.0, shear=(0, 3.0, 0))
+    assert errors_of(resampled(sampled(grid, range(6)))) == ["tilt"]
+
+
 def test_a_clean_series_is_left_as_it_is(resampled: Scanned) -> None:
     images = classic("CT")
     volume = resampled(images)
