@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import BinaryIO, cast
 
 import pydicom
@@ -25,6 +26,10 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _META = (_MEDIA_CLASS, _TRANSFER_SYNTAX)
 _META_GROUP = 0x0002
+# Commands are sent, never stored (PS3.7 section 6.3.1): what looks like one is the zeros of a file half written, which
+# pydicom would take for millions of elements.
+_COMMAND_GROUP = 0x0000
+_ZEROS = "zeros where elements should be"
 # A header ends where the pixels begin: FloatPixelData, DoubleFloatPixelData (0009) or PixelData.
 _FLOAT_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -42,6 +47,8 @@ PRIVATE = 0x00010000  # the bit that makes a group's number odd
 
 # An element: tag, VR (None where it is implicit), place and length of its value.
 Span = tuple[int, str | None, int, int]
+# How much of an unusual header goes to pydicom, which takes microseconds for every element.
+_LONGEST_UNUSUAL = 1 << 24
 # How much may follow the pixel data in a deflated data set; a file must not make a site inflate without end.
 MAX_TRAILING = 1 << 26
 
@@ -128,7 +135,8 @@ def read(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) -> Parsed:
     except (_Odd, struct.error):
         if _DEFLATED.encode() in buffer.data[:_BLOCK]:
             raise ValueError("an unusual header that is deflated") from None  # pydicom would inflate without bound
-        return read_with_pydicom(file, size, wanted)
+        file.seek(0)
+        return read_with_pydicom(BytesIO(file.read(_LONGEST_UNUSUAL)), size, wanted)
 
 
 def read_with_pydicom(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) -> Parsed:
@@ -136,6 +144,8 @@ def read_with_pydicom(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) 
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     raw = dict(dataset.items())
+    if any(tag.group == _COMMAND_GROUP for tag in raw):
+        raise ValueError(_ZEROS)
     stated = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     implicit, little = map(bool, dataset.original_encoding)
     explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -217,6 +227,8 @@ class _Inflated:
 def _walk(buffer: _Buffer, file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) -> Parsed:
     meta, start = _meta(buffer)
     syntax = meta[_TRANSFER_SYNTAX]
+    if buffer.reach(start + 2)[start : start + 2] == b"\0\0":
+        raise ValueError(_ZEROS)
     if syntax != _IMPLICIT and not syntax.startswith(_STANDARD_SYNTAXES):
         raise _Odd  # absent, or of a vendor
     inflated = None
@@ -290,6 +302,8 @@ def _empty(representation: str | None) -> bytes | None:
 
 
 def _at_pixels(previous: int, tag: int, start: int, length: int) -> tuple[int, int]:
+    if tag >> 16 == _COMMAND_GROUP:
+        raise ValueError(_ZEROS)
     if tag <= previous or tag > _PIXELS:
         raise _Odd  # out of order: what was looked for may still come
     return (start, length) if tag == _PIXELS else (0, 0)

@@ -26,7 +26,7 @@ from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, v
 from fedsite.dicom.elements import PREAMBLE_BYTES, Parsed
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 from fedsite.dicom.opening import archive, open_file
-from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, text, value_at, whole, words
+from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, shown, text, value_at, whole, words
 
 # More frames than any scanner writes; an object that claims more is looked at as far as this.
 MAX_FRAMES = 1 << 16
@@ -158,7 +158,7 @@ def _looks_like_dicom(start: bytes) -> bool:
 
 def _instance(place: tuple[str, str], sop_class: str, parsed: Parsed, header: Header, pixels: PixelLayout) -> Instance:
     modality, refusal = objects.classify(sop_class)
-    scanner = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}"
+    scanner = " ".join(shown(text(header, keyword)) for keyword in ("Manufacturer", "ManufacturerModelName"))
     return Instance(
         path=place[0],
         member=place[1],
@@ -209,8 +209,10 @@ def _frames(instance: Instance, dataset: Dataset, header: dict[str, Any]) -> Ite
     header |= _derivation(dataset) | scaling.attributes(dataset)
     for item in dataset.get("SharedFunctionalGroupsSequence") or []:
         header |= _group_values(item)
-    count = min(instance.pixels.frames, MAX_FRAMES)
-    per_frame = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[:count]
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    # Where the pixel data are not what the header says, neither is the number of frames.
+    count = min(instance.pixels.frames, MAX_FRAMES, MAX_FRAMES if not instance.pixels.fault else len(per_frame) or 1)
+    per_frame = per_frame[:count]
     for index, item in enumerate(per_frame):
         yield _frame(instance, index, header | _group_values(item))
     if len(per_frame) < count:

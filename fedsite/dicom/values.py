@@ -4,6 +4,8 @@ A header is flattened into a plain mapping from attribute keyword to value. For 
 functional groups (PS3.3 C.7.6.16) are folded in, so that a frame of theirs looks like a classic image.
 """
 
+import logging
+import math
 import re
 import struct
 import warnings
@@ -21,6 +23,9 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 Header = Mapping[str, Any]
+
+# The longest value of a long string (LO, PS3.5 section 6.2).
+LONGEST_SHOWN = 64
 
 # What pydicom raises when a value does not follow its representation.
 _MALFORMED = (
@@ -52,11 +57,19 @@ _GROUPS = frozenset(
 def tolerant_reading() -> Iterator[None]:
     """Values that break the standard are judged by our own rules: pydicom neither warns nor validates meanwhile.
 
-    Both switches belong to the process, so this is entered once around a scan or a read, never inside a thread.
+    Nor do it and highdicom log, for they would repeat values and paths. The switches belong to the process, so this
+    is entered once around a scan or a read, never inside a thread.
     """
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("pydicom", "highdicom"))}
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
-        yield
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - as pydicom has it
@@ -77,7 +90,10 @@ def _described(tag: int) -> tuple[str, str]:
 
 
 def flatten(dataset: Dataset) -> dict[str, Any]:
-    """The values of a dataset by keyword, without sequences, private, empty and malformed ones."""
+    """The values of a dataset by keyword, without sequences, private, empty and malformed ones.
+
+    A malformed decimal number is NaN: what is there but cannot be read must not be taken for absent.
+    """
     header: dict[str, Any] = {}
     for tag, element in list(dataset.items()):
         keyword, representation = _described(tag)
@@ -85,9 +101,15 @@ def flatten(dataset: Dataset) -> dict[str, Any]:
             value = _plain_value(element, representation)
             if value is None:
                 value = value_at(dataset, tag)
+            if value is None and representation in _DECIMAL_VRS and _holds_something(element):
+                value = math.nan
             if value is not None and value != "":
                 header[keyword] = value
     return header
+
+
+def _holds_something(element: DataElement | RawDataElement) -> bool:
+    return bool(isinstance(element, RawDataElement) and element.value and element.value.strip(b" \0"))
 
 
 def _plain_value(element: DataElement | RawDataElement, representation: str) -> Any:  # noqa: ANN401 - as above
@@ -127,6 +149,7 @@ def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as 
 
 
 _STRUCTURES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "UL": "I", "US": "H"}
+_DECIMAL_VRS = frozenset({"DS", "FD", "FL"})
 _DECIMAL = rb" *[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)? *"
 _DECIMALS = re.compile(_DECIMAL + rb"(?:\\" + _DECIMAL + rb")*\0?")
 _INTEGERS = re.compile(rb" *[-+]?\d+ *(?:\\ *[-+]?\d+ *)*\0?")
@@ -158,11 +181,20 @@ def text(header: Header, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+def shown(value: str) -> str:
+    """A text of the header as it may be shown, "" where it is damaged.
+
+    A length that lies takes the elements behind a value, the patient's name among them, into it; their tags are no
+    printable characters.
+    """
+    return value if value.isprintable() and len(value) <= LONGEST_SHOWN else ""
+
+
 def words(header: Header, keyword: str) -> tuple[str, ...]:
-    """The values of a code string in upper case."""
+    """The values of a code string in upper case; "" for damaged ones."""
     value = header.get(keyword)
     parts: Iterable[object] = value if isinstance(value, MultiValue | list) else [value] if value else []
-    return tuple(str(part).strip().upper() for part in parts)
+    return tuple(shown(str(part).strip(" \0")).upper() for part in parts)
 
 
 def number(header: Header, keyword: str) -> float | None:
