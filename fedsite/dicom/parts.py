@@ -19,7 +19,7 @@ DIFFUSION_MAPS = frozenset({"ADC", "EADC", "FA", "COLFA", "EXPONENTIAL", "TENSOR
 
 PROJECTIONS = frozenset({"MIP", "MINIP", "MNIP", "MAX IP", "MIN IP", "PROJECTION IMAGE", "VRT", "SSD"})
 # An original image may be called so too: scanners that reconstruct a volume name its planes MPR.
-REFORMATS = frozenset({"MPR", "CSA MPR", "REFORMATTED", "CURVED MPR", "CURVED", "CPR"})
+REFORMATS = frozenset({"MPR", "CSA MPR", "CSA RESAMPLED", "REFORMATTED", "RESAMPLED", "CURVED MPR", "CURVED", "CPR"})
 
 # Words of ImageType (0008,0008) that make an image another kind of image than its neighbours in the series, the
 # telling ones first.
