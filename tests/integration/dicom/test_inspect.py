@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,22 @@ def test_ids_are_new_in_every_run_without_a_site_and_lasting_with_one(inspect: I
     first, second = (site.ok("inspect", str(tmp_path / "source")) for _ in range(2))
     assert first["data"]["ids"] == "site"
     assert first == second
+
+
+def test_a_site_remembers_headers_in_its_state_folder_and_an_archive_is_a_source(tmp_path: Path) -> None:
+    paths = write(tmp_path / "source", classic())
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, f"DICOM/{path.name}")
+            os.utime(path, (1_600_000_000, 1_600_000_000))
+    site = Site(tmp_path / "site")
+    site.init()
+    first, second = (site.ok("inspect", str(tmp_path / "source")) for _ in range(2))
+    assert first == second
+    with sqlite3.connect(site.state / "index" / "headers.db") as database:
+        assert database.execute("select count(*) from headers").fetchall() == [(1,)]
+    database.close()
+    assert site.ok("inspect", str(tmp_path / "export.zip"))["data"]["series"] == first["data"]["series"]
 
 
 def test_nothing_tells_who_was_scanned(inspect: Inspect, tmp_path: Path) -> None:
