@@ -50,6 +50,7 @@ def scan(
     """
     groups, broken = walk.tree(source)
     done, total = 0, sum(len(group.names) for group in groups)
+    named = os.path.abspath(source)  # noqa: PTH100 - as `walk.tree` has it
     by_series: dict[str, list[Frame]] = {}
     with (
         tolerant_reading(),
@@ -59,7 +60,8 @@ def scan(
         while groups:
             reads, groups = _read_all(groups, pool, memory), []
             for (path, _), read in reads:
-                if read == ARCHIVE or (read == "media-directory" and os.path.samefile(path, source)):  # noqa: PTH121
+                if read == ARCHIVE or (read == "media-directory" and path == named):
+                    named = ""  # a DICOMDIR may name itself
                     within = _within(path, read, broken)
                     groups += within
                     total += sum(len(group.names) for group in within) - 1
@@ -98,11 +100,13 @@ def _within(path: str, read: str, broken: Counter[str]) -> list[Group]:
 def _read_all(groups: Sequence[Group], pool: Executor, memory: Memory | None) -> Iterator[tuple[Place, Read]]:
     """Reads the headers, a batch at a time, so that memory holds no more than a batch of unjudged results."""
     batch: list[Group] = []
+    files = 0
     for group in groups:
         batch.append(group)
-        if sum(len(one.names) for one in batch) >= BATCH:
+        files += len(group.names)
+        if files >= BATCH:
             yield from _read_batch(batch, pool, memory)
-            batch = []
+            batch, files = [], 0
     yield from _read_batch(batch, pool, memory)
 
 

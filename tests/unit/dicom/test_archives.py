@@ -260,6 +260,18 @@ def test_a_dicomdir_as_source(tmp_path: Path) -> None:
     assert ids(scan(tmp_path, PSEUDONYMS)).keys() == {"media-directory", "not-dicom"}
 
 
+def test_a_dicomdir_that_names_itself(tmp_path: Path) -> None:
+    source = dicomdir(tmp_path, [["DICOMDIR"]])
+    assert ids(scan(source, PSEUDONYMS)).keys() == {"media-directory"}
+
+
+def test_a_dicomdir_in_an_archive_is_passed_over(tmp_path: Path) -> None:
+    directory = dicomdir(tmp_path, [["A"]]).read_bytes()
+    inventory = scan(pack(tmp_path / "z", series(tmp_path / "a") | {"DICOMDIR": directory}), PSEUDONYMS)
+    assert ids(inventory).keys() == {"media-directory"}
+    assert [volume.verdict for volume in inventory.volumes] == ["accepted"]
+
+
 def test_what_a_dicomdir_names_and_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "cd").mkdir()
     paths = write(tmp_path / "cd" / "A", classic())
