@@ -17,10 +17,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 BUILD_TOOLS = {"editables"}  # hatchling asks for it where it installs in place
 NEVER_IMPORTED = {
     "httptools": "uvicorn's parser, found by uvicorn",
-    "pyjpegls": "a codec, found by pydicom",
-    "pylibjpeg": "a codec, found by pydicom",
-    "pylibjpeg-openjpeg": "a codec, found by pydicom",
-    "python-gdcm": "a codec, found by pydicom",
+    "pylibjpeg": "finds codecs for pydicom",
 }
 
 
