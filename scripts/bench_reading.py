@@ -23,7 +23,9 @@ from bench_rows import Row, compare
 # What a table calls it, files for one volume or one file; targets are for the first.
 WAYS = ("uncompressed", "enhanced", "deflated", "RLE", "JPEG lossless", "JPEG-LS", "JPEG 2000")
 
-FULL, QUICK = {"CT": 140, "MR": 196}, {"CT": 24, "MR": 64}
+SLICES = {"CT": 140, "MR": 196}
+# In a hurry: what has targets, at a size at which what every run costs does not hide the rest; the others in short.
+QUICK = [("CT", 96, "uncompressed"), ("MR", 128, "uncompressed"), *(("CT", 16, way) for way in WAYS[1:])]
 REPEATS, QUICK_REPEATS = 3, 1
 MAX_MEMORY = 2.5
 
@@ -31,17 +33,17 @@ MAX_MEMORY = 2.5
 def rows(quick: bool) -> list[Row]:
     """Each tool against the others, for every way in which a series can come."""
     found: list[Row] = []
-    repeats = QUICK_REPEATS if quick else REPEATS
+    plan = QUICK if quick else [(modality, slices, way) for modality, slices in SLICES.items() for way in WAYS]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        for modality, slices in (QUICK if quick else FULL).items():
+        for modality, slices, way in plan:
+            series = Series(Path(folder, "series"), modality, slices, way)
             # In a process of its own: a child is charged with what its parent holds when it starts.
-            make = [sys.executable, str(Path(__file__).with_name("bench_series.py")), folder, modality, str(slices)]
-            subprocess.run(make, check=True)
-            for way in WAYS:
-                series = Series(Path(folder, modality, way), modality, slices, way)
-                measured = {tool: _best(tool, series, repeats) for tool in _tools(way, quick)}
-                found += _compared(series, {tool: cost for tool, cost in measured.items() if cost})
-            shutil.rmtree(Path(folder, modality))
+            script = str(Path(__file__).with_name("bench_series.py"))
+            subprocess.run([sys.executable, script, str(series.folder), modality, str(slices), way], check=True)
+            repeats = QUICK_REPEATS if quick else REPEATS
+            measured = {tool: _best(tool, series, repeats) for tool in _tools(way, quick)}
+            found += _compared(series, {tool: cost for tool, cost in measured.items() if cost})
+            shutil.rmtree(series.folder)
     return found
 
 

@@ -1,7 +1,6 @@
 """Series for benches: a head as CT and as MR, with the noise that decides how well it compresses, and full headers."""
 
 import sys
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,9 @@ _PRIVATE_BYTES = 12_000
 
 def make(folder: Path, modality: str, slices: int, way: str) -> Series:
     """One file a slice, in the syntax named `way`; "enhanced" is one file. The head is the same in every way."""
-    grid, stored = _head(modality, slices)
+    side = SIDES[modality]
+    grid = Grid(side, side, slices, between_rows=240 / side, between_columns=240 / side, step=1.0)
+    stored = _ct(grid) if modality == "CT" else _mr(grid)
     attributes = _DESCRIPTION | (_CT if modality == "CT" else _MR)
     if way == "enhanced":
         images = [enhanced(modality, [grid], voxels=stored, **attributes)]
@@ -70,13 +71,6 @@ def make(folder: Path, modality: str, slices: int, way: str) -> Series:
         compress(images, SYNTAXES[way])
     write(folder, images, SYNTAXES[way])
     return Series(folder, modality, slices, way)
-
-
-@cache
-def _head(modality: str, slices: int) -> tuple[Grid, np.ndarray]:
-    side = SIDES[modality]
-    grid = Grid(side, side, slices, between_rows=240 / side, between_columns=240 / side, step=1.0)
-    return grid, _ct(grid) if modality == "CT" else _mr(grid)
 
 
 def _add_private(image: Dataset) -> None:
@@ -120,5 +114,4 @@ def _mr(grid: Grid) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for name in SYNTAXES:
-        make(Path(sys.argv[1], sys.argv[2], name), sys.argv[2], int(sys.argv[3]), name)
+    make(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
