@@ -9,6 +9,7 @@ from support.bids_maker import write_nifti
 from support.dicom_maker import Grid, classic, decimals, names, write
 
 from fedsite.dataset import dicom_source
+from fedsite.dataset.prepare import Request, prepare
 from fedsite.dataset.studies import Collected
 from fedsite.site.pseudonyms import Pseudonyms
 from fedsite.tasks.description import Task
@@ -77,3 +78,15 @@ def test_a_mask_of_something_else_stays_refused(collecting: Collecting) -> None:
     elsewhere[0, 3] += 5
     (study,) = collecting(GRID, range(10), "tilt", elsewhere).studies
     assert [remark.id for remark in study.mask.read(study.images[0]).findings] == ["label-other-grid"]
+
+
+def test_the_manifest_says_what_was_resampled(
+    collecting: Collecting, tmp_path: Path, task: Task, pseudonyms: Pseudonyms
+) -> None:
+    collected = collecting(GRID, range(10), "tilt", GRID.affine)
+    request = Request(task, (8.0, 8.0, 8.0), validation_fraction=0.0)
+    (case,) = prepare(collected, tmp_path / "out", request, pseudonyms).manifest.cases
+    (remark,) = (remark for remark in case.findings if remark.id == "resampled-tilt")
+    assert "14.0 degrees" in remark.message
+    assert case.source_shape == (20, 28, 10)
+    assert case.lesion_ml == pytest.approx(5 * 5 * 3 * 8 * 8 * 12 / 1000, rel=0.15)
