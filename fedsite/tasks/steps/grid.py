@@ -176,14 +176,15 @@ def _between(grid: Grid, axis: int) -> tuple[Indices, NDArray[np.float32]]:
     """For the samples along an axis: the voxel before each, on the volume's own axis, and how far beyond it lies."""
     at, last = grid.coordinates(axis), grid.shape[axis] - 1
     at = last - at if grid.is_flipped(axis) else at
-    before = np.clip(np.floor(at), 0, max(last - 1, 0))
+    before = np.floor(at)
     return before.astype(np.intp), (at - before).astype(np.float32)
 
 
 def _interpolate(stored: Values, place: int, before: Indices, beyond: NDArray[np.float32]) -> Values:
     if not beyond.any():
         return _take(stored, before, place)
-    result, after = stored.take(before, place), stored.take(before + 1, place)
+    last = stored.shape[place] - 1
+    result, after = stored.take(before, place), stored.take(np.minimum(before + 1, last), place)
     after -= result
     after *= beyond.reshape([-1 if axis == place else 1 for axis in range(stored.ndim)])
     result += after

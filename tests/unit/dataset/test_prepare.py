@@ -376,16 +376,6 @@ def test_a_lesion_smaller_than_a_prepared_voxel_is_told(source, preparing):
     assert record.dice_ceiling == 0
 
 
-def test_channels_must_share_one_grid(source, task, pseudonyms, request_of):
-    write_subject(source, "one", head())
-    study = collect(source, None, task, pseudonyms).studies[0]
-    other = dataclasses.replace(study.images[0], affine=study.images[0].affine + np.eye(4)[:, ::-1] * 0.2)
-    for second in (other, dataclasses.replace(study.images[0], shape=(1, 2, 3))):
-        work = convert.Work(dataclasses.replace(study, images=(study.images[0], second)), "training", "0" * 64)
-        result = convert.prepare_study(work, convert.Settings(task.name, SPACING, None))
-        assert rules(result.outcome) == ["channel-on-other-grid"]
-
-
 def test_values_that_float16_cannot_hold(source, task, pseudonyms, request_of, monkeypatch):
     write_subject(source, "one", head())
     study = collect(source, None, task, pseudonyms).studies[0]

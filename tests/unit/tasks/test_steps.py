@@ -118,6 +118,12 @@ def test_input_is_left_as_it_was(order, spacing):
     assert all(torch.equal(case[key], before[key]) for key in case)
 
 
+def test_voxels_that_need_no_resampling_are_not_touched():
+    case = noise((6, 7, 8), np.diag([-1.0, 1, -2, 1]))
+    found = fast((1.0, 1.0, 2.0))(case)["image"].numpy()
+    np.testing.assert_array_equal(found, case["image"].numpy()[:, ::-1, :, ::-1])
+
+
 # --- whole chains, on what CT and MR look like ----------------------------------------------------------------------
 
 
