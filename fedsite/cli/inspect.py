@@ -20,7 +20,9 @@ _PER_RUN = "This machine is not set up as a site: the ids are of this run only."
 
 def inspect(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A folder of DICOM files, searched with all its subfolders.")],
+    source: Annotated[
+        Path, typer.Argument(help="A DICOM export: a folder and all below it, a zip archive, or a DICOMDIR.")
+    ],
     volumes: Annotated[
         Path | None, typer.Option(help="Folder to write each accepted volume to, as ID.nii.gz on its own grid.")
     ] = None,
