@@ -26,7 +26,8 @@ _SIEMENS_CSA = "SIEMENS CSA HEADER"
 _GE_PARAMETERS = "GEMS_PARM_01"
 _GE_ACQUISITION = "GEMS_ACQU_01"
 _PHILIPS = "PHILIPS IMAGING DD 001"
-_PHILIPS_MR = "PHILIPS MR IMAGING DD 005"
+_PHILIPS_MR = "PHILIPS MR IMAGING DD 001"
+_PHILIPS_MR_LATER = "PHILIPS MR IMAGING DD 005"
 _UNITED_IMAGING = "IMAGE PRIVATE HEADER"
 
 # Of each creator: its group, the start of Manufacturer where the creator itself was stripped, the attributes read.
@@ -37,6 +38,7 @@ _CREATORS = {
     _GE_ACQUISITION: (0x0019, "GE", (0xBB, 0xBC, 0xBD)),
     _PHILIPS: (0x2001, "PHILIPS", (0x03, 0x04)),
     _PHILIPS_MR: (0x2005, "PHILIPS", (0xB0, 0xB1, 0xB2)),
+    _PHILIPS_MR_LATER: (0x2005, "PHILIPS", (0xB0, 0xB1, 0xB2)),
     _UNITED_IMAGING: (0x0065, "UIH", (0x09, 0x37)),
 }
 _GROUPS = frozenset(group for group, _, _ in _CREATORS.values())
@@ -179,8 +181,8 @@ def _private_direction(private: Private) -> tuple[float, ...]:
     for key in ((_SIEMENS, 0x0E), (_UNITED_IMAGING, 0x37)):
         if any(vector := _numbers(private.get(key))):
             return vector
-    for creator, offsets in ((_PHILIPS_MR, (0xB0, 0xB1, 0xB2)), (_GE_ACQUISITION, (0xBB, 0xBC, 0xBD))):
-        parts = [_numbers(private.get((creator, offset))) for offset in offsets]
+    for creator in (_PHILIPS_MR, _PHILIPS_MR_LATER, _GE_ACQUISITION):
+        parts = [_numbers(private.get((creator, offset))) for offset in _CREATORS[creator][2]]
         if any(vector := tuple(part[0] for part in parts if part)):
             return vector
     return ()

@@ -105,7 +105,7 @@ def philips(image: Dataset, shot: Shot) -> None:
     imaging(0x03, "FL", float(shot.b_value))
     imaging(0x04, "CS", {"direction": "O"}.get(shot.kind, "I"))
     if shot.direction:
-        mr = _block(image, 0x2005, "Philips MR Imaging DD 005", 0x14)
+        mr = _block(image, 0x2005, "Philips MR Imaging DD 001")
         for offset, part in zip((0xB0, 0xB1, 0xB2), shot.direction, strict=True):
             mr(offset, "FL", part)
     if shot.kind == "adc":

@@ -51,6 +51,7 @@ def test_a_b_value_outside_physics_is_none(only: Only, b_value: float) -> None:
     ("group", "creator", "elements"),
     [
         (0x0019, "GEMS_ACQU_01", {0xBB: ("DS", "0.6"), 0xBC: ("DS", "0.8"), 0xBD: ("DS", "0")}),
+        (0x2005, "Philips MR Imaging DD 001", {0xB0: ("FL", 0.6), 0xB1: ("FL", 0.8), 0xB2: ("FL", 0.0)}),
         (0x2005, "Philips MR Imaging DD 005", {0xB0: ("FL", 0.6), 0xB1: ("FL", 0.8), 0xB2: ("FL", 0.0)}),
         (0x0019, "SIEMENS MR HEADER", {0x0E: ("FD", [0.6, 0.8, 0.0])}),
         (0x0019, "SIEMENS MR HEADER", {0x0E: ("UN", struct.pack("<3d", 0.6, 0.8, 0))}),
