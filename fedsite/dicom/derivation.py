@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from fedsite.dicom.values import value_at
@@ -41,5 +42,6 @@ def derivation_words(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _items(dataset: Dataset, tag: Any) -> Iterator[Dataset]:  # noqa: ANN401 - a BaseTag; pydicom leaves Tag untyped
-    value = value_at(dataset, tag) or ()
-    yield from (item for item in value if isinstance(item, Dataset))
+    value = value_at(dataset, tag)
+    if isinstance(value, Sequence):
+        yield from value

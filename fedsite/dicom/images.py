@@ -28,8 +28,11 @@ _TECHNIQUES = {
 }
 _BITS_ALLOCATED = (8, 16, 32)
 _DIFFUSION_WORDS = frozenset({"DIFFUSION", "TRACEW", "TRACE"})
-# How a head lies in nearly every scanner: head first, on the back (0018,5100).
-USUAL_POSITION = "HFS"
+# Patient Position (0018,5100), PS3.3 C.7.3.1.1.2, without HFS: so a head lies in nearly every scanner, head first and on
+# the back. Only these terms are repeated in a message: whatever else stands there may be about somebody.
+_UNUSUAL_POSITIONS = frozenset(
+    "HFP HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR PFDL".split()  # noqa: SIM905
+)
 
 
 def refused_as(frames: Sequence[Frame]) -> list[str]:
@@ -114,7 +117,7 @@ def _remarks(frames: Sequence[Frame]) -> Iterator[Finding]:
 
 def _patient(frames: Sequence[Frame]) -> Iterator[Finding]:
     """How the patient lay, and what was injected."""
-    positions = {frame.instance.patient_position for frame in frames} - {"", USUAL_POSITION}
+    positions = {frame.instance.patient_position for frame in frames} & _UNUSUAL_POSITIONS
     if positions:
         yield finding("patient-position", position=", ".join(sorted(positions)))
     if any(frame.instance.contrast for frame in frames):
