@@ -80,6 +80,9 @@ def test_nothing_names_a_patient(server: Server, site: Site, tmp_path: Path) -> 
     assert site.ok("train-round", timeout=300)["outcome"] == "uploaded"
     for command in SHOWN:
         run(*command)
+    patient = site.ok("data", "list")["data"]["cases"][0]["patient"]
+    run("data", "locate", patient, hospital.source)
+    run("data", "exclude", patient, "--yes")
     # Errors name things, too: a mask that is gone, a source that is gone, labels of another hospital.
     run("prepare-data", hospital.source + "-gone", "--task", "stroke-dwi")
     run("prepare-data", hospital.source, "--labels", str(tmp_path / "volumes"), "--task", "stroke-dwi")
