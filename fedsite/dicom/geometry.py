@@ -28,6 +28,8 @@ ROUNDED_MM = 0.1  # the coarsest rounding of positions that is recognised
 MIN_ROUNDED_STEP_MM = 0.5  # finer steps drown in it
 MOST_ROUNDED = 1000  # slices; more are not compared pair by pair
 
+# A head needs voxels between these; others are in another unit, or made up.
+LEAST_VOXEL_MM, MOST_VOXEL_MM = 0.02, 30.0
 LARGEST_MM = 1e5  # nothing in a scanner is further away,
 SMALLEST_MM = 1e-3  # and no pixel is smaller
 
@@ -94,6 +96,9 @@ def stack_findings(planes: Planes) -> list[Finding]:
     count = len(planes.positions)
     if count < MIN_SLICES:
         return [finding("too-few-slices", count=count, least=MIN_SLICES)]
+    sizes = (*planes.spacings[0, ::-1], float(np.median(np.diff(planes.positions @ planes.normal))))
+    if not LEAST_VOXEL_MM <= min(sizes) <= max(sizes) <= MOST_VOXEL_MM:
+        return [finding("implausible-spacing", size=" x ".join(f"{size:g}" for size in sizes))]
     return [*_step_findings(planes.positions @ planes.normal), *_straightness_findings(planes)]
 
 

@@ -61,6 +61,12 @@ GEOMETRY = (
         "Export the acquisition that is to be used by itself; for diffusion keep the b-values, also the private ones.",
     ),
     Rule(
+        "implausible-spacing",
+        "error",
+        "Voxels of {size} mm: no CT or MR of a head has such.",
+        "Export the series again as the scanner made it; spacing and positions are in mm.",
+    ),
+    Rule(
         "missing-slices",
         "error",
         "{count} slice(s) are missing within the volume.",

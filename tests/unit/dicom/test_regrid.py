@@ -127,7 +127,7 @@ def test_a_shear_that_no_gantry_has_stays_refused(resampled: Scanned) -> None:
 
 
 def test_a_grid_that_outgrows_the_slices_stays_refused(resampled: Scanned) -> None:
-    grid = Grid(8, 8, 6, between_rows=0.01, between_columns=0.01, step=10.0, shear=(0, 3.0, 0))
+    grid = Grid(8, 8, 6, between_rows=0.03, between_columns=0.03, step=10.0, shear=(0, 3.0, 0))
     assert errors_of(resampled(sampled(grid, range(6)))) == ["tilt"]
 
 

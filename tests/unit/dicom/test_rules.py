@@ -291,6 +291,11 @@ def _(folder: Path) -> None:
     write(folder, images)
 
 
+@plants("implausible-spacing")
+def _(folder: Path) -> None:
+    write(folder, classic(grid=Grid(between_rows=0.008, between_columns=0.005)))
+
+
 @plants("uneven-steps")
 def _(folder: Path) -> None:
     images = classic()
