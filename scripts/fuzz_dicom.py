@@ -41,6 +41,7 @@ class Tally:
     rules: Counter[str] = field(default_factory=Counter)
     faulty: list[Outcome] = field(default_factory=list)
     cpu_seconds: float = 0.0
+    codec_seconds: float = 0.0
     memory_mb: int = 0
 
     def add(self, case: Case, outcome: Outcome) -> None:
@@ -51,6 +52,7 @@ class Tally:
             self.kinds[kind, verdict] += 1
         self.rules.update(set(outcome.rules))
         self.cpu_seconds = max(self.cpu_seconds, outcome.cpu_seconds)
+        self.codec_seconds = max(self.codec_seconds, outcome.codec_seconds)
         self.memory_mb = max(self.memory_mb, outcome.memory_mb)
         if outcome.faults:
             self.faulty.append(outcome)
@@ -71,7 +73,10 @@ def main() -> int:
                 _keep(options.keep, case, outcome, real)
     console.print(_table(tally), _rules(tally), *_faults(tally), sep="\n", soft_wrap=True)
     seconds = time.monotonic() - started
-    console.print(f"{tally.cases} cases in {seconds:.0f} s, {len(tally.faulty)} faulty. Real series: {bool(real)}.")
+    console.print(
+        f"{tally.cases} cases in {seconds:.0f} s, {len(tally.faulty)} faulty. Real series: {bool(real)}. "
+        f"At most {tally.cpu_seconds} CPU s, {tally.codec_seconds} in codecs, {tally.memory_mb} MB."
+    )
     if options.json:
         rows = [asdict(row) for row in _rows(tally, seconds)]
         options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
@@ -157,9 +162,14 @@ def _rows(tally: Tally, seconds: float) -> list[Row]:
         Row("fuzz: faulty cases", faulty, "cases", "cases", faulty / cases, 0.0, not faulty),
         Row("fuzz: cases with an accepted volume", accepted, "cases", "cases", accepted / cases, None, None),
         Row("fuzz: cases", cases, "cases", "seconds", round(cases / seconds, 1), None, None),
-        Row("fuzz: slowest case", round(tally.cpu_seconds, 2), "CPU s", "", 1.0, None, None),
-        Row("fuzz: largest case", tally.memory_mb, "MB", "", 1.0, None, None),
+        _alone("fuzz: slowest case", tally.cpu_seconds, "CPU s"),
+        _alone("fuzz: slowest case, in codecs", tally.codec_seconds, "CPU s"),
+        _alone("fuzz: largest case", tally.memory_mb, "MB"),
     ]
+
+
+def _alone(what: str, value: float, unit: str) -> Row:
+    return Row(what, value, unit, "", 1.0, None, None)
 
 
 if __name__ == "__main__":

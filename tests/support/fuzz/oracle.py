@@ -17,16 +17,18 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from support.fuzz.elements import parse, serialise
 
 from fedsite.dicom.model import Frame, Inventory, Volume
 
 STEP, STEP_MM, TILT_DEGREES = 0.02, 0.01, 0.5
 DRIFT = 0.1
 DIRECTION, PIXEL = 1e-3, 1e-3
-PIXEL_MM, STEP_BETWEEN_MM = (0.01, 20.0), (0.05, 60.0)
+VOXEL_MM = (0.01, 50.0)
 CORNER_MM = 0.02
 SLACK = 1e-6
 MOST_MM = 1e5
+SPECIFIC_CHARACTER_SET = 0x00080005
 
 # Where enhanced objects keep what classic ones keep at the top (PS3.3 C.7.6.16.2).
 _MACROS = {
@@ -65,12 +67,16 @@ def faults(inventory: Inventory, paths: Sequence[Path]) -> list[str]:
             found.append("a finding does not name its volume")
     if len({volume.id for volume in inventory.volumes}) < len(inventory.volumes):
         found.append("two volumes have one id")
-    placed = {frame.instance.path for volume in inventory.volumes for frame in volume.frames}
-    unplaced = sum(str(path) not in placed for path in paths)
+    instances = {frame.instance for volume in inventory.volumes for frame in volume.frames}
+    members = {(instance.path, instance.member) for instance in instances}
+    placed = {instance.path for instance in instances}
+    unplaced = sum(str(path) not in placed and not _is_empty_archive(path) for path in paths)
     dropped = [each for volume in inventory.volumes for each in volume.findings if each.id == "identical-duplicates"]
     named = sum(int(number) for each in (*inventory.findings, *dropped) for number in re.findall(r"^\d+", each.message))
     if unplaced > named:
         found.append(f"{unplaced} files in no volume, {named} in findings")
+    if len(members) + named < inventory.files:
+        found.append(f"{inventory.files} files looked at, {len(members)} in volumes, {named} in findings")
     return found
 
 
@@ -119,6 +125,10 @@ def forget() -> None:
     _dataset.cache_clear()
 
 
+def _is_empty_archive(path: Path) -> bool:
+    return path.stat().st_size == 22 and path.read_bytes()[:4] == b"PK\5\6"
+
+
 def _plane_faults(stack: Stack, volume: Volume) -> Iterator[str]:
     sizes = np.unique(stack.sizes, axis=0)
     if len(sizes) > 1 or tuple(sizes[0]) != volume.shape[1::-1]:
@@ -127,7 +137,7 @@ def _plane_faults(stack: Stack, volume: Volume) -> Iterator[str]:
         yield "orientations differ"
     if np.abs(stack.spacings / stack.spacings[0] - 1).max() > PIXEL:
         yield "spacings differ"
-    if not (PIXEL_MM[0] <= stack.spacings).all() or not (stack.spacings <= PIXEL_MM[1]).all():
+    if stack.spacings.min() < VOXEL_MM[0] or stack.spacings.max() > VOXEL_MM[1]:
         yield f"pixels of {stack.spacings[0].tolist()} mm"
     if np.abs(stack.positions).max() > MOST_MM:
         yield "positions outside any scanner"
@@ -143,7 +153,7 @@ def _stack_faults(stack: Stack) -> Iterator[str]:
     places = stack.positions @ normal
     steps = np.diff(places)
     step = float(np.median(steps))
-    if not (STEP_BETWEEN_MM[0] <= step <= STEP_BETWEEN_MM[1]):
+    if not (VOXEL_MM[0] <= step <= VOXEL_MM[1]):
         yield f"a step of {step} mm"
         return
     if np.abs(steps - step).max() > STEP * step + STEP_MM + SLACK:
@@ -252,4 +262,10 @@ def _of(frame: Frame) -> Dataset:
 @lru_cache(maxsize=256)
 def _dataset(path: str, member: str) -> Dataset:
     content = zipfile.ZipFile(path).read(member) if member else Path(path).read_bytes()
-    return pydicom.dcmread(io.BytesIO(content), force=True)
+    try:
+        return pydicom.dcmread(io.BytesIO(content), force=True)
+    except ValueError:
+        # A character set that is none keeps pydicom from everything else, which has nothing to do with text.
+        file = parse(content)
+        file.dataset = [element for element in file.dataset if element.tag != SPECIFIC_CHARACTER_SET]
+        return pydicom.dcmread(io.BytesIO(serialise(file)), force=True)

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from fedsite.site.pseudonyms import Pseudonyms
 
 PSEUDONYMS = Pseudonyms(b"fuzz" * 8)
 CPU_SECONDS = 5.0
+CODEC_SECONDS = 60.0
 MEMORY_MB = 600
 
 # Part of the path of every case: no message may name where the source lies.
@@ -42,6 +44,7 @@ class Outcome:
     rules: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     cpu_seconds: float = 0.0
+    codec_seconds: float = 0.0
     memory_mb: int = 0
 
 
@@ -123,23 +126,25 @@ def _measured(outcome: Outcome) -> Iterator[None]:
     """Holds processor time and the growth of memory against their limits, those of child processes included."""
     own = _Process("self")
     own.forget_peak()
-    before, started = own.memory_mb("VmRSS"), _cpu_seconds()
+    before, started, codecs_started = own.memory_mb("VmRSS"), time.process_time(), _codec_seconds()
     for child in own.children():
         child.forget_peak()
     yield
-    outcome.cpu_seconds = round(_cpu_seconds() - started, 3)
+    outcome.cpu_seconds = round(time.process_time() - started, 3)
+    outcome.codec_seconds = round(_codec_seconds() - codecs_started, 2)
     growth = own.memory_mb("VmHWM") - before
     outcome.memory_mb = max(0, growth, *(child.memory_mb("VmHWM") for child in own.children()))
     if outcome.cpu_seconds > CPU_SECONDS:
         outcome.faults.append(f"took {outcome.cpu_seconds:.1f} s")
+    if outcome.codec_seconds > CODEC_SECONDS:
+        outcome.faults.append(f"took a codec {outcome.codec_seconds:.1f} s")
     if outcome.memory_mb > MEMORY_MB:
         outcome.faults.append(f"took {outcome.memory_mb} MB")
 
 
-def _cpu_seconds() -> float:
-    """Of this process, its threads, and its children, those that have ended included."""
-    running = sum(child.cpu_seconds() for child in _Process("self").children())
-    return sum(os.times()[:4]) + running
+def _codec_seconds() -> float:
+    """Processor time of child processes, those that have ended included."""
+    return sum(os.times()[2:4]) + sum(child.cpu_seconds() for child in _Process("self").children())
 
 
 @dataclass(frozen=True)
