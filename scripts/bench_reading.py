@@ -26,7 +26,7 @@ WAYS = ("uncompressed", "enhanced", "deflated", "RLE", "JPEG lossless", "JPEG-LS
 SLICES = {"CT": 140, "MR": 196}
 # In a hurry: what has targets, at a size at which what every run costs does not hide the rest; the others in short.
 QUICK = [("CT", 96, "uncompressed"), ("MR", 128, "uncompressed"), *(("CT", 16, way) for way in WAYS[1:])]
-REPEATS, QUICK_REPEATS = 3, 1
+REPEATS = 3
 MAX_MEMORY = 2.5
 
 
@@ -40,8 +40,7 @@ def rows(quick: bool) -> list[Row]:
             # In a process of its own: a child is charged with what its parent holds when it starts.
             script = str(Path(__file__).with_name("bench_series.py"))
             subprocess.run([sys.executable, script, str(series.folder), modality, str(slices), way], check=True)
-            repeats = QUICK_REPEATS if quick else REPEATS
-            measured = {tool: _best(tool, series, repeats) for tool in _tools(way, quick)}
+            measured = {tool: _best(tool, series, _repeats(tool, way, quick)) for tool in _tools(way, quick)}
             found += _compared(series, {tool: cost for tool, cost in measured.items() if cost})
             shutil.rmtree(series.folder)
     return found
@@ -51,6 +50,11 @@ def _tools(way: str, quick: bool) -> list[str]:
     if way == "uncompressed":
         return [FLOOR, FEDSITE, NIIX, ITK, MONAI]
     return [FEDSITE, NIIX] if quick else [FEDSITE, NIIX, ITK, MONAI]
+
+
+def _repeats(tool: str, way: str, quick: bool) -> int:
+    """In a hurry once what has no target, and MONAI, which takes seconds to import."""
+    return 1 if quick and (tool == MONAI or way != "uncompressed") else REPEATS
 
 
 def _compared(series: Series, costs: dict[str, Cost]) -> list[Row]:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from fedsite.dicom.codecs import Stored, Wanted, decode
 
 # A slice takes milliseconds; the largest image that anyone makes takes seconds.
-SECONDS = 60
+SECONDS = 30
 # Address space of the child: its libraries, and a frame of 8192 x 8192 in all the forms that a codec keeps of it.
 MEMORY = 4 << 30
 
