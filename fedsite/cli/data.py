@@ -81,7 +81,7 @@ def exclude(
         out.warn("No study of this patient is known here: check the id.")
     if not yes:
         _confirm()
-    done = job.withdraw(out.config_path, asked.patient, folder)
+    done = job.withdraw(out.config_path, asked.patient, folder, out.step)
     outcome = "excluded" if done.recorded or done.files else "nothing-to-do"
     found = {"patient": done.patient, "recorded": done.recorded, "files_removed": done.files}
     out.result(outcome, found, _told(done))

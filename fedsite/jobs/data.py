@@ -1,7 +1,7 @@
 """`fedsite data`: what is prepared, where a study came from, and how a patient is withdrawn."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 Step = Callable[[str], AbstractContextManager[Progress]]
+
+
+def _silent(_description: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
     return manifests.load(folder)
 
 
-def find_files(config_path: Path | None, name: str, source: Path, step: Step) -> "list[Located]":
+def find_files(config_path: Path | None, name: str, source: Path, step: Step = _silent) -> "list[Located]":
     """The files of what this site calls `name`. For the operator's eyes alone: it holds paths (law 8).
 
     Raises UsageError when `name` is no pseudonym, SourceMissing when the source holds nothing of that name.
@@ -87,7 +91,7 @@ def find_withdrawal(config_path: Path | None, name: str, folder: Path | None = N
         )
 
 
-def withdraw(config_path: Path | None, patient: str, folder: Path | None = None) -> Withdrawn:
+def withdraw(config_path: Path | None, patient: str, folder: Path | None = None, step: Step = _silent) -> Withdrawn:
     """Withdraws a patient: recorded first, for ever; then every trace in the prepared folder is removed.
 
     Harmless to repeat: a run that was cut off is finished by the next. Weights in training that have seen the patient
@@ -99,14 +103,14 @@ def withdraw(config_path: Path | None, patient: str, folder: Path | None = None)
         for weights in (site.state.folder / "checkpoints").glob("*.safetensors"):
             weights.unlink(missing_ok=True)
         place = folder or site.config.paths.data
-        removed = _remove(place, patient) if place.is_dir() else 0
+        removed = _remove(place, patient, step) if place.is_dir() else 0
         if removed:
             withdrawals.removed(site.state, patient, removed)
     return Withdrawn(patient, recorded, removed)
 
 
-def _remove(place: Path, patient: str) -> int:
-    """Cases, progress, and the pages with their pictures. Gives how many case files went."""
+def _remove(place: Path, patient: str, step: Step) -> int:
+    """Cases, progress, and the pages with their pictures; the report is made anew. Gives how many case files went."""
     from fedsite.dataset import folder as folders
     from fedsite.dataset import report as reports
     from fedsite.jobs.prepare import CHECK_REPORT, REPORT
@@ -118,8 +122,10 @@ def _remove(place: Path, patient: str) -> int:
         if held.manifest and (place / REPORT).exists():
             content = reports.Content.of(held.manifest, registry.get(held.manifest.task))
             if not reports.is_current(place / REPORT, content):
+                (place / REPORT).unlink()
                 looks = reports.stored_looks(place, held.manifest.spacing_mm)
-                reports.write_report(place / REPORT, content, looks)
+                with step("Writing the report") as progress:
+                    reports.write_report(place / REPORT, content, looks, progress)
     return removed
 
 

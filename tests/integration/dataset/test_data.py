@@ -15,7 +15,6 @@ from support.bids_maker import head, write_subject
 from support.dicom_maker import classic, names, write
 from support.site import FEDSITE, Answer, Site
 
-from fedsite.cli.output import Output
 from fedsite.dataset import cases, folder, manifest
 from fedsite.errors import DataNotFit, FedsiteError, TryAgainLater
 from fedsite.jobs import data as job
@@ -274,7 +273,7 @@ def test_a_kill_in_the_middle_of_a_withdrawal(site: Site, where: str) -> None:
 
 def files_of(site: Site, name: str, source: Path) -> set[str]:
     """The names of the files that `name` stands for."""
-    found = job.find_files(site.config, name, source, Output(quiet=True).step)
+    found = job.find_files(site.config, name, source)
     return {Path(member or path).name for located in found for path, member in located.files}
 
 
@@ -343,7 +342,7 @@ def test_paths_are_shown_on_a_terminal_only(site: Site, source: Path) -> None:
 @pytest.mark.parametrize(("name", "where", "code"), [("p-" + "a" * 16, "", 66), ("x-a", "", 2), ("p-a", "-gone", 66)])
 def test_what_cannot_be_found(site: Site, source: Path, name: str, where: str, code: int) -> None:
     with pytest.raises(FedsiteError) as error:
-        job.find_files(site.config, name, source.with_name(source.name + where), Output(quiet=True).step)
+        job.find_files(site.config, name, source.with_name(source.name + where))
     assert error.value.exit_code == code
     assert "Qwyjibo" not in str(error.value)
     assert "Ward-of-Qq" not in str(error.value)
