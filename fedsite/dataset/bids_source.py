@@ -78,7 +78,9 @@ def collect(
     masks_of = _by_study(masks, by_study.keys())
     found = []
     for number, (key, channels) in enumerate(sorted(by_study.items()), start=1):
-        known = {file: NiftiMask(_series(folder, file.path, pseudonyms), file.path) for file in masks_of.get(key, ())}
+        known = {
+            file: NiftiMask(file_pseudonym(folder, file.path, pseudonyms), file.path) for file in masks_of.get(key, ())
+        }
         found.append(_candidates(source, key, channels, known, task, pseudonyms))
         progress(number, len(by_study))
     if require_deidentified:
@@ -96,7 +98,7 @@ def named(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[Path, str, str
             file.path,
             _patient(file.key, pseudonyms),
             _study(file.key, pseudonyms),
-            _series(source, file.path, pseudonyms),
+            file_pseudonym(source, file.path, pseudonyms),
         )
 
 
@@ -108,7 +110,8 @@ def _study(key: tuple[str, str], pseudonyms: Pseudonyms) -> str:
     return pseudonyms.study(f"bids/{_text(key[0])}/{_text(key[1])}")
 
 
-def _series(source: Path, path: Path, pseudonyms: Pseudonyms) -> str:
+def file_pseudonym(source: Path, path: Path, pseudonyms: Pseudonyms) -> str:
+    """The pseudonym of a NIfTI file, by its place in a folder."""
     return pseudonyms.series(f"bids/{_text(path.relative_to(source))}")
 
 
@@ -170,7 +173,7 @@ def _candidates(
         files = channels.get(channel.name, [])
         traces = [file for file in files if "rec-trace" in file.others] if channel.b_values else []
         for file in traces or files:
-            name = _series(source, file.path, pseudonyms)
+            name = file_pseudonym(source, file.path, pseudonyms)
             image = read_image(file.path, name, channel)
             if isinstance(image, ImageSource):
                 images.setdefault(channel.name, []).append(image)

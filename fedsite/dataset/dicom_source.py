@@ -5,12 +5,12 @@ A study is a StudyInstanceUID. For each channel of the task it must hold one ima
 """
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedsite.dataset import nifti
+from fedsite.dataset.bids_source import file_pseudonym
 from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.pairing import Pairing, pair
 from fedsite.dataset.rules import finding
@@ -73,6 +73,11 @@ def collect(
     return Collected("dicom", tuple(studies), tuple(excluded), (*inventory.findings, *remarks))
 
 
+def mask_files(folder: Path, pseudonyms: Pseudonyms) -> Iterator[NiftiMask]:
+    """The NIfTI files of a folder of masks."""
+    return (NiftiMask(file_pseudonym(folder, path, pseudonyms), path) for path in nifti.find(folder))
+
+
 def _candidates(
     study: str, patient: str, channels: dict[str, list[Choice]], refused: list[Finding], pairing: Pairing
 ) -> Candidates:
@@ -99,9 +104,7 @@ def _masks(
     remarks: list[Finding] = []
     inventories = [inventory]
     if folder is not None:
-        for path in nifti.find(folder):
-            name = os.fsencode(path.relative_to(folder)).decode("latin-1")
-            files.append(NiftiMask(pseudonyms.path(f"labels/{name}"), path))
+        files += mask_files(folder, pseudonyms)
         inventories.append(scan(folder, pseudonyms, index=index))
         remarks += [remark for remark in inventories[1].findings if remark.id in _ABOUT_LABELS]
     faults: Counter[str] = Counter()

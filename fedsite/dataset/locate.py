@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedsite.dataset import bids_source
+from fedsite.dataset import bids_source, dicom_source
 from fedsite.dataset.sources import detect, require
 from fedsite.dataset.studies import Progress, Pseudonyms
 from fedsite.dicom.index import Index
@@ -48,6 +48,8 @@ def _in_dicom(
         files = sorted({(frame.instance.path, frame.instance.member) for frame in volume.frames})
         names = frozenset({volume.patient, volume.study, volume.series, volume.id})
         yield names, Located(volume.patient, volume.study, volume.id, tuple(files))
+    for mask in dicom_source.mask_files(source, pseudonyms):
+        yield frozenset({mask.id}), Located("-", "-", mask.id, ((str(mask.path), ""),))
 
 
 def _in_bids(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[frozenset[str], Located]]:

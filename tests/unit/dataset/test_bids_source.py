@@ -168,6 +168,12 @@ def test_a_mask_of_the_lesion_goes_before_others(source, collecting, other):
     assert collecting().studies[0].mask.files == (mask,)
 
 
+def test_a_mask_in_the_images_own_space_goes_before_one_in_a_templates(source, collecting):
+    _, mask = write_subject(source, "one", head())
+    shutil.copy(mask, mask.with_name("sub-one_space-MNI152Lin_mask.nii.gz"))
+    assert collecting().studies[0].mask.files == (mask,)
+
+
 @pytest.mark.parametrize("name", ["label-L_mask", "desc-lesion_mask", "space-orig_label-Lesion_mask"])
 def test_what_is_called_like_the_tasks_label_is_meant(source, collecting, name):
     _, mask = write_subject(source, "one", head())

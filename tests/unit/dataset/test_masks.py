@@ -1,5 +1,7 @@
 """DICOM exports whose masks are label objects: found, paired and read, each in the place where it may lie."""
 
+import pickle
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
+from support.bids_maker import write_nifti
 from support.dicom_maker import Grid, Names, classic, names, write
 from support.label_maker import box, on_slice, segmentation, structure_set
 
 from fedsite.dataset import dicom_source
+from fedsite.dataset.locate import locate
 from fedsite.dataset.studies import Collected
 from fedsite.errors import DataNotFit
 
@@ -194,6 +198,25 @@ def test_what_fits_none_of_a_studys_images_is_the_reason(source, who, collecting
     collected = collecting()
     assert reasons(collected) == ["label-wrong-reference"]
     assert set_rules(collected) == []
+
+
+def test_the_masks_that_an_error_names_can_be_found_again(source, labels, who, collecting, pseudonyms):
+    trace = diffusion(who)
+    write(source, trace)
+    (path,) = write(labels, [segmentation(trace, lesion())])
+    file = write_nifti(labels / f"{trace[0].SeriesInstanceUID}_mask.nii", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    collected = collecting(labels)
+    assert reasons(collected) == ["label-ambiguous"]
+    named = re.findall(r"s-\w+", collected.excluded[0].reason.message)
+    found = [located.files for name in named for located in locate(labels, name, pseudonyms)]
+    assert sorted(found) == sorted([((str(path), ""),), ((str(file), ""),)])
+
+
+def test_a_study_goes_to_another_process_with_its_mask(source, who, collecting):
+    trace = diffusion(who)
+    write(source, [*trace, segmentation(trace, lesion())])
+    (study,) = pickle.loads(pickle.dumps(collecting().studies))
+    assert study.mask.read(study.images[0]).values.any()
 
 
 def test_findings_name_the_image(source, who, collecting):

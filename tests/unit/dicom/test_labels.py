@@ -268,6 +268,20 @@ def test_contours_that_name_no_image_go_by_the_frame_of_reference(scene):
     assert broken(marked) == []
 
 
+@pytest.mark.parametrize(("frame", "rules"), [(3, []), (4, ["label-wrong-reference"]), (None, [])])
+def test_a_contour_may_name_one_frame_of_an_enhanced_object(scene, frame, rules):
+    image = enhanced("MR", [GRID])
+    one = scene([image])
+    label = structure_set(classic("MR", GRID, FrameOfReferenceUID=image.FrameOfReferenceUID), {"x": [SQUARE]})
+    (named,) = label.ROIContourSequence[0].ContourSequence[0].ContourImageSequence
+    named.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    if frame:
+        named.ReferencedFrameNumber = frame
+    marked = one.read(label)
+    assert broken(marked) == rules
+    assert marked.values.any() == (not rules)
+
+
 def test_an_outline_along_the_rim_of_the_image_lies_within_it(scene):
     one = scene()
     whole = on_slice(GRID, 0, box((-0.5, -0.5), (GRID.columns - 0.5, GRID.rows - 0.5)))
