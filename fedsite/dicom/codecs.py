@@ -110,12 +110,15 @@ def _check(wanted: Wanted, rows: int, columns: int, components: int) -> None:
 
 
 _RLE_HEADER = struct.Struct("<16L")
+_MOST_RUN = 64  # two bytes stand for 128 at most
 
 
 def _rle_header(frame: bytes, wanted: Wanted) -> _Stated:
     """The RLE header (PS3.5 section G.5): one segment for each byte of a value."""
     if _RLE_HEADER.unpack_from(frame)[0] != wanted.bits // 8:
         raise ValueError("another number of segments than a value has bytes")
+    if _MOST_RUN * len(frame) < wanted.rows * wanted.columns * wanted.bits // 8:
+        raise ValueError("fewer runs than a plane takes")
     return _Stated(wanted.bits)
 
 

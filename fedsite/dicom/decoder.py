@@ -22,6 +22,7 @@ SECONDS = 30
 MEMORY = 4 << 30
 
 _REQUEST, _ANSWER = struct.Struct("<32sLLB"), struct.Struct("<B?")
+_REFUSED = b"refused"
 
 
 class UndecodableFrame(ValueError):
@@ -40,16 +41,9 @@ class Decoder:
     def decode(self, frame: bytes, wanted: Wanted) -> Stored:
         """The stored values of one compressed frame. Raises UndecodableFrame."""
         with self._lock:
-            if self._owner != os.getpid():  # a forked process has no part in its parent's child
-                self._child = self._connection = None
-            if self._child is None or self._connection is None:
-                self._connection = self._start()
-            try:
-                answer = _ask(self._connection, frame, wanted)
-            except (EOFError, OSError, TimeoutError):
-                self._stop(kill=True)
-                answer = b""
-        if not answer:
+            # A child that was ended from outside says nothing of the frame: a second one tells.
+            answer = self._answer(frame, wanted) or self._answer(frame, wanted) or _REFUSED
+        if answer == _REFUSED:
             raise UndecodableFrame("a frame that its codec does not decode")
         return Stored(memoryview(answer)[_ANSWER.size :], *_ANSWER.unpack_from(answer))
 
@@ -58,6 +52,18 @@ class Decoder:
         with self._lock:
             if self._owner == os.getpid():
                 self._stop(kill=False)
+
+    def _answer(self, frame: bytes, wanted: Wanted) -> bytes:
+        """What the child answers; nothing when it died, a refusal when it took too long."""
+        if self._owner != os.getpid():  # a forked process has no part in its parent's child
+            self._child = self._connection = None
+        if self._child is None or self._connection is None:
+            self._connection = self._start()
+        try:
+            return _ask(self._connection, frame, wanted)
+        except (EOFError, OSError) as error:
+            self._stop(kill=True)
+            return _REFUSED if isinstance(error, TimeoutError) else b""
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
@@ -97,7 +103,7 @@ atexit.register(DECODER.close)
 
 
 def _serve(connection: Connection) -> None:
-    """Answers until the other side has gone: the values of each frame, or nothing where it cannot be decoded."""
+    """Answers until the other side has gone: the values of each frame, or that it cannot be decoded."""
     while True:
         try:
             request = connection.recv_bytes()
@@ -112,13 +118,15 @@ def _answer(request: bytes) -> bytes:
     try:
         stored = decode(request[_REQUEST.size :], wanted)
     except Exception:  # noqa: BLE001 - codecs raise nearly anything, and here it is all the same
-        return b""
+        return _REFUSED
     return b"".join((_ANSWER.pack(stored.precision, stored.signed), stored.values))
 
 
 if __name__ == "__main__":
     import resource
+    import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the parent, which may want to finish what it does
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _serve(Connection(int(sys.argv[1])))

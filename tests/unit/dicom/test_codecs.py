@@ -5,10 +5,13 @@ import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +122,11 @@ def test_run_lengths_give_no_more_than_a_plane() -> None:
     assert len(stored.values) == PLANE.nbytes
 
 
+def test_runs_that_cannot_fill_the_plane() -> None:
+    with pytest.raises(ValueError, match="fewer runs"):
+        decode(struct.pack("<16L", 2, 64, 66, *[0] * 13) + b"\x81\x07" * 2, wanted(uid.RLELossless, 60_000, 60_000))
+
+
 @pytest.fixture
 def damaged() -> Callable[[int], bytes]:
     """JPEG lossless frames of the kind that GDCM dies of."""
@@ -134,6 +142,9 @@ def damaged() -> Callable[[int], bytes]:
     return damage
 
 
+GOOD = jpeg_encoders.lossless(PLANE)
+
+
 @pytest.fixture
 def own() -> Iterator[Decoder]:
     one = Decoder()
@@ -141,14 +152,35 @@ def own() -> Iterator[Decoder]:
     one.close()
 
 
-def test_a_codec_that_dies_takes_nobody_with_it(own: Decoder) -> None:
-    good = jpeg_encoders.lossless(PLANE)
-    first = own.decode(good, wanted(uid.JPEGLosslessSV1))
+def test_a_codec_that_dies_takes_nobody_with_it(own: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+
+    class Dying(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append(command)
+            super().__init__([sys.executable, "-c", "import os; os.abort()"], **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder.subprocess, "Popen", Dying)
+        with pytest.raises(UndecodableFrame):
+            own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
+    assert len(started) == 2
+    assert own.decode(GOOD, wanted(uid.JPEGLosslessSV1)).precision == 16
+
+
+def test_a_codec_that_somebody_ended_is_asked_again(own: Decoder) -> None:
+    first = own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
     assert own._child is not None
-    os.kill(own._child.pid, signal.SIGSEGV)
-    with pytest.raises(UndecodableFrame):
-        own.decode(good, wanted(uid.JPEGLosslessSV1))
-    assert bytes(own.decode(good, wanted(uid.JPEGLosslessSV1)).values) == bytes(first.values)
+    os.kill(own._child.pid, signal.SIGKILL)
+    assert bytes(own.decode(GOOD, wanted(uid.JPEGLosslessSV1)).values) == bytes(first.values)
+
+
+def test_an_interrupt_is_the_parents_business(own: Decoder) -> None:
+    own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
+    assert own._child is not None
+    own._child.send_signal(signal.SIGINT)
+    own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
+    assert own._child.poll() is None
 
 
 def test_damaged_frames_end_in_an_exception(own: Decoder, damaged: Callable[[int], bytes]) -> None:
@@ -159,43 +191,42 @@ def test_damaged_frames_end_in_an_exception(own: Decoder, damaged: Callable[[int
         except UndecodableFrame:
             refused += 1
     assert refused > 10
-    assert own.decode(jpeg_encoders.lossless(PLANE), wanted(uid.JPEGLosslessSV1))
+    assert own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
 
 
 def test_a_codec_that_hangs_is_ended(own: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = jpeg_encoders.lossless(PLANE)
-    own.decode(good, wanted(uid.JPEGLosslessSV1))
+    own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
     child = own._child
     assert child is not None
     os.kill(child.pid, signal.SIGSTOP)
     monkeypatch.setattr(decoder, "SECONDS", 0.2)
     with pytest.raises(UndecodableFrame):
-        own.decode(good, wanted(uid.JPEGLosslessSV1))
+        own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
     assert child.returncode == -signal.SIGKILL
 
 
 def test_a_codec_gets_no_more_than_its_memory(own: Decoder) -> None:
-    own.decode(jpeg_encoders.lossless(PLANE), wanted(uid.JPEGLosslessSV1))
+    own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
     assert own._child is not None
     limits = Path(f"/proc/{own._child.pid}/limits").read_text()
     (line,) = (line for line in limits.splitlines() if line.startswith("Max address space"))
     assert line.split()[3:5] == [str(decoder.MEMORY)] * 2
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_gets_its_own_child(own: Decoder) -> None:
-    good = jpeg_encoders.lossless(PLANE)
-    expected = bytes(own.decode(good, wanted(uid.JPEGLosslessSV1)).values)
+    expected = bytes(own.decode(GOOD, wanted(uid.JPEGLosslessSV1)).values)
     assert own._child is not None
     theirs = own._child.pid
     forked = os.fork()
     if forked == 0:
-        same = bytes(own.decode(good, wanted(uid.JPEGLosslessSV1)).values) == expected
+        same = bytes(own.decode(GOOD, wanted(uid.JPEGLosslessSV1)).values) == expected
         fresh = own._child is not None and own._child.pid != theirs
         own.close()
         os._exit(0 if same and fresh else 1)
     assert os.waitpid(forked, 0)[1] == 0
     assert own._child.poll() is None
-    assert bytes(own.decode(good, wanted(uid.JPEGLosslessSV1)).values) == expected
+    assert bytes(own.decode(GOOD, wanted(uid.JPEGLosslessSV1)).values) == expected
 
 
 def test_damage_is_a_finding_of_the_volume(only: Callable[..., Volume]) -> None:
