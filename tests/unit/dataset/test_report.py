@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -136,6 +137,19 @@ def test_each_group_can_be_shown_alone(written, record_of):
         assert f'for="c-{key}"' in text
         assert len(re.findall(rf'<article class="[^"]* k-{key}[ "]', text)) == 1
     assert "c-unusual" not in text
+
+
+def test_other_channels_are_named(tmp_path: Path, record_of):
+    content = content_of([record_of("e-a")])
+    dwi = content.task.channels[0]
+    task = dataclasses.replace(content.task, channels=(dwi, dataclasses.replace(dwi, name="flair")))
+    image = np.random.default_rng(0).normal(size=(2, 4, 5, 6))
+    look = pictures.look(image, np.zeros((4, 5, 6), np.uint8), (2.0, 2.0, 2.0))
+    report.write_report(tmp_path / "page.html", dataclasses.replace(content, task=task), lambda record: look)
+    page = Page((tmp_path / "page.html").read_text())
+    assert page.tags.count("img") == 4
+    assert "S flair" not in page.text
+    assert "R A flair" in page.text
 
 
 def test_markup_in_a_text_stays_text(written, record_of):
