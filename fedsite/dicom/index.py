@@ -198,7 +198,8 @@ def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
 
 def _is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is at fault, and not the moment or the disk."""
-    return not error.sqlite_errorname.startswith(_OF_THE_MOMENT)
+    # Errors of the Python module itself have no name of SQLite's.
+    return not getattr(error, "sqlite_errorname", "").startswith(_OF_THE_MOMENT)
 
 
 def _remove(path: Path) -> None:
