@@ -1,11 +1,12 @@
 """What the tests of the DICOM room share."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from support import dicom_maker
+from support import dicom_maker, label_scene
 
 from fedsite.dicom.model import Inventory, Volume
 from fedsite.dicom.scan import scan
@@ -34,3 +35,9 @@ def only(scanned: Callable[..., Inventory]) -> Callable[..., Volume]:
         return volume
 
     return single
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Callable[..., label_scene.Scene]:
+    """Writes a series for label objects to be drawn on."""
+    return partial(label_scene.scene, tmp_path)
