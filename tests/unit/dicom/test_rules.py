@@ -362,7 +362,7 @@ NOT_PLANTED_HERE = {
     "unreadable-folder",  # see test_scan
     "resampled-tilt",  # see test_regrid
     "resampled-uneven",
-    *(rule.id for rule in LABELS),  # see test_labels
+    *(rule.id for rule in LABELS),  # see test_label_faults
 }
 
 
