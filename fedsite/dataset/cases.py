@@ -9,6 +9,7 @@ that is prepared anew never overwrites the one that a manifest still points to.
 import hashlib
 import json
 import math
+import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,10 @@ def open_case(path: Path) -> Case:
     shapes, offsets = _layout(path.name, header, size - 8 - length)
     image = np.memmap(path, np.float16, "r", 8 + length + offsets["image"], shapes["image"])
     label = np.memmap(path, np.uint8, "r", 8 + length + offsets["label"], shapes["label"])
+    # Otherwise the system reads ahead: of a case of 21 MB 16 MB came from the disk for a patch of 48 voxels a side, and
+    # 1.6 MB do so. The label is looked through as a whole.
+    assert isinstance(image.base, mmap.mmap)
+    image.base.madvise(mmap.MADV_RANDOM)
     return Case(path.stem.rpartition("-")[0], image, label)
 
 

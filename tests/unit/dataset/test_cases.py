@@ -1,3 +1,5 @@
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,25 @@ def test_a_case_is_mapped_not_read(tmp_path: Path, image, label):
     for array in (case.image, case.label):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
+
+
+def test_a_patch_touches_only_what_it_needs(tmp_path: Path):
+    """Pages of the file that a patch in the middle brings into this process, 48 voxels a side of 160 x 200 x 160."""
+    shape = (160, 200, 160)
+    file, _ = cases.write_case(tmp_path, "e-abc", np.zeros((1, *shape), np.float16), np.zeros(shape, np.uint8))
+    with (tmp_path / file).open("rb") as stored:  # out of the page cache, where it lies in large pieces
+        os.posix_fadvise(stored.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    case = cases.open_case(tmp_path / file)
+    assert resident(tmp_path / file) == 0
+    assert case.image[:, 56:104, 76:124, 56:104].sum() == 0
+    assert 0 < resident(tmp_path / file) < 0.15 * (tmp_path / file).stat().st_size
+
+
+def resident(path: Path) -> int:
+    """Bytes of the mapped file that lie in this process's memory (proc(5), smaps)."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    ours = [mapping for mapping in mappings if mapping.partition("\n")[0].endswith(str(path))]
+    return sum(1024 * int(re.search(r"^Rss: +(\d+) kB", mapping, re.MULTILINE)[1]) for mapping in ours)
 
 
 def test_equal_content_gives_equal_bytes_and_name(tmp_path: Path, image, label):
