@@ -23,6 +23,7 @@ from fedsite.dicom import deidentification, elements, objects, pixeldata, scalin
 from fedsite.dicom.archives import is_archive
 from fedsite.dicom.derivation import derivation_words
 from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
+from fedsite.dicom.dimensions import time_dimension, timed
 from fedsite.dicom.elements import PREAMBLE_BYTES, Parsed
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 from fedsite.dicom.opening import archive, open_file
@@ -46,6 +47,7 @@ _KEYWORDS = (
     "DiffusionBValue",
     "DiffusionDirectionality",
     "DiffusionGradientOrientation",
+    "DimensionIndexSequence",
     "EchoTime",
     "FrameOfReferenceUID",
     "HighBit",
@@ -212,9 +214,9 @@ def _frames(instance: Instance, dataset: Dataset, header: dict[str, Any]) -> Ite
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     # Where the pixel data are not what the header says, neither is the number of frames.
     count = min(instance.pixels.frames, MAX_FRAMES, MAX_FRAMES if not instance.pixels.fault else len(per_frame) or 1)
-    per_frame = per_frame[:count]
+    per_frame, time = per_frame[:count], time_dimension(dataset)
     for index, item in enumerate(per_frame):
-        yield _frame(instance, index, header | _group_values(item))
+        yield _frame(instance, index, timed(header | _group_values(item), time))
     if len(per_frame) < count:
         plain = _frame(instance, len(per_frame), header)
         yield plain

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import uid
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from support.dicom_maker import Grid, Names, change, classic, diffusion_group, enhanced, names, set_pixels, write
 
@@ -207,6 +208,18 @@ def test_enhanced_diffusion_is_divided_by_its_functional_groups(scanned: Callabl
 def test_enhanced_time_series_is_refused(only: Callable[..., Volume]) -> None:
     groups = [{"FrameContentSequence": {"TemporalPositionIndex": time}} for time in (1, 2, 3)]
     volume = only([enhanced("MR", [GRID] * 3, groups)])
+    assert [each.id for each in volume.findings] == ["time-series"]
+    assert "3 time points" in volume.findings[0].message
+
+
+def test_time_may_be_stated_as_a_dimension_alone(only: Callable[..., Volume]) -> None:
+    groups = [{"FrameContentSequence": {"DimensionIndexValues": [1, time]}} for time in (1, 2, 3)]
+    dimensions = []
+    for pointer in ("ImagePositionPatient", "TemporalPositionIndex"):
+        item = Dataset()
+        item.DimensionIndexPointer = tag_for_keyword(pointer)
+        dimensions.append(item)
+    volume = only([enhanced("MR", [GRID] * 3, groups, DimensionIndexSequence=dimensions)])
     assert [each.id for each in volume.findings] == ["time-series"]
     assert "3 time points" in volume.findings[0].message
 
