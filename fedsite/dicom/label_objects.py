@@ -71,7 +71,8 @@ def unreadable() -> DataNotFit:
 def read_label_object(path: str, member: str = "") -> LabelObject | None:
     """The references of a label object; None when the file is something else.
 
-    Must run inside `values.tolerant_reading`. Raises DataNotFit when it is damaged, OSError when it cannot be opened.
+    Must run inside `values.tolerant_reading`. Raises DataNotFit when it is damaged, FileNotFoundError or
+    PermissionError when it cannot be opened.
     """
     try:
         dataset = _read(path, member, _KEYWORDS)
@@ -92,7 +93,7 @@ def read_label_object(path: str, member: str = "") -> LabelObject | None:
             referenced_series=series,
             referenced_instances=instances,
         )
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception:  # noqa: BLE001 - pydicom raises nearly anything on damaged data, and its text may quote it
         raise unreadable() from None

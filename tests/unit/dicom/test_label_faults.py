@@ -294,6 +294,28 @@ def test_a_damaged_structure_set_is_an_error_without_its_texts(scene, spoil):
         one.read(label)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda images: segmentation(images, blob()), lambda images: structure_set(images, {"x": [SQUARE]})]
+)
+def test_whatever_happens_to_the_bytes_ends_in_an_answer(scene, make):
+    one = scene()
+    (path,) = write(one.folder / "labels", [make(one.images)])
+    content = path.read_bytes()
+    random = np.random.default_rng(7)
+    for _ in range(60):
+        changed = bytearray(content)
+        for place in random.integers(132, len(content), random.integers(1, 5)):
+            changed[place : place + random.integers(1, 5)] = random.bytes(4 * int(random.integers(2)))
+        path.write_bytes(changed)
+        try:
+            with tolerant_reading():
+                known = read_label_object(str(path))
+            values = read_label(known, [one.volume], LESION).values if known else np.zeros(one.volume.shape)
+        except DataNotFit:
+            continue
+        assert values.shape == one.volume.shape
+
+
 def test_contours_of_an_undeclared_structure_are_an_error(scene):
     one = scene()
     label = structure_set(one.images, {"x": [SQUARE]})
