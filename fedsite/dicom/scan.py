@@ -26,8 +26,9 @@ __all__ = ["Inventory", "Volume", "scan"]
 
 # Reading headers waits for the disk or the file server more than it computes.
 THREADS = 8
-TOGETHER = 32  # files that one thread reads in a row: handing over each alone would cost as much as reading it
-BATCH = 512
+BATCH = 2048
+# Files that one thread reads, or looks at, in a row: to hand over each alone would cost as much as the work itself.
+READ_TOGETHER, STAMP_TOGETHER = 32, 256
 
 Result = TypeVar("Result")
 
@@ -113,14 +114,14 @@ def _read_all(groups: Sequence[Group], pool: Executor, memory: Memory | None) ->
 def _read_batch(batch: Sequence[Group], pool: Executor, memory: Memory | None) -> Iterator[tuple[Place, Read]]:
     places = [place for group in batch for place in group.places]
     if memory is None:
-        yield from zip(places, _side_by_side(pool, _read_one, places), strict=True)
+        yield from zip(places, _side_by_side(pool, _read_one, places, READ_TOGETHER), strict=True)
         return
     # Stamped before they are read: what changes in between is read again next time.
-    stamps = dict(zip(places, _side_by_side(pool, stamp, places), strict=True))
+    stamps = dict(zip(places, _side_by_side(pool, stamp, places, STAMP_TOGETHER), strict=True))
     known = [memory.recall(group) for group in batch]
     reads = {place: read for entries in known for place, (then, read) in entries.items() if then == stamps.get(place)}
     fresh = [place for place in places if place not in reads]
-    reads.update(zip(fresh, _side_by_side(pool, _read_one, fresh), strict=True))
+    reads.update(zip(fresh, _side_by_side(pool, _read_one, fresh, READ_TOGETHER), strict=True))
     changed = set(fresh)
     for group, entries in zip(batch, known, strict=True):
         if len(entries) != len(group.names) or not changed.isdisjoint(group.places):
@@ -132,9 +133,11 @@ def _read_one(place: Place) -> Read:
     return read_frames(*place)
 
 
-def _side_by_side(pool: Executor, work: Callable[[Place], Result], places: Sequence[Place]) -> Iterator[Result]:
-    """The results in order, worked out by several threads."""
-    parts = [places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)]
+def _side_by_side(
+    pool: Executor, work: Callable[[Place], Result], places: Sequence[Place], together: int
+) -> Iterator[Result]:
+    """The results in order, worked out by several threads, each with some places at a time."""
+    parts = [places[start : start + together] for start in range(0, len(places), together)]
     return chain.from_iterable(pool.map(lambda part: [*map(work, part)], parts))
 
 
