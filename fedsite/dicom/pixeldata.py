@@ -31,8 +31,8 @@ _MAX_FRAGMENTS = 1 << 20
 def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
     """The layout of the pixel data, with the rule that they break if they do."""
     allocated = whole(header, "BitsAllocated") or 0
-    stored = whole(header, "BitsStored") or allocated
-    high = whole(header, "HighBit")
+    # Of values whose sign nobody knows no bit can be told.
+    stored = _bits(header, "BitsStored", allocated) if whole(header, "PixelRepresentation") in (0, 1) else 0
     described = PixelLayout(
         rows=whole(header, "Rows") or 0,
         columns=whole(header, "Columns") or 0,
@@ -40,7 +40,7 @@ def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
         photometric=text(header, "PhotometricInterpretation").upper(),
         bits_allocated=allocated,
         bits_stored=stored,
-        high_bit=stored - 1 if high is None else high,
+        high_bit=_bits(header, "HighBit", stored - 1),
         signed=whole(header, "PixelRepresentation") == 1,
         frames=max(whole(header, "NumberOfFrames") or 1, 1),
         padding=_padding(header, allocated),
@@ -58,6 +58,11 @@ def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
         file.seek(offset)
         fault = _encapsulated_fault(file, length, described.frames, parsed.size)
     return replace(described, offset=offset, fault=fault)
+
+
+def _bits(header: Header, keyword: str, default: int) -> int:
+    """A number of bits: the default where it is absent, 0 where it is there and cannot be read."""
+    return (whole(header, keyword) or 0) if keyword in header else default
 
 
 def _padding(header: Header, allocated: int) -> tuple[int, int] | None:

@@ -92,7 +92,7 @@ def _described(tag: int) -> tuple[str, str]:
 def flatten(dataset: Dataset) -> dict[str, Any]:
     """The values of a dataset by keyword, without sequences, private, empty and malformed ones.
 
-    A malformed decimal number is NaN: what is there but cannot be read must not be taken for absent.
+    A malformed number is NaN: what is there but cannot be read must not be taken for absent.
     """
     header: dict[str, Any] = {}
     for tag, element in list(dataset.items()):
@@ -101,7 +101,7 @@ def flatten(dataset: Dataset) -> dict[str, Any]:
             value = _plain_value(element, representation)
             if value is None:
                 value = value_at(dataset, tag)
-            if value is None and representation in _DECIMAL_VRS and _holds_something(element):
+            if value is None and representation in _NUMBERS and _holds_something(element):
                 value = math.nan
             if value is not None and value != "":
                 header[keyword] = value
@@ -149,7 +149,7 @@ def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as 
 
 
 _STRUCTURES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "UL": "I", "US": "H"}
-_DECIMAL_VRS = frozenset({"DS", "FD", "FL"})
+_NUMBERS = frozenset({"DS", "FD", "FL", "IS", "US"})
 _DECIMAL = rb" *[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)? *"
 _DECIMALS = re.compile(_DECIMAL + rb"(?:\\" + _DECIMAL + rb")*\0?")
 _INTEGERS = re.compile(rb" *[-+]?\d+ *(?:\\ *[-+]?\d+ *)*\0?")
