@@ -80,13 +80,18 @@ class Attribute:
         """Whether a value may stand there after the profile was applied (D, and Z of what every object must have)."""
         return "D" in self.action or ("Z" in self.action and self.kind in DIRECT)
 
+    @property
+    def tells(self) -> bool:
+        """Whether a value says anything: that of a date or a text which may be a dummy does not."""
+        return self.kind in DIRECT or (self.kind in INDIRECT and not self.may_be_dummy)
+
 
 def _read_table() -> dict[int, Attribute]:
     lines = files("fedsite.dicom").joinpath("confidentiality.csv").read_text("utf-8").splitlines()
     rows = (line.split(",", 3) for line in lines if not line.startswith("#"))
     table = {int(tag, 16): Attribute(action, kind, name) for tag, action, kind, name in rows}
     table |= dict.fromkeys(_DRAWINGS, Attribute("X", "overlays", "Overlays"))
-    return {tag: row for tag, row in table.items() if row.kind in DIRECT | INDIRECT and tag not in COUNTED_BY}
+    return {tag: row for tag, row in table.items() if row.tells and tag not in COUNTED_BY}
 
 
 TABLE = _read_table()
@@ -94,22 +99,25 @@ TAGS = frozenset(TABLE)
 _SIDECAR = {"PatientID"} | {
     keyword_for_tag(tag) for tag, row in TABLE.items() if row.kind in DIRECT - {"institution", "device"}
 }
+SEX, BIRTH_DATE, DESCRIPTION = 0x00100040, 0x00100030, 0x0008103E
 _REMOVED, _METHODS = 0x00120062, (0x00120063, 0x00120064)
+# What a header has to be asked for.
+NOTED = TAGS | {SEX, BIRTH_DATE, DESCRIPTION, _REMOVED, *_METHODS}
 _CODE = re.compile(rb"1131\d\d")
-_PRIVATE = 0x00010000
 
 
-def read(beginnings: Mapping[int, bytes], codes: bytes) -> Traces:
-    """What a header keeps: from the beginnings of its values, and the whole of DeidentificationMethodCodeSequence."""
-    return _traces(
-        kept=frozenset(tag for tag in TAGS.intersection(beginnings) if _holds_something(tag, beginnings[tag])),
-        private=any(tag & _PRIVATE for tag in beginnings),
-        removed=beginnings.get(_REMOVED, b"").strip() == b"YES",
-        stated=any(beginnings.get(tag) for tag in _METHODS),
-        options=frozenset(_CODE.findall(codes)),
-    )
+def read(values: Mapping[int, bytes], private: bool, codes: bytes) -> Traces:
+    """What a header keeps: from how the values begin that are noted, and the whole DeidentificationMethodCodeSequence.
+
+    `private` says whether it has private attributes.
+    """
+    kept = frozenset([tag for tag, value in values.items() if tag in TAGS and _holds_something(tag, value)])
+    removed = values.get(_REMOVED, b"").strip() == b"YES"
+    stated = any(map(values.get, _METHODS))
+    return _traces(kept, private, removed, stated, frozenset(_CODE.findall(codes)))
 
 
+@lru_cache(maxsize=4096)
 def _holds_something(tag: int, value: bytes) -> bool:
     """Whether a value is more than blanks and words for nobody; drawings begin with blanks."""
     return bool(value) and (tag in _DRAWINGS or value.strip(_SIGNS).lower() not in _NOBODY)

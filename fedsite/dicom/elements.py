@@ -9,7 +9,7 @@ result depends on who read it.
 
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, cast
@@ -107,8 +107,8 @@ class Parsed:
         media_class: the SOP class in the file meta information, "" when it has none.
         syntax: the transfer syntax that the file states or, without file meta information, that was found by trying.
         implicit, little: how the data set is encoded.
-        beginnings: of the values of all elements before the pixel data, wanted or not, by tag; not of those within
-            sequences. At least 64 bytes of a longer value.
+        tags: of all elements before the pixel data, wanted or not; not of those within sequences.
+        noted: how the values of the elements begin that were to be noted, by tag; at least 64 bytes of longer ones.
         pixels: where the value of PixelData begins in bytes, and its length; (0, 0) where there is none.
         size: of the file, or of the inflated data set (no further than MAX_TRAILING behind its pixels); `pixels` lies
             in the same.
@@ -119,27 +119,28 @@ class Parsed:
     syntax: str
     implicit: bool
     little: bool
-    beginnings: Mapping[int, bytes] = field(repr=False)
+    tags: Collection[int]
+    noted: Mapping[int, bytes] = field(repr=False)
     pixels: tuple[int, int]
     size: int
 
 
-def read(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) -> Parsed:
-    """The wanted elements of a DICOM file of `size` bytes that stands at its beginning.
+def read(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag], noted: Collection[int] = ()) -> Parsed:
+    """The wanted elements of a DICOM file of `size` bytes that stands at its beginning; of the noted ones a glance.
 
     Raises whatever pydicom raises on a damaged header. Must run inside `values.tolerant_reading`.
     """
     buffer = _Buffer(file.read)
     try:
-        return _walk(buffer, file, size, wanted)
+        return _walk(buffer, file, size, wanted, noted)
     except (_Odd, struct.error):
         if _DEFLATED.encode() in buffer.data[:_BLOCK]:
             raise ValueError("an unusual header that is deflated") from None  # pydicom would inflate without bound
         file.seek(0)
-        return read_with_pydicom(BytesIO(file.read(_LONGEST_UNUSUAL)), size, wanted)
+        return read_with_pydicom(BytesIO(file.read(_LONGEST_UNUSUAL)), size, wanted, noted)
 
 
-def read_with_pydicom(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) -> Parsed:
+def read_with_pydicom(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag], noted: Collection[int] = ()) -> Parsed:
     """The same, by pydicom alone."""
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
@@ -155,7 +156,8 @@ def read_with_pydicom(file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) 
         syntax=stated or str(uid.ImplicitVRLittleEndian if implicit else explicit),
         implicit=implicit,
         little=little,
-        beginnings={int(tag): _beginning(element) for tag, element in raw.items()},
+        tags=[int(tag) for tag in raw],
+        noted={int(tag): _beginning(element) for tag, element in raw.items() if int(tag) in noted},
         pixels=_pixels(file, implicit, little),
         size=size,
     )
@@ -224,7 +226,7 @@ class _Inflated:
         return count - left
 
 
-def _walk(buffer: _Buffer, file: BinaryIO, size: int, wanted: Mapping[int, BaseTag]) -> Parsed:
+def _walk(buffer: _Buffer, file: BinaryIO, size: int, wanted: Mapping[int, BaseTag], noted: Collection[int]) -> Parsed:
     meta, start = _meta(buffer)
     syntax = meta[_TRANSFER_SYNTAX]
     if buffer.reach(start + 2)[start : start + 2] == b"\0\0":
@@ -243,15 +245,18 @@ def _walk(buffer: _Buffer, file: BinaryIO, size: int, wanted: Mapping[int, BaseT
     spans, pixels = _spans(buffer, start, encoding, wanted)
     data, order = buffer.data, (encoding.implicit, encoding.little)
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    glances: dict[int, bytes] = {}
     for tag, representation, start, length in spans:
         if tag in wanted:
             value = data[start : start + length] if length else _empty(representation)
             elements[wanted[tag]] = RawDataElement(wanted[tag], representation, length, value, start, *order)
+        if tag in noted:
+            glances[tag] = data[start : start + (length if length < _BEGINNING else _BEGINNING)]
     if inflated:
         known = len(buffer.data)
         size = known + inflated.skip(max(sum(pixels) - known, 0) + MAX_TRAILING)
-    beginnings = {tag: data[start : start + min(length, _BEGINNING)] for tag, _, start, length in spans}
-    return Parsed(Dataset(elements), meta[_MEDIA_CLASS], syntax, *order, beginnings, pixels, size)
+    tags = [span[0] for span in spans]
+    return Parsed(Dataset(elements), meta[_MEDIA_CLASS], syntax, *order, tags, glances, pixels, size)
 
 
 def _meta(buffer: _Buffer) -> tuple[dict[int, str], int]:

@@ -62,10 +62,8 @@ _KEYWORDS = (
     "ManufacturerModelName",
     "ModalityLUTSequence",
     "NumberOfFrames",
-    "PatientBirthDate",
     "PatientID",
     "PatientPosition",
-    "PatientSex",
     "PerFrameFunctionalGroupsSequence",
     "PhotometricInterpretation",
     "PixelPaddingRangeLimit",
@@ -80,7 +78,6 @@ _KEYWORDS = (
     "SOPInstanceUID",
     "SamplesPerPixel",
     "SequenceName",
-    "SeriesDescription",
     "SeriesInstanceUID",
     "SharedFunctionalGroupsSequence",
     "SliceThickness",
@@ -101,6 +98,7 @@ WANTED = {
 }
 _LUT = _tag("ModalityLUTSequence")
 _METHOD_CODES = _tag("DeidentificationMethodCodeSequence")
+_SEX, _BIRTH_DATE, _DESCRIPTION = deidentification.SEX, deidentification.BIRTH_DATE, deidentification.DESCRIPTION
 _AGENTS = _tag("ContrastBolusAgentSequence")
 _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
 _CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
@@ -142,7 +140,7 @@ def _read(path: str, member: str, file: BinaryIO, size: int) -> Read:
     if not _looks_like_dicom(start):
         return "not-dicom"
     file.seek(0)
-    parsed = elements.read(file, size, WANTED)
+    parsed = elements.read(file, size, WANTED, deidentification.NOTED)
     header = flatten(parsed.dataset)
     sop_class = text(header, "SOPClassUID") or parsed.media_class
     if sop_class == uid.MediaStorageDirectoryStorage:
@@ -182,20 +180,28 @@ def _instance(place: tuple[str, str], sop_class: str, parsed: Parsed, header: He
         has_modality_lut=bool(value_at(parsed.dataset, _LUT)),
         patient_position=text(header, "PatientPosition").upper(),
         body_part=text(header, "BodyPartExamined").upper(),
-        sex=text(header, "PatientSex").upper(),
-        birth_date=text(header, "PatientBirthDate"),
+        sex=_plain(parsed.noted.get(_SEX)),
+        birth_date=_plain(parsed.noted.get(_BIRTH_DATE)),
         traces=_traces(parsed),
         shows_text=deidentification.shows_text(
-            words(header, "ImageType"), scanner, text(header, "SeriesDescription"), pixels.rows
+            words(header, "ImageType"), scanner, _plain(parsed.noted.get(_DESCRIPTION)), pixels.rows
         ),
         contrast=_has_contrast(parsed.dataset, header),
     )
 
 
 def _traces(parsed: Parsed) -> Traces:
-    codes = dict(parsed.dataset.items()).get(_METHOD_CODES)
+    private = any(tag & elements.PRIVATE for tag in parsed.tags)
+    if _METHOD_CODES not in parsed.noted:
+        return deidentification.read(parsed.noted, private, b"")
+    codes = dict(parsed.dataset.items())[_METHOD_CODES]
     stored = codes.value if isinstance(codes, RawDataElement) else str(codes).encode()
-    return deidentification.read(parsed.beginnings, stored or b"")
+    return deidentification.read(parsed.noted, private, stored or b"")
+
+
+def _plain(value: bytes | None) -> str:
+    """A value that is compared in memory and never shown: its characters beyond ASCII do not matter."""
+    return value.strip(b" \0").decode("latin-1").upper() if value else ""
 
 
 def _has_contrast(dataset: Dataset, header: Header) -> bool:

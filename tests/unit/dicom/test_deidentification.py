@@ -81,11 +81,11 @@ def test_where_a_dummy_may_stand(action: str, kind: str, may_be_dummy: bool) -> 
     "value", [b"", b"  ", b"^^", b"ANONYMOUS ", b"anonymized", b"0000", b"XXX", b"19000101", b"None"]
 )
 def test_values_that_name_nobody_do_not_count(value: bytes) -> None:
-    assert read({ADDRESS: value}, b"") == Traces()
+    assert read({ADDRESS: value}, private=False, codes=b"") == Traces()
 
 
 def test_a_drawing_that_begins_blank_counts() -> None:
-    assert left(read({OVERLAY_DATA: b"\0" * 64}, b"")) == {"overlays": {"Overlays"}}
+    assert left(read({OVERLAY_DATA: b"\0" * 64}, private=False, codes=b"")) == {"overlays": {"Overlays"}}
 
 
 # --- what is left -----------------------------------------------------------------------------------------------------
@@ -93,9 +93,10 @@ def test_a_drawing_that_begins_blank_counts() -> None:
 
 def test_a_mark_explains_dummies_and_nothing_else() -> None:
     values = {BIRTH_DATE: b"19230405", DEVICE_SERIAL: b"4711", OTHER_IDS: b"8A12"}
-    assert left(read(values, b"")).keys() == {"patient", "device"}
-    assert left(read({**values, REMOVED: b"YES "}, b"")) == {"patient": {"Other Patient IDs"}}
-    assert left(read({**values, REMOVED: b"NO"}, b"")) == left(read(values, b""))
+    unmarked = left(read(values, private=False, codes=b""))
+    assert unmarked.keys() == {"patient", "device"}
+    assert left(read({**values, REMOVED: b"YES "}, private=False, codes=b"")) == {"patient": {"Other Patient IDs"}}
+    assert left(read({**values, REMOVED: b"NO"}, private=False, codes=b"")) == unmarked
 
 
 @pytest.mark.parametrize(
