@@ -123,6 +123,7 @@ def voxel_faults(volume: Volume, voxels: np.ndarray) -> list[str]:
 def forget() -> None:
     """Lets go of the files of a case."""
     _dataset.cache_clear()
+    _whole_file.cache_clear()
 
 
 def _is_empty_archive(path: Path) -> bool:
@@ -217,7 +218,7 @@ def _value(dataset: Dataset, index: int, keyword: str) -> object:
 
 def _expected(frame: Frame) -> np.ndarray | None:
     """The values [row, column] of an uncompressed frame, computed from its file; None where it is not that simple."""
-    dataset = _of(frame)
+    dataset = _whole_file(frame.instance.path, frame.instance.member)
     order = _NATIVE.get(str(dataset.file_meta.get("TransferSyntaxUID", "")))
     if order is None or "PixelData" not in dataset or _is_scaled_otherwise(dataset, frame.index):
         return None
@@ -229,7 +230,10 @@ def _expected(frame: Frame) -> np.ndarray | None:
     offset = frame.index * rows * columns * bits // 8
     raw = np.frombuffer(dataset.PixelData, f"{order}u{bits // 8}", rows * columns, offset)
     values = (raw.astype(np.int64) >> (high + 1 - stored)) & ((1 << stored) - 1)
-    if dataset.get("PixelRepresentation") == 1:
+    sign = _whole(dataset, "PixelRepresentation")
+    if sign not in (0, 1):
+        raise ValueError("neither signed nor unsigned")
+    if sign:
         values = np.where(values >> (stored - 1), values - (1 << stored), values)
     slope, intercept = (_value(dataset, frame.index, name) for name in ("RescaleSlope", "RescaleIntercept"))
     slope, intercept = (
@@ -261,11 +265,25 @@ def _of(frame: Frame) -> Dataset:
 
 @lru_cache(maxsize=256)
 def _dataset(path: str, member: str) -> Dataset:
+    """The header up to the pixel data, and nothing of what stands behind them."""
+    return _read(path, member, stop_before_pixels=True)
+
+
+@lru_cache(maxsize=256)
+def _whole_file(path: str, member: str) -> Dataset:
+    dataset = _read(path, member, stop_before_pixels=True)
+    whole = _read(path, member, stop_before_pixels=False)
+    if "PixelData" in whole:
+        dataset[0x7FE00010] = whole[0x7FE00010]
+    return dataset
+
+
+def _read(path: str, member: str, stop_before_pixels: bool) -> pydicom.FileDataset:
     content = zipfile.ZipFile(path).read(member) if member else Path(path).read_bytes()
     try:
-        return pydicom.dcmread(io.BytesIO(content), force=True)
+        return pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=stop_before_pixels)
     except ValueError:
         # A character set that is none keeps pydicom from everything else, which has nothing to do with text.
         file = parse(content)
         file.dataset = [element for element in file.dataset if element.tag != SPECIFIC_CHARACTER_SET]
-        return pydicom.dcmread(io.BytesIO(serialise(file)), force=True)
+        return pydicom.dcmread(io.BytesIO(serialise(file)), force=True, stop_before_pixels=stop_before_pixels)
