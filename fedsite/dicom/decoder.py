@@ -64,12 +64,15 @@ class Decoder:
         except (EOFError, OSError) as error:
             self._stop(kill=True)
             return _REFUSED if isinstance(error, TimeoutError) else b""
+        except BaseException:  # interrupted: what it still answers would be taken for the next frame
+            self._stop(kill=True)
+            raise
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", __spec__.name, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

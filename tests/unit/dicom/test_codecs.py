@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,21 @@ def test_a_codec_that_hangs_is_ended(own: Decoder, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UndecodableFrame):
         own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
     assert child.returncode == -signal.SIGKILL
+
+
+def test_an_interrupted_answer_is_not_taken_for_the_next(own: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
+
+    def interrupted(connection: Connection, *request: Any) -> bytes:
+        asked(connection, *request)
+        raise KeyboardInterrupt
+
+    asked = decoder._ask
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            own.decode(GOOD, wanted(uid.JPEGLosslessSV1))
+    assert own._child is None
 
 
 def test_a_codec_gets_no_more_than_its_memory(own: Decoder) -> None:
