@@ -15,8 +15,8 @@ Affine = NDArray[np.float64]
 
 TINY_VOXELS = 5
 # The largest infarcts take up a third of a brain (malignant stroke of the middle cerebral artery: about 400 ml), and
-# a brain less than half of the head in an image's field.
-LARGEST_SHARE: dict[InputState, float] = {"skull-stripped": 0.4, "whole-head": 0.2}
+# a brain half of the head in an image's field.
+LARGEST_SHARE: dict[InputState, float] = {"skull-stripped": 0.4, "whole-head": 0.25}
 OUTSIDE_SHARE = 0.3
 LEAST_CEILING = 0.7
 
