@@ -152,7 +152,8 @@ def _axis_by_axis(values: Values, grid: Grid, sample: Callable[[Values, int, int
     """Samples along one axis after the other; the array keeps its order in memory.
 
     The axis that shrinks most comes first, of such that shrink alike the one whose planes lie farthest apart: to pick
-    whole rows is cheaper than to pick single values. `sample` is given the array, which axis of the result is meant, and its place in the array.
+    whole rows is cheaper than to pick single values. `sample` is given the array, which axis of the result is meant,
+    and its place in the array.
     """
     in_memory = sorted(AXES, key=lambda axis: -abs(values.strides[1 + grid.source(axis)]))
     stored = values.transpose(0, *(1 + grid.source(axis) for axis in in_memory))
