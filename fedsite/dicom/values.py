@@ -198,7 +198,10 @@ def words(header: Header, keyword: str) -> tuple[str, ...]:
 
 
 def number(header: Header, keyword: str) -> float | None:
-    """A number (the first of several). A zero has no sign: -0.0 would be another byte of what is made of it."""
+    """A number (the first of several); NaN where something is there that is none.
+
+    A zero has no sign: -0.0 would be another byte of what is made of it.
+    """
     value = header.get(keyword)
     if isinstance(value, MultiValue | list):
         value = value[0] if len(value) else None
@@ -207,7 +210,7 @@ def number(header: Header, keyword: str) -> float | None:
     try:
         return float(value) + 0.0
     except _MALFORMED:
-        return None
+        return math.nan
 
 
 def numbers(header: Header, keyword: str, count: int) -> tuple[float, ...] | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from support.fuzz.elements import parse, serialise
 
 from fedsite.dicom.model import Frame, Inventory, Volume
@@ -237,8 +238,8 @@ def _expected(frame: Frame) -> np.ndarray | None:
         values = np.where(values >> (stored - 1), values - (1 << stored), values)
     slope, intercept = (_value(dataset, frame.index, name) for name in ("RescaleSlope", "RescaleIntercept"))
     slope, intercept = (
-        1.0 if slope in (None, "") else float(slope),
-        0.0 if intercept in (None, "") else float(intercept),
+        _number(slope, 1.0),
+        _number(intercept, 0.0),
     )
     return (values * slope + intercept).reshape(rows, columns)
 
@@ -257,6 +258,12 @@ def _whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     if value in (None, "") and default is not None:
         return default
     return int(value if isinstance(value, int | float | str) else value[0])
+
+
+def _number(value: object, absent: float) -> float:
+    """A number, the first of several."""
+    value = value[0] if isinstance(value, MultiValue) and len(value) else value
+    return absent if value in (None, "") else float(value)
 
 
 def _of(frame: Frame) -> Dataset:
