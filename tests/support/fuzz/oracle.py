@@ -88,6 +88,8 @@ def volume_faults(volume: Volume) -> list[str]:
         return ["affine not finite"]
     if max(places.values(), default=0) != 1:
         return ["a slice is used twice"]
+    if volume.regrid:
+        return list(_regular_faults(volume))
     if len(volume.frames) != volume.shape[2]:
         return ["slices are not as many as the shape says"]
     if len(volume.frames) < 3:
@@ -105,8 +107,8 @@ def voxel_faults(volume: Volume, voxels: np.ndarray) -> list[str]:
         return [f"voxels {voxels.shape} for a shape {volume.shape}"]
     if voxels.dtype != np.float32 or not np.isfinite(voxels).all():
         return ["voxels not finite"]
-    found = []
-    for slot, frame in enumerate(volume.frames):
+    found: list[str] = []
+    for slot, frame in enumerate(() if volume.regrid else volume.frames):
         try:
             expected = _expected(frame)
         except Exception as error:  # noqa: BLE001 - the gate found values where there are none that pydicom can tell
@@ -125,6 +127,22 @@ def forget() -> None:
     """Lets go of the files of a case."""
     _dataset.cache_clear()
     _whole_file.cache_clear()
+
+
+def _regular_faults(volume: Volume) -> Iterator[str]:
+    """What is wrong with a resampled grid: it must be upright, of plausible voxels, and reach as far as its slices."""
+    axes = volume.affine[:3, :3]
+    sizes = np.linalg.norm(axes, axis=0)
+    if sizes.min() < VOXEL_MM[0] or sizes.max() > VOXEL_MM[1]:
+        yield f"resampled voxels of {sizes.tolist()} mm"
+    elif np.abs((axes / sizes).T @ (axes / sizes) - np.eye(3)).max() > 1e-2:
+        yield "a resampled grid that is not upright"
+    else:
+        positions = _stack(volume.frames).positions * (-1.0, -1.0, 1.0)
+        indices = np.linalg.solve(axes, (positions - volume.affine[:3, 3]).T).T
+        outside = np.maximum(-indices, indices - (np.array(volume.shape) - 1)).max()
+        if outside > 1.0:
+            yield f"slices begin {outside:.1f} voxels outside the resampled grid"
 
 
 def _is_empty_archive(path: Path) -> bool:

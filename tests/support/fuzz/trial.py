@@ -18,7 +18,9 @@ from support.fuzz.case import Case
 from support.fuzz.corpus import secrets
 from support.fuzz.draft import Corpus
 
+from fedsite.dicom import regrid
 from fedsite.dicom.checks import VolumeRefused
+from fedsite.dicom.index import Index
 from fedsite.dicom.model import Inventory, Volume
 from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
@@ -41,6 +43,7 @@ class Outcome:
     case: str
     accepted: int = 0
     refused: int = 0
+    resampled: int = 0
     rules: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     cpu_seconds: float = 0.0
@@ -61,7 +64,7 @@ def run(case: Case, corpus: Corpus) -> Outcome:
             path.write_bytes(content)
         del files
         with _heard() as heard, _measured(outcome):
-            inventory, readings = _gate(folder, heard)
+            inventory, readings = _gate(folder, heard, case.number)
         if inventory:
             _judge(outcome, inventory, readings, paths)
             heard.append(repr(inventory))
@@ -75,10 +78,19 @@ def run(case: Case, corpus: Corpus) -> Outcome:
 Reading = tuple[Volume, "object | None"]
 
 
-def _gate(folder: Path, heard: list[str]) -> tuple[Inventory | None, list[Reading]]:
-    """What is under test. What it raises against its promise goes to `heard`."""
+def _gate(folder: Path, heard: list[str], number: int) -> tuple[Inventory | None, list[Reading]]:
+    """What is under test. What it raises against its promise goes to `heard`.
+
+    Some cases are resampled; some are scanned through an index, which must not change what is found.
+    """
+    resample = frozenset(regrid.CHOICES if number % 4 == 0 else ())
     try:
-        inventory = scan(folder, PSEUDONYMS)
+        inventory = scan(folder, PSEUDONYMS, resample=resample)
+        if number % 4 == 1:
+            index = Index(folder.with_name("index"), b"fuzz" * 8)
+            again = {repr(scan(folder, PSEUDONYMS, index=index)) for _ in range(2)}
+            if again != {repr(inventory)}:
+                heard.append("raised nothing, but an index changes what is found")
     except Exception as error:  # noqa: BLE001 - that it raises is what is looked for
         heard += [_raised(error), traceback.format_exc()]
         return None, []
@@ -108,6 +120,7 @@ def _judge(outcome: Outcome, inventory: Inventory, readings: Sequence[Reading], 
             else:
                 outcome.accepted += 1
                 outcome.faults += [*oracle.volume_faults(volume), *oracle.voxel_faults(volume, read)]
+                outcome.resampled += volume.regrid is not None
             if isinstance(read, VolumeRefused) and volume.verdict == "accepted":
                 outcome.rules += [f"{each.id} (reading)" for each in read.findings]
                 # What does not decode may still lie wrongly: the geometry was judged on the headers alone.
