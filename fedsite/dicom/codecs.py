@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 
 Values = bytes | bytearray | memoryview
 
@@ -111,6 +112,7 @@ def _check(wanted: Wanted, rows: int, columns: int, components: int) -> None:
 
 _RLE_HEADER = struct.Struct("<16L")
 _MOST_RUN = 64  # two bytes stand for 128 at most
+_BANDS = {1: "L", 2: "LA", 4: "RGBA"}
 
 
 def _rle_header(frame: bytes, wanted: Wanted) -> _Stated:
@@ -128,12 +130,10 @@ def _rle(frame: bytes, wanted: Wanted, _stated: _Stated) -> Values:
 
     count, *offsets = _RLE_HEADER.unpack_from(frame)
     bounds = [*offsets[:count], len(frame)]
-    pixels = wanted.rows * wanted.columns
-    values = bytearray(pixels * count)
-    for segment in range(count):  # the most significant byte first
-        packed = frame[bounds[segment] : bounds[segment + 1]]
-        values[count - 1 - segment :: count] = Image.frombytes("L", (pixels, 1), packed, "packbits", "L").tobytes()
-    return values
+    segments = (frame[start:end] for start, end in pairwise(bounds))
+    planes = [Image.frombytes("L", (wanted.rows * wanted.columns, 1), each, "packbits", "L") for each in segments]
+    # The most significant byte came first. Bands of one image are interleaved as the bytes of a value are.
+    return Image.merge(_BANDS[count], planes[::-1]).tobytes()
 
 
 def _pillow(frame: bytes, _wanted: Wanted, _stated: _Stated) -> bytes:
