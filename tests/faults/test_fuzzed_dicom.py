@@ -39,7 +39,7 @@ def _faulty(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
 
 def test_clean_series_are_accepted(run_all: RunAll) -> None:
     traps = {"ct_tilted", "mr_4d", "localizer"}
-    outcomes = list(run_all(Case(name, (), 0) for name in corpus.made()))
+    outcomes = list(run_all(Case(name, (), 2) for name in corpus.made()))
     assert _faulty(outcomes) == {}
     assert {outcome.case.split()[0] for outcome in outcomes if not outcome.accepted} == traps
 
@@ -91,9 +91,9 @@ def _found(case: str) -> str:
 
 
 def test_a_gate_that_overlooks_tilt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _found("ct_tilted nothing 0") == ""
+    assert _found("ct_tilted nothing 2") == ""
     monkeypatch.setattr(geometry, "MAX_TILT_DEGREES", 90.0)
-    assert "a tilt of 13.134 degrees" in _found("ct_tilted nothing 0")
+    assert "a tilt of 13.134 degrees" in _found("ct_tilted nothing 2")
 
 
 def test_a_gate_that_overlooks_gaps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,14 @@ from zlib import crc32
 import gdcm
 import numpy as np
 from pydicom import uid
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from support import dicom_maker
 from support.dicom_maker import AXIAL, CORONAL, SAGITTAL, Grid, Names, classic, compress, diffusion_group, enhanced
 from support.fuzz.draft import Corpus
 from support.fuzz.elements import PIXEL_DATA, Element, Fragments, parse, walk
+from support.label_maker import PLANTED, box, on_slice, segmentation, structure_set
 
 GRID = Grid(columns=20, rows=16, slices=6)
 LARGER = replace(GRID, columns=32, rows=32)  # the least that the encoder of JPEG 2000 takes
@@ -27,6 +29,10 @@ OBLIQUE = replace(GRID, row=(0.8, 0.6, 0.0), column=(0.0, 0.0, -1.0))
 LOCALIZERS = [replace(GRID, slices=3, row=row, column=column) for row, column in (AXIAL, SAGITTAL, CORONAL)]
 
 _ROOT = "1.2.826.0.1.3680043.10.1234"
+_CHANCE = "1.2.826.0.1.3680043."
+_CLOCK = {"DA": "20200202", "TM": "020202", "DT": "20200202020202"}
+_BIRTH_DATE = 0x00100030
+
 Maker = Callable[[Names], Iterable[Dataset]]
 
 _MAKERS: dict[str, tuple[Maker, str]] = {}
@@ -105,11 +111,25 @@ def _files(name: str) -> tuple[bytes, ...]:
     maker, syntax = _MAKERS[name]
     images = list(maker(Names(f"{own}.1", f"{own}.2", f"{own}.3", patient=f"PAT-{crc32(name.encode())}")))
     for number, image in enumerate(images):
+        _fix(image, f"{own}.5.{number}")
         image.SOPInstanceUID = f"{own}.4.{number}"
         if hasattr(image, "file_meta"):
             image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     with tempfile.TemporaryDirectory() as folder:
         return tuple(path.read_bytes() for path in dicom_maker.write(Path(folder), images, syntax))
+
+
+def _fix(image: Dataset, own: str) -> None:
+    """Gives what was made up by chance or by the clock values that are always the same."""
+    known: dict[str, str] = {}
+
+    def fix(_: Dataset, element: DataElement) -> None:
+        if element.VR == "UI" and str(element.value).startswith(_CHANCE) and not str(element.value).startswith(_ROOT):
+            element.value = known.setdefault(str(element.value), f"{own}.{len(known)}")
+        elif element.VR in _CLOCK and element.value and element.tag != _BIRTH_DATE:
+            element.value = _CLOCK[element.VR]
+
+    image.walk(fix)
 
 
 def _smooth(grid: Grid) -> np.ndarray:
@@ -234,6 +254,30 @@ def mr_diffusion(who: Names) -> Iterable[Dataset]:
             block.add_new(0x0D, "CS", "NONE" if b_value else "DIRECTIONAL")
         series += images
     return series
+
+
+def _labelled(who: Names) -> list[Dataset]:
+    """Images that a label can refer to: their UIDs stay as they are."""
+    images = classic("MR", GRID, _smooth(GRID), who)
+    root = who.series.rpartition(".")[0]
+    for number, image in enumerate(images):
+        image.SOPInstanceUID = f"{root}.4.{number}"
+    return images
+
+
+@_makes()
+def mr_segmentation(who: Names) -> Iterable[Dataset]:
+    images = _labelled(who)
+    marked = np.zeros((GRID.slices, GRID.rows, GRID.columns), np.uint8)
+    marked[2:4, 3:7, 10:17] = 1
+    return [*images, segmentation(images, marked)]
+
+
+@_makes()
+def mr_structure_set(who: Names) -> Iterable[Dataset]:
+    images = _labelled(who)
+    contours = {PLANTED[1]: [on_slice(GRID, index, box((4.5, 4.5), (9.5, 8.5))) for index in (2, 3)]}
+    return [*images, structure_set(images, contours)]
 
 
 @_makes()

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from support.fuzz.elements import parse, serialise
 
+from fedsite.dicom.marking import Marked
 from fedsite.dicom.model import Frame, Inventory, Volume
 
 STEP, STEP_MM, TILT_DEGREES = 0.02, 0.01, 0.5
@@ -121,6 +122,17 @@ def voxel_faults(volume: Volume, voxels: np.ndarray) -> list[str]:
         elif np.abs(voxels[:, :, slot].T - expected).max() > 1e-3 * max(1.0, float(np.abs(expected).max())):
             found.append("voxels unlike the file's")
     return sorted(set(found))
+
+
+def label_faults(volume: Volume, marked: Marked) -> list[str]:
+    """What is wrong with a label on the slices of a volume, whether it was found fit or not."""
+    columns, rows, _ = volume.shape
+    found = []
+    if volume.regrid is None and marked.values.shape != (columns, rows, len(volume.frames)):
+        found.append(f"a label {marked.values.shape} for a volume {volume.shape}")
+    if marked.values.dtype != np.uint8 or marked.values.max(initial=0) > 1:
+        found.append("a label with values that the task does not have")
+    return found
 
 
 def forget() -> None:

@@ -17,17 +17,23 @@ from support.fuzz import oracle
 from support.fuzz.case import Case
 from support.fuzz.corpus import secrets
 from support.fuzz.draft import Corpus
+from support.label_maker import PLANTED
 
 from fedsite.dicom import regrid
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.index import Index
+from fedsite.dicom.label_objects import read_label_object
+from fedsite.dicom.labels import read_label
+from fedsite.dicom.marking import Marked
 from fedsite.dicom.model import Inventory, Volume
 from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.values import tolerant_reading
 from fedsite.errors import FedsiteError
 from fedsite.site.pseudonyms import Pseudonyms
 
 PSEUDONYMS = Pseudonyms(b"fuzz" * 8)
+LABELLED = ("mr_segmentation", "mr_structure_set")
 CPU_SECONDS = 5.0
 CODEC_SECONDS = 60.0
 MEMORY_MB = 600
@@ -44,6 +50,7 @@ class Outcome:
     accepted: int = 0
     refused: int = 0
     resampled: int = 0
+    labels: int = 0
     rules: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     cpu_seconds: float = 0.0
@@ -55,7 +62,7 @@ def run(case: Case, corpus: Corpus) -> Outcome:
     """Writes the files of a case, scans them, reads what was accepted, and judges all of it."""
     outcome = Outcome(str(case))
     files = case.files(corpus)
-    hidden = {SECRET_FOLDER, *secrets(corpus[case.series])}
+    hidden = {SECRET_FOLDER, *PLANTED, *secrets(corpus[case.series])}
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base) / SECRET_FOLDER
         folder.mkdir()
@@ -65,9 +72,12 @@ def run(case: Case, corpus: Corpus) -> Outcome:
         del files
         with _heard() as heard, _measured(outcome):
             inventory, readings = _gate(folder, heard, case.number)
+            labels = [_label(path, readings, heard) for path in paths if case.series in LABELLED]
         if inventory:
             _judge(outcome, inventory, readings, paths)
             heard.append(repr(inventory))
+        outcome.labels = sum(label is not None for label in labels)
+        outcome.faults += [fault for label in labels if label for fault in oracle.label_faults(*label)]
         oracle.forget()
     said = "\n".join(heard)
     outcome.faults += [f"says an identifier ({len(secret)} letters)" for secret in sorted(hidden) if secret in said]
@@ -104,6 +114,25 @@ def _gate(folder: Path, heard: list[str], number: int) -> tuple[Inventory | None
         except Exception as error:  # noqa: BLE001 - as above
             heard += [_raised(error), traceback.format_exc()]
     return inventory, readings
+
+
+def _label(path: Path, readings: Sequence[Reading], heard: list[str]) -> tuple[Volume, Marked] | None:
+    """What a label object marks on the first volume that could be read; None where there is no such object."""
+    volume = next((volume for volume, read in readings if not isinstance(read, VolumeRefused)), None)
+    try:
+        with tolerant_reading():
+            label = read_label_object(str(path))
+        if label is None or volume is None:
+            return None
+        marked = read_label(label, [volume], {1: "lesion"})
+    except FedsiteError as error:
+        heard.append("".join(traceback.format_exception(error)))
+        return None
+    except Exception as error:  # noqa: BLE001 - as above
+        heard += [_raised(error), traceback.format_exc()]
+        return None
+    heard.append(repr(marked.findings))
+    return volume, marked
 
 
 def _judge(outcome: Outcome, inventory: Inventory, readings: Sequence[Reading], paths: Sequence[Path]) -> None:
