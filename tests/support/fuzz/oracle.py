@@ -319,7 +319,7 @@ def _read(path: str, member: str, stop_before_pixels: bool) -> pydicom.FileDatas
     content = zipfile.ZipFile(path).read(member) if member else Path(path).read_bytes()
     try:
         return pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=stop_before_pixels)
-    except ValueError:
+    except (LookupError, TypeError, ValueError):
         # A character set that is none keeps pydicom from everything else, which has nothing to do with text.
         file = parse(content)
         file.dataset = [element for element in file.dataset if element.tag != SPECIFIC_CHARACTER_SET]
