@@ -24,7 +24,8 @@ import numpy as np
 from bench_rows import Row, compare
 
 if TYPE_CHECKING:
-    from bench_series import Series
+    import torch
+    from bench_readers import Series
 
     from fedsite.tasks.description import Task
 
@@ -52,6 +53,7 @@ def rows(quick: bool) -> list[Row]:
             _draw_mask(place, series)
             found += _one_study(place, series, QUICK_REPEATS if quick else REPEATS)
         if not quick:  # a few studies do not make up for the import of torch and MONAI
+            place = Path(temporary, "MR")
             one, two = (_run(FEDSITE, place, workers=workers, count=STUDIES)["wall"] for workers in (1, 2))
             found.append(compare(f"{STUDIES} MR, 2 workers", two, "s", f"1 worker {one:.3g} s", one, TWO_WORKERS))
     return found
@@ -126,6 +128,12 @@ class _CtTask:
 
         grid = RasSpacingd(plain_monai.KEYS, spacing_mm, ("bilinear", "nearest"))
         return plain_monai.chain([grid, *plain_monai.ct_window()])
+
+    def loss(self) -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
+        """That of the stroke task; nothing is trained here."""
+        from fedsite.tasks import registry
+
+        return registry.module("stroke-dwi").loss()
 
 
 def _fedsite(place: Path) -> Callable[[], None]:

@@ -81,7 +81,7 @@ def _template() -> bytes:
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = uid.CTImageStorage
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"2.25.1{IMAGE_MARK}"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid.UID(f"2.25.1{IMAGE_MARK}")
     image.SeriesInstanceUID, image.StudyInstanceUID = f"2.25.2{SERIES_MARK}", f"2.25.3{SERIES_MARK}"
     image.FrameOfReferenceUID, image.PatientID = f"2.25.4{SERIES_MARK}", f"P{SERIES_MARK}"
     image.Modality, image.Manufacturer, image.ManufacturerModelName = "CT", "SIEMENS", "Sensation 64"

@@ -2,12 +2,17 @@
 
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from bench_readers import INTERCEPTS, SIDES, Series
+from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 from support.dicom_maker import Grid, classic, compress, enhanced, write
+
+Floats: TypeAlias = NDArray[np.float32]
+Stored: TypeAlias = NDArray[np.uint16]
 
 # How a series can come: what a table calls it, and its transfer syntax.
 SYNTAXES = {
@@ -79,38 +84,42 @@ def _add_private(image: Dataset) -> None:
     block.add_new(0x20, "OB", bytes(_PRIVATE_BYTES))
 
 
-def _radius(grid: Grid) -> np.ndarray:
+def _radius(grid: Grid) -> Floats:
     """How far each voxel lies from the middle of an oval head whose skull ends at 1."""
     z, y, x = np.meshgrid(
         *(np.linspace(-1.3, 1.3, side) for side in (grid.slices, grid.rows, grid.columns)), indexing="ij"
     )
-    return np.sqrt(x**2 * 1.5 + y**2 + z**2 * 0.8).astype(np.float32)
+    away: Floats = np.sqrt(x**2 * 1.5 + y**2 + z**2 * 0.8).astype(np.float32)
+    return away
 
 
-def _smoothed_noise(shape: tuple[int, ...], strength: float) -> np.ndarray:
+def _smoothed_noise(shape: tuple[int, ...], strength: float) -> Floats:
     """Noise as a reconstruction leaves it: neighbours in a slice are alike."""
     noise = np.random.default_rng(7).standard_normal(shape, np.float32)
     for axis in (1, 2):
         noise = 0.5 * noise + 0.25 * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
-    return noise * (strength / noise.std())
+    scaled: Floats = noise * (strength / noise.std())
+    return scaled
 
 
-def _ct(grid: Grid) -> np.ndarray:
+def _ct(grid: Grid) -> Stored:
     """Air, scalp, skull, brain and ventricles in Hounsfield units + 1024, as unsigned 12 bit."""
     away = _radius(grid)
     hounsfield = np.select(
         [away < 0.2, away < 0.88, away < 0.92, away < 1, away < 1.06], [8.0, 35, 300, 1100, 40], -1000.0
     )
-    return np.rint(np.clip(hounsfield + _smoothed_noise(away.shape, 12) + 1024, 0, 4095)).astype(np.uint16)
+    stored: Stored = np.rint(np.clip(hounsfield + _smoothed_noise(away.shape, 12) + 1024, 0, 4095)).astype(np.uint16)
+    return stored
 
 
-def _mr(grid: Grid) -> np.ndarray:
+def _mr(grid: Grid) -> Stored:
     """A T1-weighted head: magnitude of a signal with complex noise, uneven coils."""
     away = _radius(grid)
     signal = np.select([away < 0.2, away < 0.6, away < 0.88, away < 1, away < 1.06], [120.0, 420, 300, 30, 500], 0.0)
     signal *= 1 + 0.3 * np.cos(2 * away)
     noisy = np.hypot(signal + _smoothed_noise(away.shape, 8), _smoothed_noise(away.shape[::-1], 8).T)
-    return np.rint(noisy).astype(np.uint16)
+    stored: Stored = np.rint(noisy).astype(np.uint16)
+    return stored
 
 
 if __name__ == "__main__":
