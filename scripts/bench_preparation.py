@@ -156,7 +156,7 @@ def _fedsite(place: Path) -> Callable[[], None]:
 def _works(place: Path) -> Callable[[], list[Any]]:
     from fedsite.dataset import dicom_source
     from fedsite.dataset.convert import Work
-    from fedsite.dicom import pixels  # noqa: F401 - imports count apart from work
+    from fedsite.dicom.voxels import reading  # noqa: F401 - imports count apart from work
     from fedsite.site.pseudonyms import Pseudonyms
     from fedsite.tasks import registry
     from fedsite.tasks.description import Channel

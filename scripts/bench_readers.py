@@ -62,7 +62,7 @@ def _measure(tool: str, folder: Path, modality: str) -> Cost:
     voxels = read(folder, modality)
     peak = _peak()
     if tool == FEDSITE:
-        from fedsite.dicom.decoder import DECODER
+        from fedsite.dicom.voxels.decoder import DECODER
 
         DECODER.close()  # a child's time counts when it has ended, its memory while it lives
     taken = _seconds()
@@ -106,8 +106,8 @@ Read = Callable[[Path, str], Voxels]
 
 
 def _fedsite() -> Read:
-    from fedsite.dicom.pixels import read_volume
     from fedsite.dicom.scan import scan
+    from fedsite.dicom.voxels.reading import read_volume
     from fedsite.site.pseudonyms import Pseudonyms
 
     def read(folder: Path, _modality: str) -> Voxels:

@@ -130,7 +130,7 @@ def work(kind: str, source: Path, index: Path) -> None:
     """What one process measures of itself."""
     import pydicom
 
-    from fedsite.dicom.headers import WANTED
+    from fedsite.dicom.header.frames import WANTED
     from fedsite.dicom.index import Index
     from fedsite.dicom.scan import scan
     from fedsite.site.pseudonyms import Pseudonyms

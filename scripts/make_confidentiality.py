@@ -1,4 +1,4 @@
-"""Makes fedsite/dicom/confidentiality.csv: table E.1-1 of DICOM PS3.15, and what kind of thing each attribute tells.
+"""Makes confidentiality.csv of fedsite.dicom.header: table E.1-1 of DICOM PS3.15, and what kind each attribute is of.
 
     pip download --no-deps dicom-anonymizer==2.1.0 dicom-standard==0.1.0
     python scripts/make_confidentiality.py dicom_anonymizer-*.whl dicom_standard-*.whl
@@ -24,7 +24,7 @@ from fedsite.files import write_atomically
 EDITION = "2026c"
 ACTIONS = f"dicomanonymizer/dicom_anonymization_databases/dicomfields_{EDITION}.py"
 OPTIONS = "confidentiality_profile_attributes.json"
-OUT = Path(__file__).parents[1] / "fedsite" / "dicom" / "confidentiality.csv"
+OUT = Path(__file__).parents[1] / "fedsite" / "dicom" / "header" / "confidentiality.csv"
 
 # Columns of the options, and the kind of what they are about; the first that applies.
 KIND_OF_OPTION = {

@@ -20,8 +20,8 @@ from fedsite.dataset.bids_images import read_image
 from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
-from fedsite.dicom import deidentification
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.header import deidentification
 from fedsite.tasks.description import Task
 
 MASK_SUFFIXES = frozenset({"mask", "msk", "label", "labels", "lesion", "seg", "dseg", "roi"})

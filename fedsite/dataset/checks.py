@@ -13,8 +13,8 @@ from fedsite.dataset.manifest import InputState
 from fedsite.dataset.rules import finding
 from fedsite.dicom import checks as gate
 from fedsite.dicom.checks import Finding
-from fedsite.dicom.marking import ROUNDING_MM
-from fedsite.dicom.marking import SNAP_MM as SNAP_MM
+from fedsite.dicom.labels.marking import ROUNDING_MM
+from fedsite.dicom.labels.marking import SNAP_MM as SNAP_MM
 
 WHOLE = 1e-3
 FRAME_ZERO = 0.99

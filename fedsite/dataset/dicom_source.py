@@ -17,12 +17,12 @@ from fedsite.dataset.rules import finding
 from fedsite.dataset.selection import Choice, choose
 from fedsite.dataset.studies import Candidates, Collected, Progress, Pseudonyms, decide
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.header.values import tolerant_reading
 from fedsite.dicom.index import Index
-from fedsite.dicom.label_objects import LabelObject, read_label_object
+from fedsite.dicom.labels.objects import LabelObject, read_label_object
 from fedsite.dicom.model import Inventory, Volume
-from fedsite.dicom.opening import open_file
 from fedsite.dicom.scan import scan
-from fedsite.dicom.values import tolerant_reading
+from fedsite.dicom.source.opening import open_file
 from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Task
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fedsite.dataset.manifest import CaseRecord
 from fedsite.dataset.rules import finding
 from fedsite.dicom.checks import Finding
-from fedsite.dicom.patients import RULE as DOUBTFUL
+from fedsite.dicom.volume.patients import RULE as DOUBTFUL
 
 BOTH_SPLITS = "same-patient-in-both-splits"
 

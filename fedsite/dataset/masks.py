@@ -13,8 +13,8 @@ from fedsite.dataset.checks import PlacedMask, place_mask
 from fedsite.dataset.studies import ImageSource
 from fedsite.dicom import regrid
 from fedsite.dicom.checks import finding
-from fedsite.dicom.label_objects import LabelObject
-from fedsite.dicom.labels import read_label
+from fedsite.dicom.labels.objects import LabelObject
+from fedsite.dicom.labels.reading import read_label
 from fedsite.dicom.model import Volume
 
 

@@ -21,7 +21,7 @@ from fedsite.dataset.checks import SNAP_MM, corner_distance
 from fedsite.dataset.masks import LabelMask, NiftiMask
 from fedsite.dataset.studies import MaskSource
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.label_objects import LabelObject
+from fedsite.dicom.labels.objects import LabelObject
 from fedsite.dicom.model import Volume
 
 _TRAILING_WORD = re.compile(r"[-_. ](?:mask|msk|labels?|lesions?|seg|segmentation|roi)$", re.IGNORECASE)

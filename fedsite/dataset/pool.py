@@ -13,7 +13,7 @@ from fedsite.dataset.convert import Result, Settings, Work, prepare_study
 from fedsite.errors import TryAgainLater
 
 UNDER_WAY = 2
-IMPORTED_ONCE = ("torch", "monai.transforms", "fedsite.dataset.convert", "fedsite.dicom.pixels")
+IMPORTED_ONCE = ("torch", "monai.transforms", "fedsite.dataset.convert", "fedsite.dicom.voxels.reading")
 
 
 def run(works: Sequence[Work], settings: Settings, workers: int) -> Generator[Result, None, None]:

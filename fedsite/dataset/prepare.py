@@ -18,7 +18,7 @@ from fedsite.dataset.pictures import Look
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Collected, Progress, Pseudonyms, Study, exclusion
 from fedsite.dicom.checks import Finding
-from fedsite.dicom.patients import RULE as DOUBTFUL
+from fedsite.dicom.volume.patients import RULE as DOUBTFUL
 from fedsite.errors import DataNotFit, SourceMissing, UsageError
 from fedsite.tasks.description import Task
 

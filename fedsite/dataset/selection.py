@@ -17,9 +17,9 @@ from fedsite.dataset import checks
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import ImageSource
 from fedsite.dicom.checks import Finding
-from fedsite.dicom.diffusion import TRACE_WORDS
+from fedsite.dicom.header.diffusion import TRACE_WORDS
 from fedsite.dicom.model import Frame, Volume
-from fedsite.dicom.parts import DIFFUSION_MAPS
+from fedsite.dicom.volume.parts import DIFFUSION_MAPS
 from fedsite.tasks.description import Channel, Task
 
 # Findings of the DICOM gate that speak of a diffusion series without its b-values.

@@ -76,7 +76,7 @@ class ImageSource:
 
     def _read(self) -> NDArray[np.float32]:
         from fedsite.dataset import derived
-        from fedsite.dicom.pixels import read_volume
+        from fedsite.dicom.voxels.reading import read_volume
 
         if isinstance(self.origin, Path):
             return nifti.read_voxels(self.origin)

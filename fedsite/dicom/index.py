@@ -24,8 +24,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedsite.dicom import records
-from fedsite.dicom.headers import Read
-from fedsite.dicom.walk import Group, Place
+from fedsite.dicom.header.frames import Read
+from fedsite.dicom.source.walk import Group, Place
 from fedsite.errors import CannotWrite
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder
 
@@ -163,7 +163,7 @@ def stamp(place: Place) -> Stamp | None:
 def _version() -> bytes:
     """Changes whenever what a file gives may change: a digest of all that reads headers."""
     digest = hashlib.sha256(pydicom.__version__.encode())
-    for path in sorted(Path(__file__).parent.iterdir()):
+    for path in sorted(Path(__file__).parent.rglob("*")):
         if path.suffix in (".py", ".csv"):
             digest.update(path.read_bytes())
     return digest.digest()

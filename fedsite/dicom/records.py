@@ -9,7 +9,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from fedsite.dicom.headers import Read
+from fedsite.dicom.header.frames import Read
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 
 # Where a file lies is known to whoever asks for it; a frame's instance comes before it.

@@ -14,13 +14,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from fedsite.dicom import archives, deidentification, media, patients, series, walk
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.headers import ARCHIVE, Read, read_frames
+from fedsite.dicom.header import deidentification
+from fedsite.dicom.header.frames import ARCHIVE, Read, read_frames
+from fedsite.dicom.header.values import tolerant_reading
 from fedsite.dicom.index import Index, Memory, stamp
 from fedsite.dicom.model import Frame, Inventory, Progress, Pseudonyms, Volume
-from fedsite.dicom.values import tolerant_reading
-from fedsite.dicom.walk import Group, Place
+from fedsite.dicom.source import archives, media, walk
+from fedsite.dicom.source.walk import Group, Place
+from fedsite.dicom.volume import patients, series
 
 __all__ = ["Inventory", "Volume", "scan"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.index import Index
 from fedsite.dicom.model import Inventory, Progress, Pseudonyms, Volume
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import ConfigurationError, DataNotFit
 from fedsite.files import atomic_writer, make_folder
 from fedsite.jobs.site import header_index

@@ -111,7 +111,7 @@ def test_a_gate_that_shifts_a_volume_is_caught(monkeypatch: pytest.MonkeyPatch) 
 def test_a_codec_that_crashes_is_named_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
-        "import os, fedsite.dicom.pixels as pixels\n"
+        "import os, fedsite.dicom.voxels.reading as pixels\n"
         "true = pixels.read_volume\n"
         "pixels.read_volume = lambda volume: os.abort() if volume.modality == 'CT' else true(volume)\n"
     )
@@ -124,7 +124,7 @@ def test_a_codec_that_crashes_is_named_and_the_run_goes_on(monkeypatch: pytest.M
 
 def test_a_codec_that_hangs_is_named_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import time, fedsite.dicom.pixels as pixels\n"
+        "import time, fedsite.dicom.voxels.reading as pixels\n"
         "true = pixels.read_volume\n"
         "pixels.read_volume = lambda volume: time.sleep(99) if volume.modality == 'CT' else true(volume)\n"
     )

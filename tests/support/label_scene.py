@@ -9,12 +9,12 @@ from pydicom.dataset import Dataset
 from support.dicom_maker import Grid, classic, write
 from support.label_maker import PLANTED, box, on_slice
 
-from fedsite.dicom.label_objects import read_label_object
-from fedsite.dicom.labels import read_label
-from fedsite.dicom.marking import Marked
+from fedsite.dicom.header.values import tolerant_reading
+from fedsite.dicom.labels.marking import Marked
+from fedsite.dicom.labels.objects import read_label_object
+from fedsite.dicom.labels.reading import read_label
 from fedsite.dicom.model import Volume
 from fedsite.dicom.scan import scan
-from fedsite.dicom.values import tolerant_reading
 from fedsite.site.pseudonyms import Pseudonyms
 
 GRID = Grid(columns=24, rows=20, slices=6)

@@ -24,7 +24,7 @@ IDENTITY = (
     ),
 )
 
-# What still says so, though it need not: after PS3.15 table E.1-1 (`fedsite.dicom.deidentification`).
+# What still says so, though it need not: after PS3.15 table E.1-1 (`fedsite.dicom.header.deidentification`).
 DEIDENTIFICATION = (
     Rule(
         "direct-identifiers",

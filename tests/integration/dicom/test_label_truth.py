@@ -8,12 +8,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from fedsite.dicom.label_objects import read_label_object
-from fedsite.dicom.labels import read_label
-from fedsite.dicom.marking import Marked
+from fedsite.dicom.header.values import tolerant_reading
+from fedsite.dicom.labels.marking import Marked
+from fedsite.dicom.labels.objects import read_label_object
+from fedsite.dicom.labels.reading import read_label
 from fedsite.dicom.model import Volume
 from fedsite.dicom.scan import scan
-from fedsite.dicom.values import tolerant_reading
 from fedsite.site.pseudonyms import Pseudonyms
 
 LESION = {1: "lesion"}

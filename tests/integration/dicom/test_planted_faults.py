@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from support.dicom_maker import Grid, classic, compress, decimals, enhanced, write
 
 from fedsite.dicom.model import Volume
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.site.pseudonyms import Pseudonyms
 
 SLICES = 6

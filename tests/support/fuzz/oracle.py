@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from support.fuzz.elements import parse, serialise
 
-from fedsite.dicom.marking import Marked
+from fedsite.dicom.labels.marking import Marked
 from fedsite.dicom.model import Frame, Inventory, Volume
 
 STEP, STEP_MM, TILT_DEGREES = 0.02, 0.01, 0.5

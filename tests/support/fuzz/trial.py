@@ -21,14 +21,14 @@ from support.label_maker import PLANTED
 
 from fedsite.dicom import regrid
 from fedsite.dicom.checks import VolumeRefused
+from fedsite.dicom.header.values import tolerant_reading
 from fedsite.dicom.index import Index
-from fedsite.dicom.label_objects import read_label_object
-from fedsite.dicom.labels import read_label
-from fedsite.dicom.marking import Marked
+from fedsite.dicom.labels.marking import Marked
+from fedsite.dicom.labels.objects import read_label_object
+from fedsite.dicom.labels.reading import read_label
 from fedsite.dicom.model import Inventory, Volume
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
-from fedsite.dicom.values import tolerant_reading
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import FedsiteError
 from fedsite.site.pseudonyms import Pseudonyms
 

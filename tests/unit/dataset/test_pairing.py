@@ -9,10 +9,10 @@ from support.label_maker import box, on_slice, segmentation, structure_set
 
 from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.pairing import Pairing, pair, possible_names
-from fedsite.dicom.label_objects import read_label_object
+from fedsite.dicom.header.values import tolerant_reading
+from fedsite.dicom.labels.objects import read_label_object
 from fedsite.dicom.model import Volume
 from fedsite.dicom.scan import scan
-from fedsite.dicom.values import tolerant_reading
 from fedsite.site.pseudonyms import Pseudonyms
 
 GRID = Grid(columns=24, rows=20, slices=6)

@@ -11,11 +11,11 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from support.dicom_maker import Grid, change, classic, compress, enhanced, write
 
-from fedsite.dicom import archives, opening
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Inventory
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.source import archives, opening
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import SourceMissing
 from fedsite.site.pseudonyms import Pseudonyms
 

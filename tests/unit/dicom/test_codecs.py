@@ -22,13 +22,13 @@ from pydicom.encaps import encapsulate
 from support import jpeg_encoders
 from support.dicom_maker import Grid, classic, compress
 
-from fedsite.dicom import decoder
 from fedsite.dicom.checks import VolumeRefused
-from fedsite.dicom.codecs import COMPRESSED, Wanted, decode
-from fedsite.dicom.decoder import Decoder, UndecodableFrame
-from fedsite.dicom.encapsulated import compressed_frames
 from fedsite.dicom.model import Volume
-from fedsite.dicom.pixels import read_volume
+from fedsite.dicom.voxels import decoder
+from fedsite.dicom.voxels.codecs import COMPRESSED, Wanted, decode
+from fedsite.dicom.voxels.decoder import Decoder, UndecodableFrame
+from fedsite.dicom.voxels.encapsulated import compressed_frames
+from fedsite.dicom.voxels.reading import read_volume
 
 DELIMITER = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 ROWS, COLUMNS = 32, 40

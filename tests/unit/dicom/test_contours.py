@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.label_maker import box, circle
 
-from fedsite.dicom.contours import fill
+from fedsite.dicom.labels.contours import fill
 
 SHAPE = (40, 30)
 COORDINATES = st.one_of(st.integers(-4, 44).map(float), st.floats(-4, 44, width=32))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.diffusion_maker import csa1, csa2
 
-from fedsite.dicom import csa
+from fedsite.dicom.header import csa
 
 TAGS: Mapping[str, Sequence[str]] = {
     "EchoTime": ["82.5"],

@@ -14,7 +14,7 @@ from pydicom.uid import (
 )
 from support.dicom_maker import classic, enhanced, write
 
-from fedsite.dicom.deidentification import TABLE, TAGS, Attribute, left, read, shows_text
+from fedsite.dicom.header.deidentification import TABLE, TAGS, Attribute, left, read, shows_text
 from fedsite.dicom.model import Inventory, Traces
 from fedsite.dicom.scan import scan
 from fedsite.site.pseudonyms import Pseudonyms

@@ -14,9 +14,9 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from support.dicom_maker import Grid, classic, enhanced, write
 
-from fedsite.dicom import elements, headers
-from fedsite.dicom.elements import Parsed
-from fedsite.dicom.values import Header, flatten, number, numbers, text, tolerant_reading, value_at, whole, words
+from fedsite.dicom.header import elements, frames
+from fedsite.dicom.header.elements import Parsed
+from fedsite.dicom.header.values import Header, flatten, number, numbers, text, tolerant_reading, value_at, whole, words
 
 # What pydicom ships with itself, not what it would fetch.
 BUNDLED = Path(pydicom_data.__file__).parent
@@ -46,13 +46,13 @@ def parse(content: bytes, wanted: dict[int, BaseTag], own: bool = True) -> Parse
 def assert_same(content: bytes) -> None:
     """Both readers give the same: of the attributes that a scan wants, and of all that there are."""
     try:
-        by_pydicom = parse(content, headers.WANTED, own=False)
+        by_pydicom = parse(content, frames.WANTED, own=False)
     except Exception:  # noqa: BLE001 - whatever pydicom makes of damage
         with pytest.raises(Exception):  # noqa: B017
-            parse(content, headers.WANTED)
+            parse(content, frames.WANTED)
         return
     every = {int(tag): BaseTag(tag) for tag in by_pydicom.tags}
-    for wanted in (headers.WANTED, every):
+    for wanted in (frames.WANTED, every):
         own, by_pydicom = parse(content, wanted), parse(content, wanted, own=False)
         for name in ("media_class", "syntax", "implicit", "little"):
             assert getattr(own, name) == getattr(by_pydicom, name), name
@@ -101,7 +101,7 @@ def test_ordinary_files_need_no_pydicom(tmp_path: Path, syntax: str, monkeypatch
     (path,) = write(tmp_path, [enhanced("MR", [Grid(slices=3)])], syntax=syntax)
     assert_same(path.read_bytes())
     monkeypatch.setattr(elements, "read_with_pydicom", None)
-    assert parse(path.read_bytes(), headers.WANTED).pixels != (0, 0)
+    assert parse(path.read_bytes(), frames.WANTED).pixels != (0, 0)
 
 
 @pytest.mark.parametrize("undefined", [False, True])
@@ -134,7 +134,7 @@ def test_elements_out_of_order_are_left_to_pydicom(tmp_path: Path) -> None:
     pixels = rest.index(b"\xe0\x7f\x10\x00OW")
     for moved in (rest[:10] + rows + rest[10:], rest[:pixels] + rows + rest[pixels:]):
         assert_same(content[:start] + moved)
-        assert "Rows" in flatten(parse(content[:start] + moved, headers.WANTED).dataset)
+        assert "Rows" in flatten(parse(content[:start] + moved, frames.WANTED).dataset)
 
 
 def test_a_value_behind_the_end_is_left_to_pydicom(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_sequences_within_sequences_without_end(tmp_path: Path) -> None:
     start = content.index(b"\xe0\x7f\x10\x00OW")
     nested = b"\x28\x00\x00\x99SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     (tmp_path / "deep").write_bytes(content[:start] + nested * 5000)
-    assert headers.read_frames(str(tmp_path / "deep")) == "damaged-header"
+    assert frames.read_frames(str(tmp_path / "deep")) == "damaged-header"
 
 
 def deflated(path: Path, change: bytes) -> bytes:
@@ -168,7 +168,7 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Mon
     (path,) = write(tmp_path, classic("MR")[:1], syntax=uid.DeflatedExplicitVRLittleEndian)
     for name, megabytes in (("fair", 1), ("bomb", 70)):
         (tmp_path / name).write_bytes(deflated(path, b"\xfc\xff\xfc\xffOB\0\0" + b"\0" * (megabytes << 20)))
-    (fair,), (bomb,) = (headers.read_frames(str(tmp_path / name)) for name in ("fair", "bomb"))
+    (fair,), (bomb,) = (frames.read_frames(str(tmp_path / name)) for name in ("fair", "bomb"))
     assert (fair.instance.pixels.fault, bomb.instance.pixels.fault) == ("", "wrong-length")
 
 
@@ -176,7 +176,7 @@ def test_a_deflated_data_set_that_breaks_off(tmp_path: Path) -> None:
     (path,) = write(tmp_path, classic("MR", Grid(rows=64, columns=64))[:1], syntax=uid.DeflatedExplicitVRLittleEndian)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 3 // 4])
-    (frame,) = headers.read_frames(str(path))
+    (frame,) = frames.read_frames(str(path))
     assert frame.instance.pixels.fault == "truncated-pixels"
 
 
@@ -200,7 +200,7 @@ def damageable() -> list[bytes]:
 
 def _outcome(content: bytes, own: bool) -> object:
     try:
-        parsed = parse(content, headers.WANTED, own)
+        parsed = parse(content, frames.WANTED, own)
         header = flatten(parsed.dataset)
     except Exception as error:  # noqa: BLE001 - the kind of damage does not matter
         return error is not None

@@ -17,12 +17,12 @@ from support.dicom_maker import Grid, classic, enhanced, write
 from fedsite.dicom import index as indexes
 from fedsite.dicom import records
 from fedsite.dicom import scan as scanning
-from fedsite.dicom.headers import Read, read_frames
+from fedsite.dicom.header.frames import Read, read_frames
+from fedsite.dicom.header.values import tolerant_reading
 from fedsite.dicom.index import Index
 from fedsite.dicom.model import Frame, Instance, Inventory
 from fedsite.dicom.scan import scan
-from fedsite.dicom.values import tolerant_reading
-from fedsite.dicom.walk import Group
+from fedsite.dicom.source.walk import Group
 from fedsite.site.pseudonyms import Pseudonyms
 
 PSEUDONYMS = Pseudonyms(b"k" * 32)

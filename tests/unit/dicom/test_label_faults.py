@@ -11,11 +11,11 @@ from support.dicom_maker import change, classic, names, write
 from support.label_maker import PLANTED, box, circle, on_slice, segmentation, structure_set
 from support.label_scene import GRID, LESION, SQUARE, Scene, blob, broken, two
 
-from fedsite.dicom.label_objects import named_images, read_label_object
-from fedsite.dicom.labels import read_label
-from fedsite.dicom.marking import Marked
+from fedsite.dicom.header.values import tolerant_reading
+from fedsite.dicom.labels.marking import Marked
+from fedsite.dicom.labels.objects import named_images, read_label_object
+from fedsite.dicom.labels.reading import read_label
 from fedsite.dicom.rules.labels import LABELS
-from fedsite.dicom.values import tolerant_reading
 from fedsite.errors import DataNotFit, SourceMissing
 
 # --- what does not fit ----------------------------------------------------------------------------------------------

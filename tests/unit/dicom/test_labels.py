@@ -8,7 +8,7 @@ from support.dicom_maker import CORONAL, SAGITTAL, classic, enhanced
 from support.label_maker import PLANTED, box, on_slice, segmentation, structure_set
 from support.label_scene import GRID, SQUARE, blob, broken, drawn, two
 
-from fedsite.dicom.pixels import read_volume
+from fedsite.dicom.voxels.reading import read_volume
 
 TILTED = np.array([0.0, np.cos(0.3), np.sin(0.3)])
 GRIDS = {

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from support.dicom_maker import Grid, Names, change, classic, diffusion_group, enhanced, names, set_pixels, write
 
 from fedsite.dicom.model import Inventory, Volume
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.site.pseudonyms import Pseudonyms
 
 GRID = Grid()

@@ -26,8 +26,8 @@ from support.dicom_maker import (
 
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Inventory, Volume
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import SourceMissing
 from fedsite.site.pseudonyms import Pseudonyms
 

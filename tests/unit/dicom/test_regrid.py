@@ -11,8 +11,8 @@ from support.dicom_maker import AXIAL, CORONAL, SAGITTAL, Grid, classic, decimal
 from fedsite.dicom import regrid
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Volume
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import UsageError
 from fedsite.site.pseudonyms import Pseudonyms
 

@@ -7,10 +7,10 @@ import pytest
 from pydicom.dataset import Dataset
 from support.dicom_maker import Grid, classic, enhanced, head, real_world_values, set_pixels
 
-from fedsite.dicom import hounsfield
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Volume
-from fedsite.dicom.pixels import read_volume
+from fedsite.dicom.voxels import hounsfield
+from fedsite.dicom.voxels.reading import read_volume
 
 Only = Callable[..., Volume]
 PHILIPS = "Philips Medical Systems"

@@ -14,10 +14,10 @@ import pytest
 from pydicom import uid
 from support.dicom_maker import Grid, classic, compress, enhanced, names, write
 
-from fedsite.dicom import headers
+from fedsite.dicom.header import frames
 from fedsite.dicom.model import Inventory
-from fedsite.dicom.pixels import read_volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import SourceMissing
 from fedsite.site.pseudonyms import Pseudonyms
 
@@ -94,14 +94,14 @@ def test_a_file_that_may_not_be_read_or_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, rule: str
 ) -> None:
     chosen = str(write(tmp_path, classic(grid=Grid(slices=6)))[5])
-    opened = headers.open_file
+    opened = frames.open_file
 
     def refusing(path: str, member: str) -> BinaryIO:
         if path == chosen:
             raise error
         return opened(path, member)
 
-    monkeypatch.setattr(headers, "open_file", refusing)
+    monkeypatch.setattr(frames, "open_file", refusing)
     inventory = scan(tmp_path, PSEUDONYMS)
     assert [each.id for each in inventory.findings] == [rule]
     assert [volume.shape[2] for volume in inventory.volumes] == [5]

@@ -19,15 +19,26 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from fedsite.dicom import deidentification, elements, objects, pixeldata, scaling
-from fedsite.dicom.archives import is_archive
-from fedsite.dicom.derivation import derivation_words
-from fedsite.dicom.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
-from fedsite.dicom.dimensions import time_dimension, timed
-from fedsite.dicom.elements import PREAMBLE_BYTES, Parsed
+from fedsite.dicom.header import deidentification, elements, objects, pixeldata, scaling
+from fedsite.dicom.header.derivation import derivation_words
+from fedsite.dicom.header.diffusion import PRIVATE_TAGS, diffusion, named_attributes, vendor_attributes
+from fedsite.dicom.header.dimensions import time_dimension, timed
+from fedsite.dicom.header.elements import PREAMBLE_BYTES, Parsed
+from fedsite.dicom.header.values import (
+    Header,
+    flatten,
+    flatten_groups,
+    number,
+    numbers,
+    shown,
+    text,
+    value_at,
+    whole,
+    words,
+)
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
-from fedsite.dicom.opening import archive, open_file
-from fedsite.dicom.values import Header, flatten, flatten_groups, number, numbers, shown, text, value_at, whole, words
+from fedsite.dicom.source.archives import is_archive
+from fedsite.dicom.source.opening import archive, open_file
 
 # More frames than any scanner writes; an object that claims more is looked at as far as this.
 MAX_FRAMES = 1 << 16

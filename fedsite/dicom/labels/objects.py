@@ -8,7 +8,7 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from fedsite.dicom.opening import open_file
+from fedsite.dicom.source.opening import open_file
 from fedsite.errors import DataNotFit
 
 Kind = Literal["segmentation", "structure-set"]

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from fedsite.dicom.checks import Finding, finding
+from fedsite.dicom.header.values import Header, number, value_at
 from fedsite.dicom.model import Frame, Scale
-from fedsite.dicom.values import Header, number, value_at
 
 _IDENTITY = (1.0, 0.0)
 _PHILIPS = "PHILIPS"

@@ -11,7 +11,7 @@ import zipfile
 from collections import Counter
 from typing import BinaryIO
 
-from fedsite.dicom.opening import archive
+from fedsite.dicom.source.opening import archive
 
 MAX_MEMBERS = 250_000
 MAX_BYTES = 1 << 38

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.label_objects import source_images, unreadable
-from fedsite.dicom.marking import ROUNDING_MM, SNAP_MM, Marked, Target, Unfit, assign, paint
-from fedsite.dicom.values import Header, flatten_groups, numbers
+from fedsite.dicom.header.values import Header, flatten_groups, numbers
+from fedsite.dicom.labels.marking import ROUNDING_MM, SNAP_MM, Marked, Target, Unfit, assign, paint
+from fedsite.dicom.labels.objects import source_images, unreadable
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.label_objects import NamedImage
+from fedsite.dicom.labels.objects import NamedImage
 from fedsite.dicom.model import Volume
 
 SNAP_MM = 0.1  # how far rounding of coordinates may move a voxel

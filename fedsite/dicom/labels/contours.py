@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.label_objects import named_images, unreadable
-from fedsite.dicom.marking import SNAP_MM, Marked, Target, Unfit, assign, paint
+from fedsite.dicom.labels.marking import SNAP_MM, Marked, Target, Unfit, assign, paint
+from fedsite.dicom.labels.objects import named_images, unreadable
 
 Points = NDArray[np.float64]
 Plane = NDArray[np.bool_]

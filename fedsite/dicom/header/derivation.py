@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from fedsite.dicom.values import value_at
+from fedsite.dicom.header.values import value_at
 
 _WORDS = {
     "110808": "FA",

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedsite.dicom import regrid
-from fedsite.dicom.contours import read_structure_set
-from fedsite.dicom.label_objects import LabelObject, unreadable
-from fedsite.dicom.marking import Marked, Target, Unfit, target
+from fedsite.dicom.header.values import tolerant_reading
+from fedsite.dicom.labels.contours import read_structure_set
+from fedsite.dicom.labels.marking import Marked, Target, Unfit, target
+from fedsite.dicom.labels.objects import LabelObject, unreadable
+from fedsite.dicom.labels.segmentation import read_segmentation
 from fedsite.dicom.model import Volume
-from fedsite.dicom.opening import open_file
-from fedsite.dicom.segmentation import read_segmentation
-from fedsite.dicom.values import tolerant_reading
+from fedsite.dicom.source.opening import open_file
 from fedsite.errors import DataNotFit, SourceMissing
 
 _READERS = {"segmentation": read_segmentation, "structure-set": read_structure_set}

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 
 from fedsite.dicom.model import Frame
-from fedsite.dicom.pixels import stored_plane
+from fedsite.dicom.voxels.reading import stored_plane
 
 
 def drop_identical(frames: Sequence[Frame]) -> tuple[list[Frame], int]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from fedsite.dicom import hounsfield, pixeldata
 from fedsite.dicom.checks import RULES, Finding, finding
-from fedsite.dicom.codecs import COMPRESSED
+from fedsite.dicom.header import pixeldata
 from fedsite.dicom.model import Frame
-from fedsite.dicom.parts import DIFFUSION_MAPS, PROJECTIONS, is_reformat, kind_of
+from fedsite.dicom.volume.parts import DIFFUSION_MAPS, PROJECTIONS, is_reformat, kind_of
+from fedsite.dicom.voxels import hounsfield
+from fedsite.dicom.voxels.codecs import COMPRESSED
 
 # 8.6 GB as float32: no scan of a head is larger, and a file must not make a site allocate what it claims.
 MAX_VOXELS = 1 << 31

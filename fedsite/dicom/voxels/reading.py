@@ -18,15 +18,16 @@ from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 
-from fedsite.dicom import hounsfield, regrid
+from fedsite.dicom import regrid
 from fedsite.dicom.checks import VolumeRefused, finding
-from fedsite.dicom.codecs import COMPRESSED, Wanted
-from fedsite.dicom.decoder import DECODER
-from fedsite.dicom.encapsulated import compressed_frames
+from fedsite.dicom.header.pixeldata import NATIVE
+from fedsite.dicom.header.values import tolerant_reading
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Volume
-from fedsite.dicom.opening import open_file
-from fedsite.dicom.pixeldata import NATIVE
-from fedsite.dicom.values import tolerant_reading
+from fedsite.dicom.source.opening import open_file
+from fedsite.dicom.voxels import hounsfield
+from fedsite.dicom.voxels.codecs import COMPRESSED, Wanted
+from fedsite.dicom.voxels.decoder import DECODER
+from fedsite.dicom.voxels.encapsulated import compressed_frames
 from fedsite.errors import SourceMissing
 
 _BLOCK = 1 << 16

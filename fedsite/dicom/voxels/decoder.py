@@ -14,7 +14,7 @@ import threading
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-from fedsite.dicom.codecs import Stored, Wanted, decode
+from fedsite.dicom.voxels.codecs import Stored, Wanted, decode
 
 # A slice takes milliseconds; the largest image that anyone makes takes seconds.
 SECONDS = 30

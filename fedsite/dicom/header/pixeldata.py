@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from pydicom import uid
 
-from fedsite.dicom.elements import MAX_TRAILING, UNDEFINED_LENGTH, Parsed
+from fedsite.dicom.header.elements import MAX_TRAILING, UNDEFINED_LENGTH, Parsed
+from fedsite.dicom.header.values import Header, text, whole
 from fedsite.dicom.model import PixelLayout
-from fedsite.dicom.values import Header, text, whole
 
 NATIVE = frozenset({uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian})
 DEFLATED = frozenset({uid.DeflatedExplicitVRLittleEndian})

@@ -11,7 +11,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from fedsite.dicom.values import value_at
+from fedsite.dicom.header.values import value_at
 
 _DIMENSIONS, _POINTER = Tag("DimensionIndexSequence"), Tag("DimensionIndexPointer")
 # What tells frames of one place apart as points in time or phases of the heart.

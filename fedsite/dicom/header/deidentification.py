@@ -87,7 +87,7 @@ class Attribute:
 
 
 def _read_table() -> dict[int, Attribute]:
-    lines = files("fedsite.dicom").joinpath("confidentiality.csv").read_text("utf-8").splitlines()
+    lines = files("fedsite.dicom.header").joinpath("confidentiality.csv").read_text("utf-8").splitlines()
     rows = (line.split(",", 3) for line in lines if not line.startswith("#"))
     table = {int(tag, 16): Attribute(action, kind, name) for tag, action, kind, name in rows}
     table |= dict.fromkeys(_DRAWINGS, Attribute("X", "overlays", "Overlays"))

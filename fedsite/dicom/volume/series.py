@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dicom import duplicates, geometry, images, parts, regrid, scaling
+from fedsite.dicom import geometry, regrid
 from fedsite.dicom.checks import Finding, finding
+from fedsite.dicom.header import scaling
 from fedsite.dicom.model import Frame, Pseudonyms, Volume
-from fedsite.dicom.parts import Part, kind_of
 from fedsite.dicom.regrid import Regrid
+from fedsite.dicom.volume import duplicates, images, parts
+from fedsite.dicom.volume.parts import Part, kind_of
 
 THICKNESS_TOLERANCE = 0.1
 THICK_MM = 7.0

@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from fedsite.dicom import csa
+from fedsite.dicom.header import csa
+from fedsite.dicom.header.values import Header, number, numbers, text, value_at
 from fedsite.dicom.model import Vector
-from fedsite.dicom.values import Header, number, numbers, text, value_at
 
 # GE adds 10^9 to the b-value to say that it stems from the gradient table.
 GE_OFFSET = 1_000_000_000

@@ -1,0 +1,1 @@
+"""Where files come from: folders, media with a directory, zip archives. Nothing is judged here."""
