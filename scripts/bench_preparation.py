@@ -120,7 +120,9 @@ class _CtTask:
     def __init__(self, description: "Task") -> None:
         self.DESCRIPTION = description
 
-    def preprocessing(self, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def preprocessing(
+        self, _task: "Task", spacing_mm: tuple[float, float, float]
+    ) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """The window, on a grid laid by the block that the stroke task uses."""
         import plain_monai
 
@@ -142,7 +144,7 @@ def _fedsite(place: Path) -> Callable[[], None]:
     from fedsite.dataset.manifest import CaseRecord
 
     works = _works(place)
-    settings = convert.Settings(TASKS[place.name], SPACING, place / FEDSITE)
+    settings = convert.Settings(_task(place), SPACING, place / FEDSITE)
 
     def prepare() -> None:
         (work,) = works()
@@ -153,11 +155,7 @@ def _fedsite(place: Path) -> Callable[[], None]:
     return prepare
 
 
-def _works(place: Path) -> Callable[[], list[Any]]:
-    from fedsite.dataset import dicom_source
-    from fedsite.dataset.convert import Work
-    from fedsite.dicom.voxels import reading  # noqa: F401 - imports count apart from work
-    from fedsite.site.pseudonyms import Pseudonyms
+def _task(place: Path) -> "Task":
     from fedsite.tasks import registry
     from fedsite.tasks.description import Channel
 
@@ -166,6 +164,16 @@ def _works(place: Path) -> Callable[[], list[Any]]:
     task = replace(registry.get("stroke-dwi"), name=TASKS[place.name], channels=(channel,))
     if place.name == "CT":
         registry._modules()[task.name] = _CtTask(task)
+    return task
+
+
+def _works(place: Path) -> Callable[[], list[Any]]:
+    from fedsite.dataset import dicom_source
+    from fedsite.dataset.convert import Work
+    from fedsite.dicom.voxels import reading  # noqa: F401 - imports count apart from work
+    from fedsite.site.pseudonyms import Pseudonyms
+
+    task = _task(place)
 
     def works() -> list[Work]:
         collected = dicom_source.collect(place / "dicom", place / "labels", task, Pseudonyms(bytes(32)))
@@ -209,7 +217,7 @@ def _many(place: Path, workers: int, count: int) -> float:
     (work,) = _works(place)()
     works = [replace(work, study=replace(work.study, id=f"e-{number}")) for number in range(count)]
     started = time.perf_counter()
-    done = list(pool.run(works, Settings(TASKS[place.name], SPACING, place / "many"), workers))
+    done = list(pool.run(works, Settings(_task(place), SPACING, place / "many"), workers))
     assert len(done) == count
     return time.perf_counter() - started
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose, CropForegroundd, Orientationd, ScaleIntensityRanged, Spacingd
 
-from fedsite.tasks.stroke_dwi import BRIGHTEST, DARKEST, MARGIN_MM
+from fedsite.tasks.steps.chain import BRIGHTEST, DARKEST, MARGIN_MM
 
 KEYS = ("image", "label")
 Step = Callable[[dict[str, Any]], dict[str, Any]]

@@ -3,11 +3,8 @@
 Nothing here looks at a second study: what becomes of a patient depends on that patient alone (privacy.md).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +18,14 @@ from fedsite.dataset.studies import Study, exclusion
 from fedsite.dicom.checks import Finding
 from fedsite.errors import DataNotFit
 from fedsite.tasks import registry
+from fedsite.tasks.description import Task
 
 
 @dataclass(frozen=True)
 class Settings:
     """What all studies of a run share. `out` is None when nothing is to be stored."""
 
-    task: str
+    task: Task
     spacing_mm: Triple
     out: Path | None
 
@@ -54,11 +52,11 @@ def prepare_study(work: Work, settings: Settings) -> Result:
 
     Raises SourceMissing when the source vanishes meanwhile, CannotWrite when the case cannot be stored.
     """
-    task = registry.get(settings.task)
+    task = settings.task
     loaded, findings = loading.load(work.study, task)
     if loaded is None:
         return Result(_excluded(work, findings))
-    image, label, affine = _preprocess(loaded, task.name, settings.spacing_mm)
+    image, label, affine = _preprocess(loaded, task, settings.spacing_mm)
     if loaded.mask.any() and not label.any():
         findings.append(finding("label-lost", work.study.id))
     ceiling = lesions.dice_ceiling(loaded.mask, loaded.affine, label, affine)
@@ -75,20 +73,15 @@ def prepare_study(work: Work, settings: Settings) -> Result:
     return Result(record)
 
 
-@cache
-def _transforms(task: str, spacing_mm: Triple) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return registry.module(task).preprocessing(spacing_mm)
-
-
 def _preprocess(
-    loaded: Loaded, task: str, spacing_mm: Triple
+    loaded: Loaded, task: Task, spacing_mm: Triple
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8], NDArray[np.float64]]:
     """The task's own MONAI transforms: image float16 [C, X, Y, Z], label uint8 [X, Y, Z], the affine of their grid."""
     import torch
     from monai.data.meta_tensor import MetaTensor
 
     affine = torch.from_numpy(loaded.affine)
-    case = _transforms(task, spacing_mm)(
+    case = registry.module(task.module).preprocessing(task, spacing_mm)(
         {
             "image": MetaTensor(torch.from_numpy(loaded.image), affine=affine),
             "label": MetaTensor(torch.from_numpy(loaded.mask[None]), affine=affine),

@@ -93,7 +93,7 @@ def prepare(
         _refuse_other_task(before, request.task)
         works = _works(collected.studies, request, pseudonyms, withdrawn())
         outcomes = _reusable(held, works, request.input_state)
-        settings = Settings(request.task.name, request.spacing_mm, out)
+        settings = Settings(request.task, request.spacing_mm, out)
         todo = [work for work in works if work.study.id not in outcomes]
         with closing(pool.run(todo, settings, request.workers)) as results:
             for result in results:
@@ -132,7 +132,7 @@ def check(
     """
     works = _works(collected.studies, request, pseudonyms, withdrawn())
     outcomes: list[Outcome] = []
-    settings = Settings(request.task.name, request.spacing_mm, None)
+    settings = Settings(request.task, request.spacing_mm, None)
     with closing(pool.run(works, settings, request.workers)) as results:
         for result in results:
             outcomes.append(result.outcome)

@@ -1,6 +1,7 @@
 """What a task is, without torch: channels, labels, ranges. The server and the command line read this alone."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fedsite.errors import FedsiteError
@@ -45,7 +46,8 @@ class Channel:
     """One image of a case. `modality` is DICOM's (0008,0060); b-values in s/mm2 where diffusion decides.
 
     Of several b-values in the range the one nearest to the preferred one is taken. `quantity` is "adc" for a map of the
-    apparent diffusion coefficient: found by its type, and brought to 10^-6 mm2/s.
+    apparent diffusion coefficient: found by its type, and brought to 10^-6 mm2/s. An optional image that a study lacks
+    is zeros. `windows` are ranges of Hounsfield units: the network gets the image once through each of them.
     """
 
     name: str
@@ -55,23 +57,59 @@ class Channel:
     bids_suffix: str = ""
     preferred_b_value: float = 1000.0
     quantity: Literal["", "adc"] = ""
+    optional: bool = False
+    windows: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what the network gets of this image: its own, or one for each window, such as `ct:0..80`."""
+        return tuple(f"{self.name}:{low:g}..{high:g}" for low, high in self.windows) or (self.name,)
+
+
+@dataclass(frozen=True)
+class Region:
+    """What one sigmoid output of a network answers: every voxel whose label is one of `values`."""
+
+    name: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a public data set names its files, and what its label values mean.
+
+    `images` gives for each channel the suffix of its file's name ("bids", "brats"), or its index along the fourth axis
+    of the one image file ("decathlon"). `label` is the suffix of the mask's file ("" where a folder says it), and
+    `label_values` leads from each value that is stored to the task's; 0 is background in both.
+    """
+
+    name: str
+    kind: Literal["bids", "decathlon", "brats"]
+    images: Mapping[str, str | int]
+    label: str
+    label_values: Mapping[int, int]
 
 
 @dataclass(frozen=True)
 class Task:
     """What can be learned. `labels` maps the stored value to its meaning, 0 is background.
 
-    `preprocessing_version` goes up when the preprocessing makes other cases of the same studies: they are made anew.
-    Series that name another part of the body are refused ("" takes any); so are reformats, or what was compressed with
-    loss, unless the task allows them.
+    `regions`, where there are any, are nested, the widest first, each but the last with one value that the next has
+    not; the network answers them with a sigmoid each, and else the labels with a softmax. `preprocessing_version` goes
+    up when the preprocessing makes other cases of the same studies: they are made anew. Series that name another part
+    of the body are refused ("" takes any); so are reformats, or what was compressed with loss, unless the task allows
+    them. `base` names the shipped task that a site's own was derived from, and whose functions it uses.
     """
 
     name: str
     title: str
     channels: tuple[Channel, ...]
-    labels: dict[int, str]
+    labels: Mapping[int, str]
     default_spacing_mm: tuple[float, float, float]
     networks: tuple[NetworkDescription, ...]
+    regions: tuple[Region, ...] = ()
+    layouts: tuple[Layout, ...] = ()
+    default_patch_voxels: tuple[int, int, int] = (96, 96, 96)
     input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
     preprocessing_version: int = 1
     body_part: Literal["", "HEAD"] = "HEAD"
@@ -79,3 +117,30 @@ class Task:
     allows_reformats: bool = False
     reference: str = ""
     notes: str = field(default="", repr=False)
+    base: str = ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the network's inputs, in order."""
+        return tuple(name for channel in self.channels for name in channel.inputs)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the network has: one for each region, or else for each label, background included."""
+        return len(self.regions) or len(self.labels)
+
+    @property
+    def module(self) -> str:
+        """The name of the shipped task whose functions (`registry.module`) this one uses."""
+        return self.base or self.name
+
+    def narrowed(self, names: Sequence[str]) -> "Task":
+        """The task with these channels alone: every required one and any optional ones, in the task's order.
+
+        Raises OutOfRange when they are others.
+        """
+        kept = tuple(channel for channel in self.channels if not channel.optional or channel.name in names)
+        if [channel.name for channel in kept] != list(names):
+            known = ", ".join(channel.name + " (optional)" * channel.optional for channel in self.channels)
+            raise OutOfRange(f"The plan's channels are not those of {self.name}.", f"They are, in this order: {known}.")
+        return replace(self, channels=kept)

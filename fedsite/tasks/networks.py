@@ -69,7 +69,7 @@ def divisor(name: str, settings: Settings) -> int:
 
 
 def build(task: Task, name: str, settings: Mapping[str, object], seed: int = 0) -> "nn.Module":
-    """The network for the task: [B, channels, X, Y, Z] to logits [B, labels, X, Y, Z].
+    """The network for the task: [B, inputs, X, Y, Z] to logits [B, outputs, X, Y, Z].
 
     The same seed gives the same weights; torch's global generators are left as they were.
     Raises OutOfRange as `validate` does.
@@ -79,7 +79,7 @@ def build(task: Task, name: str, settings: Mapping[str, object], seed: int = 0) 
     valid = validate(task, name, settings)
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
-        network = _BUILDERS[name](len(task.channels), len(task.labels), valid)
+        network = _BUILDERS[name](len(task.inputs), task.outputs, valid)
     refuse_batch_normalisation(network)
     return network
 
@@ -97,14 +97,14 @@ def refuse_batch_normalisation(network: "nn.Module") -> None:
             )
 
 
-def _unet(channels_in: int, channels_out: int, settings: Settings) -> "nn.Module":
+def _unet(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
     from monai.networks.nets.unet import UNet
 
     channels = settings["channels"]
     network: nn.Module = UNet(
         spatial_dims=3,
-        in_channels=channels_in,
-        out_channels=channels_out,
+        in_channels=inputs,
+        out_channels=outputs,
         channels=channels,
         strides=[2] * (len(channels) - 1),
         num_res_units=settings["num_res_units"],
@@ -113,14 +113,14 @@ def _unet(channels_in: int, channels_out: int, settings: Settings) -> "nn.Module
     return network
 
 
-def _segresnet(channels_in: int, channels_out: int, settings: Settings) -> "nn.Module":
+def _segresnet(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
     from monai.networks.nets.segresnet import SegResNet
 
     blocks_down = settings["blocks_down"]
     network: nn.Module = SegResNet(
         spatial_dims=3,
-        in_channels=channels_in,
-        out_channels=channels_out,
+        in_channels=inputs,
+        out_channels=outputs,
         init_filters=settings["init_filters"],
         blocks_down=blocks_down,
         blocks_up=[1] * (len(blocks_down) - 1),

@@ -23,15 +23,19 @@ class TaskModule(Protocol):
 
     DESCRIPTION: Task
 
-    def preprocessing(self, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def preprocessing(
+        self, task: Task, spacing_mm: tuple[float, float, float]
+    ) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """A MONAI Compose from a study on its own grid to a case on the task's: keys `image`, `label`.
 
-        Both are channel-first MetaTensors with an affine (RAS, mm): image [C, X, Y, Z], label [1, X, Y, Z].
+        Both are channel-first MetaTensors with an affine (RAS, mm): image [channels, i, j, k] to [inputs, X, Y, Z],
+        label [1, i, j, k] to [1, X, Y, Z]. `task` is DESCRIPTION, narrowed, or one derived from it. A channel that is
+        zero throughout is a missing one, and stays so.
         """
         ...
 
     def loss(self) -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
-        """From logits [B, labels, X, Y, Z] and label values [B, 1, X, Y, Z] to a scalar, a mean over patients."""
+        """From logits [B, outputs, X, Y, Z] and label values [B, 1, X, Y, Z] to a scalar, a mean over patients."""
         ...
 
 

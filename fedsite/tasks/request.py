@@ -9,12 +9,10 @@ from fedsite.tasks.description import OutOfRange, Task
 def check(
     task: str, channels: Sequence[str], network: str, settings: Mapping[str, object], patch_voxels: tuple[int, int, int]
 ) -> Task:
-    """The task of that name. Raises OutOfRange unless channels, network, its settings and patch are as it allows."""
-    known = registry.get(task, OutOfRange)
-    names = [channel.name for channel in known.channels]
-    if list(channels) != names:
-        raise OutOfRange(
-            f"The plan's channels are not those of {known.name}.", f"They are, in this order: {', '.join(names)}."
-        )
-    networks.check_patch(known, network, settings, patch_voxels)
-    return known
+    """The task of that name, narrowed to these channels.
+
+    Raises OutOfRange unless channels, network, its settings and patch are as it allows.
+    """
+    asked = registry.get(task, OutOfRange).narrowed(channels)
+    networks.check_patch(asked, network, settings, patch_voxels)
+    return asked

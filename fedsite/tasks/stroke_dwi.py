@@ -32,51 +32,13 @@ DESCRIPTION = Task(
     notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside.",
 )
 
-MARGIN_MM = 8.0
-DARKEST, BRIGHTEST = -5.0, 15.0
 
-
-def preprocessing(spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A MONAI Compose: RAS axes, the given spacing (mm), cropped to the head, robust z-scores.
-
-    Takes and gives `image` [1, X, Y, Z] and `label` [1, X, Y, Z], channel-first MetaTensors with an affine (RAS, mm).
-    Nothing in it depends on another patient. (What its steps are in plain MONAI: scripts/plain_monai.py.)
-    """
-    from monai.transforms import Compose, CropForegroundd
-
-    from fedsite.tasks.steps.grid import RasSpacingd
-
-    steps: Callable[[dict[str, Any]], dict[str, Any]] = Compose(
-        [
-            RasSpacingd(("image", "label"), spacing_mm, ("bilinear", "nearest")),
-            _with_foreground,
-            CropForegroundd(
-                ["image", "label", "foreground"],
-                source_key="foreground",
-                margin=[round(MARGIN_MM / side) for side in spacing_mm],
-                allow_smaller=True,
-                start_coord_key=None,
-                end_coord_key=None,
-            ),
-            _normalised,
-        ]
-    )
-    return steps
-
-
-def _with_foreground(case: dict[str, Any]) -> dict[str, Any]:
+def preprocessing(_task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`steps.chain`, the head being what is no air in the trace image."""
+    from fedsite.tasks.steps.chain import chain
     from fedsite.tasks.steps.intensity import foreground
 
-    return {**case, "foreground": foreground(case["image"])}
-
-
-def _normalised(case: dict[str, Any]) -> dict[str, Any]:
-    """Without the foreground, which has done its work."""
-    # Not NormalizeIntensity(nonzero=True): it writes into its input, and does not know a whole head's air.
-    from fedsite.tasks.steps.intensity import robust_z_score
-
-    image = robust_z_score(case["image"], case["foreground"], DARKEST, BRIGHTEST)
-    return {"image": image, "label": case["label"]}
+    return chain(spacing_mm, foreground)
 
 
 def loss() -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":

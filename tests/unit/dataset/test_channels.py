@@ -31,7 +31,7 @@ class TwoImages:
     loss = staticmethod(stroke_dwi.loss)
 
     @staticmethod
-    def preprocessing(spacing_mm):
+    def preprocessing(task, spacing_mm):
         return Compose([RasSpacingd(("image", "label"), spacing_mm, ("bilinear", "nearest"))])
 
 
@@ -140,7 +140,7 @@ def prepared(source, pseudonyms, tmp_path):
     def prepared(task: Task = TASK):
         (study,) = collect(source, None, task, pseudonyms).studies
         work = convert.Work(study, "training", "0" * 64)
-        return convert.prepare_study(work, convert.Settings(TASK.name, (4.0, 4.0, 6.0), tmp_path)).outcome
+        return convert.prepare_study(work, convert.Settings(TASK, (4.0, 4.0, 6.0), tmp_path)).outcome
 
     return prepared
 

@@ -19,7 +19,7 @@ def prepared(source, task, pseudonyms):
     def prepared(mask: np.ndarray, stripped: bool = False, spacing: float = 4.0):
         write_subject(source, "one", dataclasses.replace(head(4, stripped), mask=mask.astype(np.uint8)))
         (study,) = collect(source, None, task, pseudonyms).studies
-        settings = convert.Settings(task.name, (spacing, spacing, spacing), None)
+        settings = convert.Settings(task, (spacing, spacing, spacing), None)
         return convert.prepare_study(convert.Work(study, "training", "0" * 64), settings).outcome
 
     return prepared

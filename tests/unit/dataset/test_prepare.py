@@ -14,6 +14,7 @@ from fedsite.dataset.rules import finding
 from fedsite.dataset.sources import collect
 from fedsite.errors import CannotWrite, SourceMissing, UsageError
 from fedsite.site.pseudonyms import Pseudonyms
+from fedsite.tasks import stroke_dwi
 
 SPACING = (4.0, 4.0, 4.0)
 
@@ -92,7 +93,7 @@ def test_the_case_is_what_the_tasks_own_transforms_give(source, out, preparing, 
     preparing()
     case = cases.open_case(out / manifest.load(out).cases[0].file)
     affine = torch.from_numpy(content.affine)
-    expected = registry.module(task.name).preprocessing(SPACING)(
+    expected = registry.module(task.name).preprocessing(task, SPACING)(
         {
             "image": MetaTensor(torch.from_numpy(content.image[None]), affine=affine),
             "label": MetaTensor(torch.from_numpy(content.mask[None]), affine=affine),
@@ -383,10 +384,8 @@ def test_values_that_float16_cannot_hold(source, task, pseudonyms, request_of, m
     def unscaled(case):
         return {"image": case["image"] * 1e4, "label": case["label"]}
 
-    monkeypatch.setattr(convert, "_transforms", lambda task, spacing: unscaled)
-    result = convert.prepare_study(
-        convert.Work(study, "training", "0" * 64), convert.Settings(task.name, SPACING, None)
-    )
+    monkeypatch.setattr(stroke_dwi, "preprocessing", lambda task, spacing: unscaled)
+    result = convert.prepare_study(convert.Work(study, "training", "0" * 64), convert.Settings(task, SPACING, None))
     assert rules(result.outcome) == ["case-not-storable"]
 
 
