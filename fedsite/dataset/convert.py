@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsite.dataset import cases, lesions, loading, pictures
 from fedsite.dataset.folder import Outcome
@@ -56,27 +55,25 @@ def prepare_study(work: Work, settings: Settings) -> Result:
     loaded, findings = loading.load(work.study, task)
     if loaded is None:
         return Result(_excluded(work, findings))
-    image, label, affine = _preprocess(loaded, task, settings.spacing_mm)
-    if loaded.mask.any() and not label.any():
+    content = _preprocess(loaded, task, settings.spacing_mm)
+    if loaded.mask.any() and not content.label.any():
         findings.append(finding("label-lost", work.study.id))
-    ceiling = lesions.dice_ceiling(loaded.mask, loaded.affine, label, affine)
+    ceiling = lesions.dice_ceiling(loaded.mask, loaded.affine, content.label, content.affine)
     findings += lesions.check_ceiling(ceiling, work.study.id)
     try:
-        encoded = cases.encode_case(work.study.id, image, label)
+        encoded = cases.encode_case(work.study.id, content)
     except DataNotFit:
         findings.append(finding("case-not-storable", work.study.id))
         return Result(_excluded(work, findings))
-    record = _record(work, loaded, label, ceiling, encoded, findings)
+    record = _record(work, loaded, content, ceiling, encoded, findings)
     if settings.out is None:
-        return Result(record, pictures.look(image, label, settings.spacing_mm))
+        return Result(record, pictures.look(content.image, content.label, settings.spacing_mm))
     cases.store_case(settings.out, encoded)
     return Result(record)
 
 
-def _preprocess(
-    loaded: Loaded, task: Task, spacing_mm: Triple
-) -> tuple[NDArray[np.float16], NDArray[np.uint8], NDArray[np.float64]]:
-    """The task's own MONAI transforms: image float16 [C, X, Y, Z], label uint8 [X, Y, Z], the affine of their grid."""
+def _preprocess(loaded: Loaded, task: Task, spacing_mm: Triple) -> cases.Content:
+    """What the task's own MONAI transforms make of a study."""
     import torch
     from monai.data.meta_tensor import MetaTensor
 
@@ -89,13 +86,21 @@ def _preprocess(
     )
     # torch, not NumPy: ten times as fast. What float16 cannot hold becomes infinite, and encode_case refuses it.
     image, label = case["image"].as_tensor().half(), case["label"][0].as_tensor().round().byte()
-    return image.numpy(), label.numpy(), case["label"].affine.numpy()
+    return cases.Content(
+        image=image.numpy(),
+        label=label.numpy(),
+        affine=case["label"].affine.numpy(),
+        inputs=task.inputs,
+        source_label=loaded.mask,
+        source_affine=loaded.affine,
+        missing=loaded.missing,
+    )
 
 
 def _record(
     work: Work,
     loaded: Loaded,
-    label: NDArray[np.uint8],
+    content: cases.Content,
     ceiling: float | None,
     encoded: cases.EncodedCase,
     findings: list[Finding],
@@ -110,7 +115,7 @@ def _record(
         file=encoded.file,
         sha256=encoded.sha256,
         image_sha256=encoded.image_sha256,
-        shape=label.shape,
+        shape=content.label.shape,
         lesion_ml=round(float(np.count_nonzero(loaded.mask)) * voxel_ml, 4),
         source_shape=reference.shape,
         source_spacing_mm=(round(float(spacing[0]), 4), round(float(spacing[1]), 4), round(float(spacing[2]), 4)),
@@ -119,6 +124,7 @@ def _record(
         input_state=loaded.input_state,
         dice_ceiling=None if ceiling is None else round(ceiling, 4),
         fingerprint=work.fingerprint,
+        missing=content.missing,
         findings=tuple(Remark.of(remark) for remark in findings),
     )
 

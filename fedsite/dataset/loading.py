@@ -20,12 +20,16 @@ Mask = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A study's voxels on the grid of its first image: image float32 [C, i, j, k], mask uint8 [i, j, k]."""
+    """A study's voxels on the grid of its first image: image float32 [C, i, j, k], mask uint8 [i, j, k].
+
+    `missing` names the optional channels that it does not have: they are zero.
+    """
 
     image: Values
     mask: Mask
     affine: NDArray[np.float64]
     input_state: InputState
+    missing: tuple[str, ...] = ()
 
 
 class _Refused(Exception):
@@ -52,15 +56,21 @@ def _load(study: Study, task: Task, findings: list[Finding]) -> Loaded:
     mask = _read_mask(study, task, findings)
     head = find_head(first, reference.affine)
     _tell(findings, lesions.check_lesion(mask, head, state, reference.id))
+    of_channel = {image.channel: image for image in study.images}
+    missing = tuple(channel.name for channel in task.channels if channel.name not in of_channel)
     images = [first]
-    for image, channel in zip(study.images[1:], task.channels[1:], strict=True):
+    for channel in task.channels[1:]:
+        image = of_channel.get(channel.name)
+        if image is None:
+            images.append(np.zeros_like(first))
+            continue
         values = _read_image(image, findings)
         _tell(findings, [] if doubtful else _state_problems(values, image, channel, state))
         values, problems = _on_grid(values, image, reference, head, mask)
         _tell(findings, problems)
         _tell(findings, channels.shift_problems(first, values, reference.affine, image))
         images.append(values)
-    return Loaded(_stacked(images), mask, reference.affine, state)
+    return Loaded(_stacked(images), mask, reference.affine, state, missing)
 
 
 def _tell(findings: list[Finding], problems: list[Finding]) -> None:

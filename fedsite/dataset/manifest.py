@@ -5,7 +5,7 @@ in one step. It names studies and patients by the site's pseudonyms only, and ho
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,7 +14,7 @@ from fedsite.errors import DataNotFit, SourceMissing
 from fedsite.files import PRIVATE_FILE, write_atomically
 
 FILE_NAME = "manifest.json"
-SCHEMA = 1
+SCHEMA: Final = 2
 
 InputState = Literal["whole-head", "skull-stripped"]
 Split = Literal["training", "validation"]
@@ -56,7 +56,7 @@ class CaseRecord(Closed):
     """One prepared case. `id` is the study's pseudonym; sizes in voxels, spacings in mm, b in s/mm2.
 
     `dice_ceiling` is the Dice that a perfect model could reach on the image's own grid: the prepared mask, brought back
-    there, against the drawn one. None where no lesion is drawn.
+    there, against the drawn one. None where no lesion is drawn. `missing` names the optional channels that it lacks.
     """
 
     id: Pseudonym
@@ -74,6 +74,7 @@ class CaseRecord(Closed):
     input_state: InputState
     dice_ceiling: float | None = None
     fingerprint: Sha256
+    missing: tuple[str, ...] = ()
     findings: tuple[Remark, ...] = ()
 
 
@@ -95,9 +96,9 @@ class Exclusion(Closed):
 
 
 class Manifest(Closed):
-    """The whole of `manifest.json`."""
+    """The whole of `manifest.json`. What version 1 names is prepared anew: its cases had neither grid nor inputs."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[1, 2] = Field(default=SCHEMA, alias="schema")
     fedsite: str
     task: str
     channels: tuple[str, ...]

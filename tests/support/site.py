@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from support.case_maker import content_of
 
 from fedsite import __version__
 from fedsite.dataset import manifest
@@ -151,7 +152,7 @@ def prepare_blobs(site: Site, patients: int = 4, held_out: int = 1, size: int = 
         label = (np.sqrt((grid**2).sum(axis=0)) < size / 6).astype(np.uint8)
         image = (random.normal(size=label.shape) * 0.3 + 2 * label).astype(np.float16)[None]
         name = f"e-{number:016d}".replace("0", "a").replace("1", "b").replace("8", "c").replace("9", "d")
-        file, sha256 = write_case(site.data, name, image, label)
+        file, sha256 = write_case(site.data, name, content_of(image, label, ["dwi"]))
         records.append(
             CaseRecord(
                 id=name,

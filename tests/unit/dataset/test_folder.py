@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.case_maker import content_of
 
 from fedsite.dataset import cases, folder, manifest
 from fedsite.dataset.manifest import CaseRecord, Exclusion, Manifest, Remark
@@ -11,7 +12,7 @@ from fedsite.errors import CannotWrite, DataNotFit, TryAgainLater
 
 def stored_case(path: Path, case_id: str, value: int = 0) -> CaseRecord:
     image = np.full((1, 3, 4, 5), value, np.float16)
-    file, digest = cases.write_case(path, case_id, image, np.zeros((3, 4, 5), np.uint8))
+    file, digest = cases.write_case(path, case_id, content_of(image, np.zeros((3, 4, 5), np.uint8)))
     return CaseRecord(
         id=case_id,
         patient="p-a",
