@@ -75,6 +75,17 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Concept:
+    """What a label shows, as a concept of SNOMED CT that DICOM's context group 7151 has: its code and its meaning."""
+
+    code: str
+    meaning: str
+
+
+LESION_OF_BRAIN = Concept("301766008", "Lesion of Brain")
+
+
+@dataclass(frozen=True)
 class Layout:
     """How a public data set names its files, and what its label values mean.
 
@@ -98,7 +109,8 @@ class Task:
     not; the network answers them with a sigmoid each, and else the labels with a softmax. `preprocessing_version` goes
     up when the preprocessing makes other cases of the same studies: they are made anew. Series that name another part
     of the body are refused ("" takes any); so are reformats, or what was compressed with loss, unless the task allows
-    them. `base` names the shipped task that a site's own was derived from, and whose functions it uses.
+    them. `concepts` say what labels are called in a DICOM segmentation; one without is a lesion of the brain. `base`
+    names the shipped task that a site's own was derived from, and whose functions it uses.
     """
 
     name: str
@@ -108,6 +120,7 @@ class Task:
     default_spacing_mm: tuple[float, float, float]
     networks: tuple[NetworkDescription, ...]
     regions: tuple[Region, ...] = ()
+    concepts: Mapping[int, Concept] = field(default_factory=dict)
     layouts: tuple[Layout, ...] = ()
     default_patch_voxels: tuple[int, int, int] = (96, 96, 96)
     input_states: tuple[Literal["whole-head", "skull-stripped"], ...] = ("whole-head", "skull-stripped")
@@ -128,6 +141,10 @@ class Task:
     def outputs(self) -> int:
         """How many outputs the network has: one for each region, or else for each label, background included."""
         return len(self.regions) or len(self.labels)
+
+    def concept(self, label: int) -> Concept:
+        """What a label is called in a DICOM segmentation."""
+        return self.concepts.get(label, LESION_OF_BRAIN)
 
     @property
     def module(self) -> str:
