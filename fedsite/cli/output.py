@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -21,8 +21,19 @@ from fedsite.errors import FedsiteError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Progress = Callable[[int, int], None]
 OUTCOME_OF_ERRORS = {75: "pending", 80: "refused", 81: "refused"}
+
+
+class Progress(Protocol):
+    """Told how far a step is, and in a few words how it goes."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """So many of so many are done."""
+        ...
+
+
+def _silent(done: int, total: int, note: str = "") -> None:
+    """Draws nothing."""
 
 
 @dataclass
@@ -93,17 +104,27 @@ class Output:
 
     @contextmanager
     def step(self, description: str) -> Iterator[Progress]:
-        """A step that may take a while: gives the callback (done, total) that moves its bar."""
+        """A step that may take a while: gives the callback (done, total, note) that moves its bar."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda done, total: None
+            yield _silent
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         with Bar(*columns, console=self.stderr, transient=True) as bar:
-            task = bar.add_task(description, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(description, total=None, note="")
+
+            def move(done: int, total: int, note: str = "") -> None:
+                bar.update(task, completed=done, total=total, note=note)
+
+            yield move
 
     def _print_json(self, outcome: str, data: dict[str, Any], error: dict[str, str] | None) -> None:
         envelope = {"schema": 1, "command": self.command, "outcome": outcome, "data": data, "error": error}

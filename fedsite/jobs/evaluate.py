@@ -54,7 +54,7 @@ def evaluate(
     OutOfRange when the plan asks for a network or task outside its description.
     """
     from fedsite.tasks import networks, request
-    from fedsite.training import inference, loop, metrics, weights
+    from fedsite.training import devices, inference, metrics, weights
 
     if not cases:
         raise DataNotFit(
@@ -67,7 +67,7 @@ def evaluate(
         weights.load(network, tensors_of(model_path))
     except MalformedMessage as error:
         raise ServerBrokeProtocol(f"The model file is damaged: {error}.", "Fetch it again.") from error
-    where = loop.choose_device(device)
+    where = devices.choose_device(device)
     network.to(where)
     found = {}
     for number, case in enumerate(cases, start=1):

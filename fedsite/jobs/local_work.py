@@ -2,9 +2,10 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,14 @@ from fedsite.site import withdrawals
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage, Plan
 
-Progress = Callable[[int, int], None]
+
+class Progress(Protocol):
+    """Told how far a step of a round is, and in a few words how it goes (a loss: for this site's eyes alone)."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """So many of so many are done."""
+        ...
+
 
 # An update's values, float64, as a function of a slice; and the layout of the files that they come from.
 Update = tuple[Callable[[slice], NDArray[np.float64]], payload.Layout]
@@ -34,9 +42,9 @@ class PreparedData:
     manifest: Manifest
     sha256: str
 
-    def cases(self, split: manifests.Split) -> CaseFiles:
-        """The cases of a split, mapped one at a time."""
-        return CaseFiles([self.folder / case.file for case in self.manifest.of_split(split)])
+    def cases(self, split: manifests.Split, inputs: Sequence[str] = ()) -> CaseFiles:
+        """The cases of a split, mapped one at a time, with these inputs of the network (all, if none is named)."""
+        return CaseFiles([self.folder / case.file for case in self.manifest.of_split(split)], inputs)
 
     def records(self, split: manifests.Split) -> tuple[CaseRecord, ...]:
         """What the manifest says of them."""
@@ -101,20 +109,20 @@ def train(
         return
     for case in data.records("training"):
         verify_case(data.folder / case.file, case.sha256)
-    from fedsite.tasks import networks, registry
-    from fedsite.training import loop, sampling, weights
+    from fedsite.tasks import networks, registry, request
+    from fedsite.training import devices, loop, sampling, steps, weights
 
-    task = registry.get(plan.task)
+    local = plan.local
+    task = request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, local.patch_voxels)
     network = networks.build(task, plan.network.name, plan.network.settings)
     weights.load(network, payload.tensors_of(model))
-    where = loop.choose_device(device)
+    where = devices.choose_device(device)
     network.to(where)
-    local = plan.local
     sampler = sampling.PatchSampler(
-        data.cases("training"), local.patch_voxels, local.batch_size, local.foreground_fraction, seed
+        data.cases("training", task.inputs), local.patch_voxels, local.batch_size, local.foreground_fraction, seed
     )
     optimizer = loop.make_optimizer(network, local.optimizer, local.learning_rate)
-    step = loop.supervised_step(network, optimizer, registry.module(plan.task).loss(), where)
+    step = steps.SupervisedStep(network, optimizer, registry.module(task.module).loss(), where)
     loop.train(network, sampler, step, local.steps, progress)
     payload.write_model(destination, weights.export(network), PRIVATE_FILE)
 

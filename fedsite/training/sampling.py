@@ -1,7 +1,6 @@
 """Patches for training, read straight from memory-mapped cases: what is not in a patch never leaves the disk."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,17 +8,19 @@ import torch
 from numpy.typing import NDArray
 
 from fedsite.errors import DataNotFit
+from fedsite.tasks.description import Task
+from fedsite.training.augmentation import draw
+from fedsite.training.batches import Batch, Change
 
 Sides = tuple[int, int, int]
-
-SCALE, SHIFT = 0.1, 0.1
+Patch = tuple[NDArray[np.float16], NDArray[np.uint8], Change]
 
 
 class CaseLike(Protocol):
     """A prepared case: image float16 [C, X, Y, Z], label uint8 [X, Y, Z], both usually memory-mapped."""
 
     @property
-    def image(self) -> NDArray[np.floating]:
+    def image(self) -> NDArray[np.float16]:
         """[C, X, Y, Z]"""
         ...
 
@@ -28,26 +29,26 @@ class CaseLike(Protocol):
         """[X, Y, Z]"""
         ...
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The optional channels that the study did not have: their inputs are zero."""
+        ...
 
-@dataclass(frozen=True)
-class Batch:
-    """image: float32 [B, C, x, y, z]; label: uint8 [B, 1, x, y, z]."""
-
-    image: torch.Tensor
-    label: torch.Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        return Batch(self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True))
+    def foreground(self) -> NDArray[np.integer]:
+        """Where the label is not background: sorted indices into the label in C order."""
+        ...
 
 
 class PatchSampler:
-    """Draws batches of random patches; the batch of a step depends on seed and step alone.
+    """Draws batches of random patches; each depends on the seed, the step and its place in the batch alone.
 
     Each patch comes from a case drawn uniformly. With probability `foreground_fraction` it must hold a voxel of
     the case's foreground (where the case has any), else it lies anywhere. A case smaller than the patch is padded
-    with the darkest value of what was read. Light augmentation: flips along each axis, intensity times
-    [1 - SCALE, 1 + SCALE] plus [-SHIFT, SHIFT] (in standard deviations), per patch.
+    with the darkest value of what was read. How it is augmented is drawn with it (`training.augmentation`).
+
+    `optional` names the inputs of each optional channel; with probability `channel_dropout` such a channel is dropped
+    from a patch, so that the network learns to do without. `part` picks the patches of each batch that this process
+    makes, where several share the work.
 
     A batch of one small patch falls to torch's slow convolution on a CPU; a batch of two costs the same time.
 
@@ -61,38 +62,47 @@ class PatchSampler:
         batch_size: int,
         foreground_fraction: float,
         seed: int,
+        *,
+        optional: Mapping[str, tuple[int, ...]] | None = None,
+        channel_dropout: float = 0,
+        part: slice = slice(None),
     ) -> None:
         if not cases:
             raise DataNotFit("There is no case to train on.", "Prepare data for this plan's task first.")
         self.cases = cases
         self.patch_voxels = patch_voxels
-        self.batch_size = batch_size
         self.foreground_fraction = foreground_fraction
         self.seed = seed
+        self.optional = optional or {}
+        self.channel_dropout = channel_dropout
+        self.places = range(batch_size)[part]
 
     def __call__(self, step: int) -> Batch:
         """The batch of this step."""
-        random = np.random.default_rng([self.seed, step])
-        images, labels = zip(*[self._patch(random) for _ in range(self.batch_size)], strict=True)
-        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)[:, None]))
+        images, labels, changes = zip(*[self._patch(step, place) for place in self.places], strict=True)
+        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)[:, None]), changes)
 
-    def _patch(self, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _patch(self, step: int, place: int) -> Patch:
+        random = np.random.default_rng([self.seed, step, place])
         case = self.cases[int(random.integers(len(self.cases)))]
-        region = self._region(case.label, random)
-        image = np.asarray(case.image[:, *region], dtype=np.float32)
-        label = np.asarray(case.label[region])
+        region = self._region(case, random)
+        image, label = np.asarray(case.image[:, *region]), np.asarray(case.label[region])
         image, label = _padded(image, label, self.patch_voxels)
-        return _augmented(image, label, random)
+        return image, label, draw(random, len(image), self._dropped(case, random))
 
-    def _region(self, label: NDArray[np.uint8], random: np.random.Generator) -> tuple[slice, slice, slice]:
+    def _dropped(self, case: CaseLike, random: np.random.Generator) -> tuple[int, ...]:
+        gone = {name for name in self.optional if random.random() < self.channel_dropout} | set(case.missing)
+        return tuple(index for name, inputs in self.optional.items() if name in gone for index in inputs)
+
+    def _region(self, case: CaseLike, random: np.random.Generator) -> tuple[slice, slice, slice]:
         """Where the patch lies; it may be shorter than asked along an axis on which the case is."""
+        shape = case.label.shape
         lowest = np.zeros(3, dtype=np.int64)
-        highest = np.maximum(np.array(label.shape) - self.patch_voxels, 0)
+        highest = np.maximum(np.array(shape) - self.patch_voxels, 0)
         if random.random() < self.foreground_fraction:
-            # Found anew for each patch: a list kept for each case would grow with the number of studies.
-            foreground = np.flatnonzero(label)
+            foreground = case.foreground()
             if foreground.size:
-                voxel = np.array(np.unravel_index(foreground[random.integers(foreground.size)], label.shape))
+                voxel = np.array(np.unravel_index(foreground[random.integers(foreground.size)], shape))
                 lowest = np.clip(voxel - self.patch_voxels + 1, lowest, highest)
                 highest = np.minimum(voxel, highest)
         starts = random.integers(lowest, highest, endpoint=True)
@@ -100,9 +110,17 @@ class PatchSampler:
         return x, y, z
 
 
+def optional_inputs(task: Task) -> dict[str, tuple[int, ...]]:
+    """The indices of the network's inputs that each optional channel of the (narrowed) task gives."""
+    order = {name: index for index, name in enumerate(task.inputs)}
+    return {
+        channel.name: tuple(order[name] for name in channel.inputs) for channel in task.channels if channel.optional
+    }
+
+
 def _padded(
-    image: NDArray[np.float32], label: NDArray[np.uint8], sides: Sides
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    image: NDArray[np.float16], label: NDArray[np.uint8], sides: Sides
+) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Both brought to the given sides, the content in the middle, air (the darkest value) and background around."""
     missing = [max(side - given, 0) for side, given in zip(sides, label.shape, strict=True)]
     if not any(missing):
@@ -110,12 +128,3 @@ def _padded(
     widths = [(gap // 2, gap - gap // 2) for gap in missing]
     image = np.stack([np.pad(channel, widths, constant_values=channel.min()) for channel in image])
     return image, np.pad(label, widths)
-
-
-def _augmented(
-    image: NDArray[np.float32], label: NDArray[np.uint8], random: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    axes = tuple(axis for axis in (-3, -2, -1) if random.random() < 0.5)
-    scale = random.uniform(1 - SCALE, 1 + SCALE, size=(len(image), 1, 1, 1))
-    shift = random.uniform(-SHIFT, SHIFT, size=(len(image), 1, 1, 1))
-    return (np.flip(image, axes) * scale + shift).astype(np.float32), np.flip(label, axes)

@@ -11,13 +11,20 @@ from fedsite.training.sampling import PatchSampler
 TASK = registry.get("stroke-dwi")
 
 
+def stored_case(image, label, missing=()):
+    """What the case store gives, without its files."""
+    return SimpleNamespace(
+        id="p-blob", image=image, label=label, missing=missing, foreground=lambda: np.flatnonzero(label)
+    )
+
+
 @pytest.fixture
 def blob():
     """One easy case: a bright ball in noise, image [1, 32, 32, 32]."""
     grid = np.indices((32, 32, 32)) - np.array([12, 18, 15])[:, None, None, None]
     label = ((grid**2).sum(axis=0) < 36).astype(np.uint8)
     noise = np.random.default_rng(0).standard_normal(label.shape)
-    return SimpleNamespace(id="p-blob", image=(noise + 4 * label)[None].astype(np.float16), label=label)
+    return stored_case((noise + 4 * label)[None].astype(np.float16), label)
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ import torch
 
 from fedsite.errors import DataNotFit
 from fedsite.tasks import networks, registry
-from fedsite.training import inference, loop, metrics
+from fedsite.training import devices, inference, loop, metrics, steps
 from fedsite.training.sampling import PatchSampler
 
 TASK = registry.get("stroke-dwi")
 
 
-def trained(sampler, loss, steps, name="sgd", rate=0.1):
+def trained(sampler, loss, count, name="sgd", rate=0.1):
     network = networks.build(TASK, "unet", {"channels": [4, 8]}, seed=1)
     optimizer = loop.make_optimizer(network, name, rate)
-    step = loop.supervised_step(network, optimizer, loss, torch.device("cpu"))
-    return network, loop.train(network, sampler, step, steps)
+    step = steps.SupervisedStep(network, optimizer, loss, torch.device("cpu"))
+    return network, loop.train(network, sampler, step, count)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("sgd", 0.1), ("adam", 0.02)])
@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_names_the_step(network, bad):
 def test_a_nan_in_an_image_touches_no_weight(blob, network, task_loss, cpu):
     blob.image[:] = math.nan
     before = [parameter.clone() for parameter in network.parameters()]
-    step = loop.supervised_step(network, loop.make_optimizer(network, "sgd", 0.1), task_loss, cpu)
+    step = steps.SupervisedStep(network, loop.make_optimizer(network, "sgd", 0.1), task_loss, cpu)
     sampler = PatchSampler([blob], (16, 16, 16), 2, 0.67, seed=4)
     with pytest.raises(DataNotFit, match="training step 1 of 5"):
         loop.train(network, sampler, step, 5)
@@ -84,7 +84,7 @@ def test_the_step_is_sgd_with_momentum(task_loss, sampler, network, cpu):
     """The first two steps by hand: v = m v + g; w -= lr (g + m v) (Nesterov)."""
     rate, momentum = 0.05, 0.9
     copy = networks.build(TASK, "unet", {"channels": [4, 8]}, seed=1)
-    step = loop.supervised_step(network, loop.make_optimizer(network, "sgd", rate), task_loss, cpu)
+    step = steps.SupervisedStep(network, loop.make_optimizer(network, "sgd", rate), task_loss, cpu)
     loop.train(network, sampler, step, 2)
     velocity = [torch.zeros_like(parameter) for parameter in copy.parameters()]
     for number in range(2):
@@ -100,18 +100,18 @@ def test_the_step_is_sgd_with_momentum(task_loss, sampler, network, cpu):
 
 def test_the_device_is_cuda_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert loop.choose_device().type == "cuda"
+    assert devices.choose_device().type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert loop.choose_device().type == "cpu"
-    assert loop.choose_device("cpu").type == "cpu"
+    assert devices.choose_device().type == "cpu"
+    assert devices.choose_device("cpu").type == "cpu"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize(("name", "settings"), [("unet", {"channels": [8, 16, 32]}), ("segresnet", {})])
 def test_it_learns_a_blob_on_cuda(blob, task_loss, name, settings):
-    device = loop.choose_device()
+    device = devices.choose_device()
     network = networks.build(TASK, name, settings, seed=1).to(device)
-    step = loop.supervised_step(network, loop.make_optimizer(network, "adam", 0.003), task_loss, device)
+    step = steps.SupervisedStep(network, loop.make_optimizer(network, "adam", 0.003), task_loss, device)
     loop.train(network, PatchSampler([blob], (32, 32, 32), 2, 0.67, seed=4), step, 60)
     assert metrics.dice(inference.segment(network, blob.image, (32, 32, 32), device), blob.label) > 0.8
