@@ -23,6 +23,7 @@ UNET = NetworkDescription(
     {
         "channels": Range(4, 512, (16, 32, 64, 128), length=(2, 6)),
         "num_res_units": Range(0, 4, 0),
+        "affine": Range(0, 1, 0),  # 1: the normalisation has weights (FedBN needs some)
     },
 )
 SEGRESNET = NetworkDescription(
@@ -108,7 +109,7 @@ def _unet(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
         channels=channels,
         strides=[2] * (len(channels) - 1),
         num_res_units=settings["num_res_units"],
-        norm="instance",
+        norm=("instance", {"affine": bool(settings["affine"])}),
     )
     return network
 
