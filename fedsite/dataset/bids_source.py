@@ -19,7 +19,7 @@ from fedsite.dataset import nifti
 from fedsite.dataset.bids_images import read_image
 from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.rules import finding
-from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, decide
+from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, Unmarked, decide
 from fedsite.dicom.checks import Finding
 from fedsite.dicom.header import deidentification
 from fedsite.tasks.description import Task
@@ -61,6 +61,7 @@ def collect(
     pseudonyms: Pseudonyms,
     progress: Progress = lambda done, total: None,
     require_deidentified: bool = False,
+    unmarked: Unmarked | None = None,
 ) -> Collected:
     """The studies of a BIDS folder. With `labels`, masks come from there and from nowhere else.
 
@@ -85,9 +86,9 @@ def collect(
         progress(number, len(by_study))
     if require_deidentified:
         found = [_without_identified(candidates) for candidates in found]
-    studies, excluded = decide(found, task)
+    studies, excluded = decide(found, task, unmarked)
     unpaired = sum(len(files) for key, files in masks_of.items() if key not in by_study)
-    remarks = (finding("label-unpaired", count=unpaired),) if unpaired else ()
+    remarks = (finding("label-unpaired", count=unpaired),) if unpaired and not unmarked else ()
     return Collected("bids", tuple(studies), tuple(excluded), remarks)
 
 

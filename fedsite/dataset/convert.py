@@ -55,7 +55,7 @@ def prepare_study(work: Work, settings: Settings) -> Result:
     loaded, findings = loading.load(work.study, task)
     if loaded is None:
         return Result(_excluded(work, findings))
-    content = _preprocess(loaded, task, settings.spacing_mm)
+    content = preprocess(loaded, task, settings.spacing_mm)
     if loaded.mask.any() and not content.label.any():
         findings.append(finding("label-lost", work.study.id))
     ceiling = lesions.dice_ceiling(loaded.mask, loaded.affine, content.label, content.affine)
@@ -72,8 +72,8 @@ def prepare_study(work: Work, settings: Settings) -> Result:
     return Result(record)
 
 
-def _preprocess(loaded: Loaded, task: Task, spacing_mm: Triple) -> cases.Content:
-    """What the task's own MONAI transforms make of a study."""
+def preprocess(loaded: Loaded, task: Task, spacing_mm: Triple) -> cases.Content:
+    """What the task's own MONAI transforms make of a study: every case, and what a model is to segment."""
     import torch
     from monai.data.meta_tensor import MetaTensor
 

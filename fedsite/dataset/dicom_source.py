@@ -15,7 +15,7 @@ from fedsite.dataset.masks import NiftiMask
 from fedsite.dataset.pairing import Pairing, pair
 from fedsite.dataset.rules import finding
 from fedsite.dataset.selection import Choice, choose
-from fedsite.dataset.studies import Candidates, Collected, Progress, Pseudonyms, decide
+from fedsite.dataset.studies import Candidates, Collected, Progress, Pseudonyms, Unmarked, decide
 from fedsite.dicom.checks import Finding
 from fedsite.dicom.header.values import tolerant_reading
 from fedsite.dicom.index import Index
@@ -42,6 +42,7 @@ def collect(
     index: Index | None = None,
     resample: frozenset[str] = frozenset(),
     require_deidentified: bool = False,
+    unmarked: Unmarked | None = None,
 ) -> Collected:
     """The studies of a DICOM folder; masks are looked for in it and in `labels`, folders below included."""
     inventory = scan(
@@ -53,7 +54,7 @@ def collect(
         by_study[volume.study].append(volume)
     chosen = {study: choose(volumes, task) for study, volumes in sorted(by_study.items())}
     reference = task.channels[0].name
-    files, objects, remarks = _masks(inventory, labels, pseudonyms, index)
+    files, objects, remarks = ([], [], []) if unmarked else _masks(inventory, labels, pseudonyms, index)
     pairing = pair(
         files,
         objects,
@@ -67,6 +68,7 @@ def collect(
             for study, (channels, refused) in chosen.items()
         ],
         task,
+        unmarked,
     )
     if pairing.unpaired:
         remarks.append(finding("label-unpaired", count=pairing.unpaired))

@@ -9,7 +9,7 @@ from fedsite.dataset import channels, checks, lesions
 from fedsite.dataset.head import Head, find_head
 from fedsite.dataset.manifest import InputState
 from fedsite.dataset.rules import finding
-from fedsite.dataset.studies import ImageSource, Study
+from fedsite.dataset.studies import ImageSource, MaskSource, Study
 from fedsite.dicom.checks import Finding, VolumeRefused
 from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Channel, Task
@@ -53,7 +53,7 @@ def _load(study: Study, task: Task, findings: list[Finding]) -> Loaded:
     state, doubtful = checks.input_state(first, task.channels[0].modality)
     if doubtful:
         _tell(findings, [finding("input-state-doubtful", study.id, state=state)])
-    mask = _read_mask(study, task, findings)
+    mask = np.zeros_like(first, np.uint8) if study.mask is None else _read_mask(study.mask, task, reference, findings)
     head = find_head(first, reference.affine)
     _tell(findings, lesions.check_lesion(mask, head, state, reference.id))
     of_channel = {image.channel: image for image in study.images}
@@ -99,10 +99,9 @@ def _read_image(image: ImageSource, findings: list[Finding]) -> Values:
     return values
 
 
-def _read_mask(study: Study, task: Task, findings: list[Finding]) -> Mask:
-    reference = study.images[0]
+def _read_mask(source: MaskSource, task: Task, reference: ImageSource, findings: list[Finding]) -> Mask:
     try:
-        placed = study.mask.read(reference)
+        placed = source.read(reference)
     except DataNotFit as error:
         findings.append(finding("label-unreadable", reference.id, reason=error.message))
         raise _Refused from None

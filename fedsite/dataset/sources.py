@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedsite.dataset import bids_source, dicom_source, nifti
 from fedsite.dataset.manifest import SourceKind
-from fedsite.dataset.studies import Collected, Progress, Pseudonyms
+from fedsite.dataset.studies import Collected, Progress, Pseudonyms, Unmarked
 from fedsite.dicom.index import Index
 from fedsite.errors import DataNotFit, SourceMissing
 from fedsite.tasks.description import Task
@@ -29,11 +29,13 @@ def collect(
     index: Index | None = None,
     resample: frozenset[str] = frozenset(),
     require_deidentified: bool = False,
+    unmarked: Unmarked | None = None,
 ) -> Collected:
     """The studies of a source for a task, with those left out and why.
 
     `index` remembers DICOM headers from scan to scan; `resample` names what is mended in DICOM series by resampling
-    and not refused (`dicom.regrid.CHOICES`). With `require_deidentified` images with direct identifiers are left out.
+    and not refused (`dicom.regrid.CHOICES`). With `require_deidentified` images with direct identifiers are left out,
+    with `unmarked` no masks are looked for.
     Raises SourceMissing when source or labels is not there, DataNotFit when the source holds no images at all.
     """
     require(source)
@@ -42,7 +44,7 @@ def collect(
             "The folder of --labels is not there.", "Check the path of the folder that holds the masks."
         )
     if detect(source) == "bids":
-        return bids_source.collect(source, labels, task, pseudonyms, progress, require_deidentified)
+        return bids_source.collect(source, labels, task, pseudonyms, progress, require_deidentified, unmarked)
     collected = dicom_source.collect(
         source,
         labels,
@@ -52,6 +54,7 @@ def collect(
         index=index,
         resample=resample,
         require_deidentified=require_deidentified,
+        unmarked=unmarked,
     )
     if not collected.studies and not collected.excluded:
         reasons = "; ".join(finding.message for finding in collected.findings)

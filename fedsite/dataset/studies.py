@@ -111,17 +111,25 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """A study that can become a case: an image for every channel of the task, and one mask."""
+    """A study that can become a case: an image for every channel of the task, and one mask (None: to be predicted)."""
 
     id: str
     patient: str
     images: tuple[ImageSource, ...]
-    mask: MaskSource = field(repr=False)
+    mask: MaskSource | None = field(repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that the case is made of."""
-        return (*(file for image in self.images for file in image.files), *self.mask.files)
+        own = self.mask.files if self.mask else ()
+        return (*(file for image in self.images for file in image.files), *own)
+
+
+@dataclass(frozen=True)
+class Unmarked:
+    """That studies are wanted without their masks. `named` are ids of images that are meant where several would do."""
+
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -152,12 +160,14 @@ class Collected:
     findings: tuple[Finding, ...]
 
 
-def decide(found: Iterable[Candidates], task: Task) -> tuple[list[Study], list[Exclusion]]:
+def decide(
+    found: Iterable[Candidates], task: Task, unmarked: Unmarked | None = None
+) -> tuple[list[Study], list[Exclusion]]:
     """Takes exactly one image a channel and one mask from each study's candidates, or says why it cannot."""
     studies: list[Study] = []
     excluded: list[Exclusion] = []
     for candidates in found:
-        outcome = _decide_one(candidates, task)
+        outcome = _decide_one(candidates, task, unmarked)
         if isinstance(outcome, Study):
             studies.append(outcome)
         else:
@@ -171,14 +181,15 @@ def exclusion(study: str, patient: str, findings: Iterable[Finding], fingerprint
     return Exclusion(id=study, patient=patient, findings=remarks, fingerprint=fingerprint)
 
 
-def _decide_one(candidates: Candidates, task: Task) -> Study | Exclusion:
+def _decide_one(candidates: Candidates, task: Task, unmarked: Unmarked | None) -> Study | Exclusion:
+    named = unmarked.named if unmarked else {image for image, masks in candidates.masks.items() if masks}
     chosen: list[ImageSource] = []
     problems: list[Finding] = []
     for channel in task.channels:
         images = list(candidates.images.get(channel.name, ()))
         if len(images) > 1:
-            # A mask that names one of them has made the choice.
-            images = [image for image in images if candidates.masks.get(image.id)] or images
+            # A mask, or a person, that names one of them has made the choice.
+            images = [image for image in images if image.id in named] or images
         if not images:
             problems += [finding("channel-missing", candidates.id, kind=channel.summary), *candidates.refused]
         elif len(images) > 1:
@@ -189,10 +200,11 @@ def _decide_one(candidates: Candidates, task: Task) -> Study | Exclusion:
         else:
             chosen += images
     problems = problems or identity.doubts(candidates.id, (each for image in chosen for each in image.findings))
-    problems = problems or _mask_problems(candidates, chosen[0].id)
+    problems = problems or ([] if unmarked else _mask_problems(candidates, chosen[0].id))
     if problems:
         return exclusion(candidates.id, candidates.patient, problems)
-    return Study(candidates.id, candidates.patient, tuple(chosen), candidates.masks[chosen[0].id][0])
+    mask = None if unmarked else candidates.masks[chosen[0].id][0]
+    return Study(candidates.id, candidates.patient, tuple(chosen), mask)
 
 
 def _mask_problems(candidates: Candidates, image: str) -> list[Finding]:
