@@ -19,7 +19,7 @@ from fedsite.jobs.evaluate import Evaluation, evaluate
 from fedsite.jobs.site import Site
 from fedsite.site import withdrawals
 from fedsite.wire import payload
-from fedsite.wire.messages import MalformedMessage, Plan
+from fedsite.wire.messages import MalformedMessage, Plan, PlanDraft
 
 
 class Progress(Protocol):
@@ -51,7 +51,7 @@ class PreparedData:
         return self.manifest.of_split(split)
 
 
-def open_prepared(site: Site, plan: Plan) -> PreparedData:
+def open_prepared(site: Site, plan: PlanDraft) -> PreparedData:
     """The prepared data, if they are what the plan needs and hold nobody who was withdrawn.
 
     Raises SourceMissing, DataNotFit naming the difference.
@@ -127,7 +127,7 @@ def train(
     payload.write_model(destination, weights.export(network), PRIVATE_FILE)
 
 
-def measure(plan: Plan, model: Path, data: PreparedData, device: str, progress: Progress) -> Evaluation | None:
+def measure(plan: PlanDraft, model: Path, data: PreparedData, device: str, progress: Progress) -> Evaluation | None:
     """The model's Dice on this site's validation cases; None where there are none. It stays at home."""
     if not data.records("validation"):
         return None
