@@ -99,9 +99,9 @@ def look(image: Volume, label: NDArray[np.uint8], spacing_mm: Triple) -> Look:
     point = middle_of_lesion(label)
     planes: list[Plane] = []
     for channel, volume in enumerate(image):
-        window = _window(volume)
+        grey = window(volume)
         axes = (2, 1, 0) if channel == 0 else (2,)
-        planes += [_plane(volume, label, spacing_mm, channel, axis, point[axis], window) for axis in axes]
+        planes += [_plane(volume, label, spacing_mm, channel, axis, point[axis], grey) for axis in axes]
     return Look(planes=tuple(planes), histogram=histogram(image[0], label))
 
 
@@ -158,8 +158,8 @@ def _plane(
 ) -> Plane:
     """The slice across `axis`. In RAS, turning both axes round and over gives the radiological view in all three."""
     across, up = (side for side in range(3) if side != axis)
-    pixels = _radiological(np.take(volume, index, axis))
-    marks = _radiological(np.take(label, index, axis))
+    pixels = radiological(np.take(volume, index, axis))
+    marks = radiological(np.take(label, index, axis))
     rows, columns = pixels.shape
     labels = [int(value) for value in np.unique(marks) if value]
     return Plane(
@@ -174,7 +174,8 @@ def _plane(
     )
 
 
-def _radiological(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+def radiological(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+    """A slice of a RAS volume as it is looked at: the patient's right, or front, on the left."""
     return plane[::-1, ::-1].T
 
 
@@ -188,7 +189,8 @@ def _jpeg(pixels: NDArray[np.generic], window: tuple[float, float]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _window(volume: Volume) -> tuple[float, float]:
+def window(volume: Volume) -> tuple[float, float]:
+    """What is shown black and white: nearly the darkest and the brightest of the image [X, Y, Z]."""
     dark, bright = np.percentile(_sample(volume), [_DARK, _BRIGHT])
     return float(dark), float(bright)
 
