@@ -46,8 +46,10 @@ class Channel:
     """One image of a case. `modality` is DICOM's (0008,0060); b-values in s/mm2 where diffusion decides.
 
     Of several b-values in the range the one nearest to the preferred one is taken. `quantity` is "adc" for a map of the
-    apparent diffusion coefficient: found by its type, and brought to 10^-6 mm2/s. An optional image that a study lacks
-    is zeros. `windows` are ranges of Hounsfield units: the network gets the image once through each of them.
+    apparent diffusion coefficient: found by its type, and brought to 10^-6 mm2/s. `weighting` is what an MR image's
+    times make of it, `contrast_agent` whether one was given (None: either will do). In BIDS the suffix says all of
+    this, but for the agent (`ce-`). An optional image that a study lacks is zeros. `windows` are ranges of Hounsfield
+    units: the network gets the image once through each of them.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Channel:
     bids_suffix: str = ""
     preferred_b_value: float = 1000.0
     quantity: Literal["", "adc"] = ""
+    weighting: Literal["", "T1", "T2", "FLAIR"] = ""
+    contrast_agent: bool | None = None
     optional: bool = False
     windows: tuple[tuple[float, float], ...] = ()
 
@@ -89,16 +93,22 @@ LESION_OF_BRAIN = Concept("301766008", "Lesion of Brain")
 class Layout:
     """How a public data set names its files, and what its label values mean.
 
-    `images` gives for each channel the suffix of its file's name ("bids", "brats"), or its index along the fourth axis
-    of the one image file ("decathlon"). `label` is the suffix of the mask's file ("" where a folder says it), and
+    - "bids": the channels' `bids_suffix` says which images they are; masks end in `label`, or in any of the usual words
+      where that is "".
+    - "brats": a folder for each patient; `images` gives for each channel the end of its file's name, `label` that of
+      the mask's. A hyphen or an underscore parts it from the patient's.
+    - "decathlon": `folders` hold images and masks under the same names (or with `_0000` and so on for one file a
+      channel, as nnU-Net has it); `images` gives for each channel its index along the fourth axis.
+
     `label_values` leads from each value that is stored to the task's; 0 is background in both.
     """
 
     name: str
     kind: Literal["bids", "decathlon", "brats"]
-    images: Mapping[str, str | int]
-    label: str
     label_values: Mapping[int, int]
+    images: Mapping[str, str | int] = field(default_factory=dict)
+    label: str = ""
+    folders: tuple[str, str] = ("imagesTr", "labelsTr")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Reference: ISLES'22 (Hernandez Petzsche et al. 2022, Scientific Data 9:762), who
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fedsite.tasks.description import Channel, Task
+from fedsite.tasks import losses
+from fedsite.tasks.description import Channel, Layout, Task
 from fedsite.tasks.networks import SEGRESNET, UNET
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ DESCRIPTION = Task(
         ),
     ),
     labels={0: "background", 1: "lesion"},
+    layouts=(Layout("bids", "bids", label_values={1: 1}),),
     default_spacing_mm=(2, 2, 2),
+    default_patch_voxels=(64, 64, 64),
     preprocessing_version=2,
     networks=(UNET, SEGRESNET),
     reference="ISLES'22, https://doi.org/10.1038/s41597-022-01875-5",
@@ -33,23 +36,14 @@ DESCRIPTION = Task(
 )
 
 
-def preprocessing(_task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """`steps.chain`, the head being what is no air in the trace image."""
     from fedsite.tasks.steps.chain import chain
     from fedsite.tasks.steps.intensity import foreground
 
-    return chain(spacing_mm, foreground)
+    return chain(task.channels, spacing_mm, foreground)
 
 
-def loss() -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
-    """Dice + cross-entropy (Isensee et al. 2021), of each patient by itself and then averaged.
-
-    From logits [B, 2, X, Y, Z] and label values [B, 1, X, Y, Z]. No batch Dice: it would mix patients. The
-    background's Dice is left out; it is near 1 for any network.
-    """
-    from monai.losses.dice import DiceCELoss
-
-    per_patient: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = DiceCELoss(
-        include_background=False, to_onehot_y=True, softmax=True, batch=False
-    )
-    return per_patient
+def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
+    """Dice + cross-entropy of each patient."""
+    return losses.of_labels()

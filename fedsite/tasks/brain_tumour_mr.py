@@ -1,0 +1,100 @@
+"""Glioma on MR: the whole tumour, its core, and what of that takes up contrast agent.
+
+Reference: BraTS (Baid et al. 2021, arXiv:2107.02314) in the naming of 2023 and later, or of 2021 and before, and Task01
+of the Medical Segmentation Decathlon (Antonelli et al. 2022, Nature Communications 13:4128). The three store other
+values for the same tissue. The task's own are those of BraTS 2023.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fedsite.tasks import losses
+from fedsite.tasks.description import Channel, Layout, Region, Task
+from fedsite.tasks.networks import SEGRESNET, UNET
+
+if TYPE_CHECKING:
+    import torch
+
+CORE, OEDEMA, ENHANCING = 1, 2, 3
+
+DESCRIPTION = Task(
+    name="brain-tumour-mr",
+    title="Glioma on MR: whole tumour, core, enhancing part",
+    channels=(
+        Channel(
+            name="t1",
+            modality="MR",
+            summary="T1-weighted image without contrast agent",
+            bids_suffix="T1w",
+            weighting="T1",
+            contrast_agent=False,
+        ),
+        Channel(
+            name="t1c",
+            modality="MR",
+            summary="T1-weighted image with contrast agent",
+            bids_suffix="T1w",
+            weighting="T1",
+            contrast_agent=True,
+        ),
+        Channel(name="t2", modality="MR", summary="T2-weighted image", bids_suffix="T2w", weighting="T2"),
+        Channel(
+            name="flair",
+            modality="MR",
+            summary="T2-weighted image with suppressed fluid (FLAIR)",
+            bids_suffix="FLAIR",
+            weighting="FLAIR",
+        ),
+    ),
+    labels={0: "background", CORE: "necrotic or solid core", OEDEMA: "oedema or invasion", ENHANCING: "enhancing"},
+    regions=(
+        Region("whole", (CORE, OEDEMA, ENHANCING)),
+        Region("core", (CORE, ENHANCING)),
+        Region("enhancing", (ENHANCING,)),
+    ),
+    layouts=(
+        Layout(
+            "brats",
+            "brats",
+            images={"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"},
+            label="seg",
+            label_values={1: CORE, 2: OEDEMA, 3: ENHANCING},
+        ),
+        Layout(
+            "brats-2021",
+            "brats",
+            images={"t1": "t1", "t1c": "t1ce", "t2": "t2", "flair": "flair"},
+            label="seg",
+            label_values={1: CORE, 2: OEDEMA, 4: ENHANCING},
+        ),
+        Layout(
+            "decathlon",
+            "decathlon",
+            images={"flair": 0, "t1": 1, "t1c": 2, "t2": 3},
+            label_values={1: OEDEMA, 2: CORE, 3: ENHANCING},
+        ),
+        Layout("bids", "bids", label_values={1: CORE, 2: OEDEMA, 3: ENHANCING}),
+    ),
+    default_spacing_mm=(1, 1, 1),
+    default_patch_voxels=(128, 128, 128),
+    networks=(UNET, SEGRESNET),
+    # The sequences are acquired in several planes, and 3D ones are reconstructed in others.
+    allows_reformats=True,
+    reference="BraTS, https://doi.org/10.48550/arXiv.2107.02314; Medical Segmentation Decathlon, Task01,"
+    " https://doi.org/10.1038/s41467-022-30695-9",
+    notes="Before surgery. The four images lie on one grid, or in one frame of reference; where the patient moved, they"
+    " are registered before.",
+)
+
+
+def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`steps.chain`, the head being what is no air in the T1-weighted image."""
+    from fedsite.tasks.steps.chain import chain
+    from fedsite.tasks.steps.intensity import foreground
+
+    return chain(task.channels, spacing_mm, foreground)
+
+
+def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
+    """Dice + binary cross-entropy of each region and patient."""
+    return losses.of_regions(DESCRIPTION.regions)

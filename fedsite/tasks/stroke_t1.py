@@ -1,0 +1,52 @@
+"""Subacute and chronic stroke on T1-weighted MR: the infarct, or the hole that it left.
+
+Reference: ATLAS v2.0 (Liew et al. 2022, Scientific Data 9:320), whose BIDS layout is read as it is.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fedsite.tasks import losses
+from fedsite.tasks.description import Channel, Layout, Task
+from fedsite.tasks.networks import SEGRESNET, UNET
+
+if TYPE_CHECKING:
+    import torch
+
+DESCRIPTION = Task(
+    name="stroke-t1",
+    title="Subacute or chronic stroke lesion on T1-weighted MR",
+    channels=(
+        Channel(
+            name="t1",
+            modality="MR",
+            summary="T1-weighted image without contrast agent, of the whole head and about 1 mm",
+            bids_suffix="T1w",
+            weighting="T1",
+            contrast_agent=False,
+        ),
+    ),
+    labels={0: "background", 1: "lesion"},
+    layouts=(Layout("bids", "bids", label_values={1: 1}),),
+    default_spacing_mm=(1, 1, 1),
+    default_patch_voxels=(128, 128, 128),
+    networks=(UNET, SEGRESNET),
+    # A 3D acquisition is reconstructed in any plane; what was resampled once has lost nothing that a lesion needs.
+    allows_reformats=True,
+    reference="ATLAS v2.0, https://doi.org/10.1038/s41597-022-01401-7",
+    notes="From about a week after the stroke on; earlier the lesion hardly shows on T1. All lesions of a patient are"
+    " one label.",
+)
+
+
+def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`steps.chain`, the head being what is no air in the image."""
+    from fedsite.tasks.steps.chain import chain
+    from fedsite.tasks.steps.intensity import foreground
+
+    return chain(task.channels, spacing_mm, foreground)
+
+
+def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
+    """Dice + cross-entropy of each patient."""
+    return losses.of_labels()
