@@ -169,7 +169,7 @@ def _candidates(
 ) -> Candidates:
     images: dict[str, list[ImageSource]] = {}
     own: dict[str, list[NiftiMask]] = {}
-    refused: list[Finding] = []
+    refused: dict[str, list[Finding]] = defaultdict(list)
     for channel in task.channels:
         files = channels.get(channel.name, [])
         traces = [file for file in files if "rec-trace" in file.others] if channel.b_values else []
@@ -181,28 +181,29 @@ def _candidates(
                 if channel == task.channels[0]:
                     own[image.id] = _masks_of(file, masks, task)
             else:
-                refused.append(image)
+                refused[channel.name].append(image)
     return Candidates(
         id=_study(key, pseudonyms),
         patient=_patient(key, pseudonyms),
         images=images,
         masks=own,
-        refused=tuple(refused),
+        refused=refused,
     )
 
 
 def _without_identified(found: Candidates) -> Candidates:
     """What remains of a study's images when those are refused whose sidecars say who the patient is."""
     kept: dict[str, list[ImageSource]] = {}
-    refused: list[Finding] = []
+    refused = {channel: list(problems) for channel, problems in found.refused.items()}
     for channel, images in found.images.items():
         for image in images:
             told = deidentification.told_by(nifti.read_sidecar(image.files[0]))
             if told:
-                refused.append(finding("direct-identifiers", image.id, what=told))
+                problem = finding("direct-identifiers", image.id, what=told)
+                refused.setdefault(channel, []).append(problem)
             else:
                 kept.setdefault(channel, []).append(image)
-    return replace(found, images=kept, refused=(*found.refused, *refused))
+    return replace(found, images=kept, refused=refused)
 
 
 def _text(name: str | Path) -> str:

@@ -81,7 +81,11 @@ def mask_files(folder: Path, pseudonyms: Pseudonyms) -> Iterator[NiftiMask]:
 
 
 def _candidates(
-    study: str, patient: str, channels: dict[str, list[Choice]], refused: list[Finding], pairing: Pairing
+    study: str,
+    patient: str,
+    channels: dict[str, list[Choice]],
+    refused: dict[str, list[Finding]],
+    pairing: Pairing,
 ) -> Candidates:
     return Candidates(
         id=study,
@@ -89,7 +93,7 @@ def _candidates(
         images={name: [choice.image() for choice in choices] for name, choices in channels.items()},
         masks=pairing.masks,
         contested=pairing.contested,
-        refused=tuple(refused),
+        refused=refused,
         strays=tuple(pairing.strays.get(study, ())),
     )
 

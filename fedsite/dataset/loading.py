@@ -9,7 +9,7 @@ from fedsite.dataset import channels, checks, lesions
 from fedsite.dataset.head import Head, find_head
 from fedsite.dataset.manifest import InputState
 from fedsite.dataset.rules import finding
-from fedsite.dataset.studies import ImageSource, MaskSource, Study
+from fedsite.dataset.studies import ImageSource, MaskSource, Study, left_out
 from fedsite.dicom.checks import Finding, VolumeRefused
 from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Channel, Task
@@ -38,39 +38,71 @@ class _Refused(Exception):
 
 def load(study: Study, task: Task) -> tuple[Loaded | None, list[Finding]]:
     """Reads and checks. Nothing is loaded when one of the findings is an error. Raises SourceMissing."""
-    findings = [remark for image in study.images for remark in image.findings]
+    findings = [*study.remarks, *(remark for image in study.images for remark in image.findings)]
     try:
         return _load(study, task, findings), findings
     except _Refused:
         return None, findings
 
 
+@dataclass(frozen=True)
+class _First:
+    """What is known of a study's first image, on whose grid the others are brought. `state` is None if doubtful."""
+
+    image: ImageSource
+    values: Values
+    head: Head
+    mask: Mask
+    state: InputState | None
+
+
 def _load(study: Study, task: Task, findings: list[Finding]) -> Loaded:
     """As `load`, with every finding added to the list, and raising _Refused at the first error."""
     reference = study.images[0]
-    _tell(findings, [problem for image in study.images[1:] for problem in _place_problems(image, reference)])
-    first = _read_image(reference, findings)
-    state, doubtful = checks.input_state(first, task.channels[0].modality)
+    values = _read_image(reference, findings)
+    state, doubtful = checks.input_state(values, task.channels[0].modality)
     if doubtful:
         _tell(findings, [finding("input-state-doubtful", study.id, state=state)])
-    mask = np.zeros_like(first, np.uint8) if study.mask is None else _read_mask(study.mask, task, reference, findings)
-    head = find_head(first, reference.affine)
+    mask = np.zeros_like(values, np.uint8) if study.mask is None else _read_mask(study.mask, task, reference, findings)
+    head = find_head(values, reference.affine)
     _tell(findings, lesions.check_lesion(mask, head, state, reference.id))
+    first = _First(reference, values, head, mask, None if doubtful else state)
     of_channel = {image.channel: image for image in study.images}
-    missing = tuple(channel.name for channel in task.channels if channel.name not in of_channel)
-    images = [first]
+    images: dict[str, Values | None] = {task.channels[0].name: values}
     for channel in task.channels[1:]:
         image = of_channel.get(channel.name)
-        if image is None:
-            images.append(np.zeros_like(first))
-            continue
-        values = _read_image(image, findings)
-        _tell(findings, [] if doubtful else _state_problems(values, image, channel, state))
-        values, problems = _on_grid(values, image, reference, head, mask)
-        _tell(findings, problems)
-        _tell(findings, channels.shift_problems(first, values, reference.affine, image))
-        images.append(values)
-    return Loaded(_stacked(images), mask, reference.affine, state, missing)
+        images[channel.name] = None if image is None else _further(image, channel, first, findings)
+    nothing = np.zeros_like(values)
+    stacked = _stacked([nothing if each is None else each for each in images.values()])
+    missing = tuple(name for name, each in images.items() if each is None)
+    return Loaded(stacked, mask, reference.affine, state, missing)
+
+
+def _further(image: ImageSource, channel: Channel, first: _First, findings: list[Finding]) -> Values | None:
+    """Another image of the study; None for an optional one that cannot be used, which is told."""
+    own: list[Finding] = []
+    try:
+        values = _placed(image, channel, first, own)
+    except _Refused:
+        if not channel.optional:
+            findings += own
+            raise
+        problem = next(each for each in own if each.severity == "error")
+        findings.append(left_out(image.id, channel, problem))
+        return None
+    findings += own
+    return values
+
+
+def _placed(image: ImageSource, channel: Channel, first: _First, findings: list[Finding]) -> Values:
+    """The image on the grid of the first, with every finding added to the list. Raises _Refused."""
+    _tell(findings, _place_problems(image, first.image))
+    values = _read_image(image, findings)
+    _tell(findings, _state_problems(values, image, channel, first.state))
+    values, problems = _on_grid(values, image, first)
+    _tell(findings, problems)
+    _tell(findings, channels.shift_problems(first.values, values, first.image.affine, image))
+    return values
 
 
 def _tell(findings: list[Finding], problems: list[Finding]) -> None:
@@ -112,12 +144,12 @@ def _read_mask(source: MaskSource, task: Task, reference: ImageSource, findings:
     return mask
 
 
-def _state_problems(values: Values, image: ImageSource, channel: Channel, expected: InputState) -> list[Finding]:
+def _state_problems(values: Values, image: ImageSource, channel: Channel, expected: InputState | None) -> list[Finding]:
     """Whether an image has its skull where the first has none, or the other way round.
 
     A map that a scanner computes says nothing about it: it is zero wherever there was too little signal.
     """
-    if image.quantity:
+    if image.quantity or expected is None:
         return []
     state, doubtful = checks.input_state(values, channel.modality)
     if doubtful or state == expected:
@@ -125,14 +157,13 @@ def _state_problems(values: Values, image: ImageSource, channel: Channel, expect
     return [finding("channel-in-other-state", image.id, channel=image.channel, state=state, other=expected)]
 
 
-def _on_grid(
-    values: Values, image: ImageSource, reference: ImageSource, head: Head, mask: Mask
-) -> tuple[Values, list[Finding]]:
+def _on_grid(values: Values, image: ImageSource, first: _First) -> tuple[Values, list[Finding]]:
     """The image on the grid of the first, and what it does not show there."""
+    reference = first.image
     if channels.same_grid(image, reference):
         return values, []
     resampled, covered = channels.resample(values, image.affine, reference.shape, reference.affine)
-    return resampled, channels.coverage_problems(covered, head, mask, image)
+    return resampled, channels.coverage_problems(covered, first.head, first.mask, image)
 
 
 def _stacked(images: list[Values]) -> Values:

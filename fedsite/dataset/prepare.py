@@ -162,7 +162,7 @@ def _works(
             "fedsite": __version__,
             "task": request.task.name,
             "preprocessing": request.task.preprocessing_version,
-            "channels": [channel.name for channel in request.task.channels],
+            "inputs": request.task.inputs,
             "labels": sorted(request.task.labels),
             "spacing_mm": request.spacing_mm,
         },
@@ -186,7 +186,7 @@ def _fingerprint(study: Study, settings: str, pseudonyms: Pseudonyms) -> str:
     That is the settings; what the headers said of each image (so also whether it is to be resampled); and path, size
     and time of change of every file.
     """
-    parts = [settings]
+    parts = [settings, *(remark.message for remark in study.remarks)]
     for image in study.images:
         parts += [image.channel, image.id, *(remark.message for remark in image.findings)]
     for file in study.files:

@@ -139,12 +139,20 @@ def _tiles(content: Content) -> list[tuple[str, str]]:
 
 def _distributions(content: Content) -> list[tuple[str, Sequence[figures.Bar]]]:
     """How the cases are spread: a title, and what is counted."""
+    optional = any(channel.optional for channel in content.task.channels)
+    images = [("Images", figures.bars(_images(content.task, case) for case in content.cases))] if optional else []
     return [
+        *images,
         ("Lesion volume in ml", figures.volumes(content.cases)),
         ("Dice ceiling", figures.ceilings(content.cases)),
         ("Voxel size as acquired in mm", figures.bars(_sides(case.source_spacing_mm) for case in content.cases)),
         ("Scanner", figures.bars(case.scanner or "not stated" for case in content.cases)),
     ]
+
+
+def _images(task: Task, case: CaseRecord) -> str:
+    """Which of the task's images a case has."""
+    return " + ".join(channel.name for channel in task.channels if channel.name not in case.missing)
 
 
 def _curve(counts: Sequence[int]) -> str:

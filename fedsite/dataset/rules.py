@@ -23,6 +23,12 @@ _SELECTION = (
         "Leave one of them in the export, or name the mask after the SeriesInstanceUID of the right one.",
     ),
     Rule(
+        "channel-left-out",
+        "warning",
+        "The {channel} image, which is optional, is there but not used: {reason}",
+        "Nothing to do where it does not matter: zeros stand for it. fedsite inspect says more about the images.",
+    ),
+    Rule(
         "trace-missing",
         "error",
         "Of the diffusion images only single directions are there, not their mean.",

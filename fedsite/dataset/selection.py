@@ -102,20 +102,21 @@ class Choice:
             yield finding("incomplete-head", self.id, extent=extent)
 
 
-def choose(volumes: Sequence[Volume], task: Task) -> tuple[dict[str, list[Choice]], list[Finding]]:
+def choose(volumes: Sequence[Volume], task: Task) -> tuple[dict[str, list[Choice]], dict[str, list[Finding]]]:
     """For each channel the images of one study that would do, and why others that were meant for it would not."""
     channels: dict[str, list[Choice]] = {}
-    refused: list[Finding] = []
+    refused: dict[str, list[Finding]] = {}
     for channel in task.channels:
         alike = [_judged(volume, task) for volume in volumes if _is_of(volume, channel)]
         accepted = [volume for volume in alike if volume.verdict == "accepted"]
         chosen = _traces(accepted, channel) if channel.b_values else [(volume,) for volume in accepted]
         channels[channel.name] = [Choice(channel, members) for members in chosen]
-        refused += _reasons(volume for volume in alike if volume.verdict == "refused")
+        reasons = _reasons(volume for volume in alike if volume.verdict == "refused")
         if accepted and not chosen:
-            refused.append(finding("trace-missing", accepted[0].id))
+            reasons.append(finding("trace-missing", accepted[0].id))
         if channel.b_values and not alike:
-            refused += _lost_b_values(volume for volume in volumes if volume.modality == channel.modality)
+            reasons += _lost_b_values(volume for volume in volumes if volume.modality == channel.modality)
+        refused[channel.name] = reasons
     return channels, refused
 
 

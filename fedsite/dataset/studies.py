@@ -18,7 +18,7 @@ from fedsite.dataset.manifest import Exclusion, Remark, SourceKind
 from fedsite.dataset.rules import finding
 from fedsite.dicom.checks import Finding
 from fedsite.dicom.model import Volume
-from fedsite.tasks.description import Task
+from fedsite.tasks.description import Channel, Task
 
 Progress = Callable[[int, int], None]
 Affine = NDArray[np.float64]
@@ -111,12 +111,16 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """A study that can become a case: an image for every channel of the task, and one mask (None: to be predicted)."""
+    """A study that can become a case: an image for each channel of the task, and one mask (None: to be predicted).
+
+    Optional images may lack; `remarks` say so where one is there that cannot be used.
+    """
 
     id: str
     patient: str
     images: tuple[ImageSource, ...]
     mask: MaskSource | None = field(repr=False)
+    remarks: tuple[Finding, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -137,8 +141,8 @@ class Candidates:
     """What was found for one study before it is decided on.
 
     `masks` gives the masks that name an image of the task's first channel; `contested`, for an image whose mask
-    names others as well, all those images; `refused` says why what the task might have wanted is not in `images`,
-    `strays` why masks of the study fit none of its images.
+    names others as well, all those images; `refused` says of a channel why what it might have wanted is not in
+    `images`, `strays` why masks of the study fit none of its images.
     """
 
     id: str
@@ -146,7 +150,7 @@ class Candidates:
     images: Mapping[str, Sequence[ImageSource]]
     masks: Mapping[str, Sequence[MaskSource]] = field(repr=False)
     contested: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    refused: tuple[Finding, ...] = ()
+    refused: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
     strays: tuple[Finding, ...] = ()
 
 
@@ -163,7 +167,10 @@ class Collected:
 def decide(
     found: Iterable[Candidates], task: Task, unmarked: Unmarked | None = None
 ) -> tuple[list[Study], list[Exclusion]]:
-    """Takes exactly one image a channel and one mask from each study's candidates, or says why it cannot."""
+    """Takes exactly one image a channel and one mask from each study's candidates, or says why it cannot.
+
+    A study is kept without an optional image; where there is one that cannot be used, that is told.
+    """
     studies: list[Study] = []
     excluded: list[Exclusion] = []
     for candidates in found:
@@ -173,6 +180,11 @@ def decide(
         else:
             excluded.append(outcome)
     return studies, excluded
+
+
+def left_out(where: str, channel: Channel, problem: Finding) -> Finding:
+    """What is told where an optional image is there and cannot be used."""
+    return finding("channel-left-out", where, channel=channel.name, reason=problem.message)
 
 
 def exclusion(study: str, patient: str, findings: Iterable[Finding], fingerprint: str = "") -> Exclusion:
@@ -185,26 +197,33 @@ def _decide_one(candidates: Candidates, task: Task, unmarked: Unmarked | None) -
     named = unmarked.named if unmarked else {image for image, masks in candidates.masks.items() if masks}
     chosen: list[ImageSource] = []
     problems: list[Finding] = []
+    remarks: list[Finding] = []
     for channel in task.channels:
         images = list(candidates.images.get(channel.name, ()))
         if len(images) > 1:
             # A mask, or a person, that names one of them has made the choice.
             images = [image for image in images if image.id in named] or images
-        if not images:
-            problems += [finding("channel-missing", candidates.id, kind=channel.summary), *candidates.refused]
-        elif len(images) > 1:
-            names = ", ".join(sorted(image.id for image in images))
-            problems.append(
-                finding("several-candidates", candidates.id, count=len(images), kind=channel.summary, images=names)
-            )
-        else:
+        if len(images) == 1:
             chosen += images
+        elif not channel.optional:
+            problems += _channel_problems(candidates, channel, images)
+        elif images or candidates.refused.get(channel.name):
+            remarks.append(left_out(candidates.id, channel, _channel_problems(candidates, channel, images)[-1]))
     problems = problems or identity.doubts(candidates.id, (each for image in chosen for each in image.findings))
     problems = problems or ([] if unmarked else _mask_problems(candidates, chosen[0].id))
     if problems:
         return exclusion(candidates.id, candidates.patient, problems)
     mask = None if unmarked else candidates.masks[chosen[0].id][0]
-    return Study(candidates.id, candidates.patient, tuple(chosen), mask)
+    return Study(candidates.id, candidates.patient, tuple(chosen), mask, tuple(remarks))
+
+
+def _channel_problems(candidates: Candidates, channel: Channel, images: Sequence[ImageSource]) -> list[Finding]:
+    """Why none of a study's images, of which there is not just one, is taken for a channel."""
+    if not images:
+        missing = finding("channel-missing", candidates.id, kind=channel.summary)
+        return [missing, *candidates.refused.get(channel.name, ())]
+    names = ", ".join(sorted(image.id for image in images))
+    return [finding("several-candidates", candidates.id, count=len(images), kind=channel.summary, images=names)]
 
 
 def _mask_problems(candidates: Candidates, image: str) -> list[Finding]:

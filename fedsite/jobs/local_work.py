@@ -59,6 +59,8 @@ def open_prepared(site: Site, plan: PlanDraft) -> PreparedData:
     folder = site.config.paths.data
     manifest = manifests.load(folder)
     require_nobody_withdrawn(site, manifest)
+    # Of the channels a plan may ask for some: the cases' reader picks them by name.
+    lacking = [name for name in plan.channels if name not in manifest.channels]
     wanted = {
         "task": plan.task,
         "channels": tuple(plan.channels),
@@ -67,7 +69,7 @@ def open_prepared(site: Site, plan: PlanDraft) -> PreparedData:
     }
     found = {
         "task": manifest.task,
-        "channels": tuple(manifest.channels),
+        "channels": tuple(manifest.channels) if lacking else tuple(plan.channels),
         "input state": manifest.input_state,
         "spacing in mm": tuple(manifest.spacing_mm),
     }
