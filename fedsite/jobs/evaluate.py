@@ -71,7 +71,7 @@ def evaluate(
     network.to(where)
     found = {}
     for number, case in enumerate(cases, start=1):
-        prediction = inference.segment(network, case.image, plan.local.patch_voxels, where)
+        prediction = inference.segment(network, task, case.image, plan.local.patch_voxels, where)
         found[case.id] = metrics.dice(prediction, case.label)
         progress(number, len(cases))
     return Evaluation(found, statistics.fmean(found.values()))

@@ -4,39 +4,96 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 
+from fedsite.tasks import outputs
+from fedsite.tasks.description import Task
+from fedsite.training.devices import Precision
 from fedsite.training.sampling import Sides
 
+OVERLAP = 0.25
+WINDOWS_AT_ONCE = 2
+# Of a device's free memory, what a whole image may take; a larger one is put together on the CPU.
+_SHARE_OF_DEVICE = 0.25
+_FLOAT_BYTES = 4
 
-def segment(
-    network: nn.Module, image: NDArray[np.floating], patch_voxels: Sides, device: torch.device, overlap: float = 0.25
-) -> NDArray[np.uint8]:
-    """The most probable label of every voxel: image [C, X, Y, Z] to uint8 [X, Y, Z].
+Probabilities = NDArray[np.float32]
 
-    Windows of `patch_voxels` slide over the image, overlap by this fraction and are averaged with a Gaussian
-    weight, since a network sees least at a window's edge. An image smaller than the window is padded with its
-    darkest value, as in training. The network's mode (training or evaluation) is left as it was.
+
+def probabilities(
+    network: nn.Module,
+    task: Task,
+    image: NDArray[np.floating],
+    patch_voxels: Sides,
+    device: torch.device,
+    overlap: float = OVERLAP,
+) -> Probabilities:
+    """How sure the network is of each of the task's outputs: image [C, X, Y, Z] to float32 [outputs, X, Y, Z].
+
+    Windows of `patch_voxels` slide over the image, overlap by this fraction and are averaged with a Gaussian weight,
+    since a network sees least at a window's edge. Only windows need to fit into the device's memory: an image that is
+    large for it stays on the CPU, and is put together there. An image smaller than the window is padded with the
+    darkest value of each channel, as in training. The network's mode (training or evaluation) is left as it was.
     """
     from monai.inferers.utils import sliding_window_inference
 
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32))[None].to(device)
+    pixels, inside = _padded(torch.from_numpy(np.asarray(image, dtype=np.float32)), patch_voxels)
+    where = _where_to_stitch(pixels, task.outputs, device)
     was_training = network.training
     network.eval()
     try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"),
-        ):
+        with torch.inference_mode(), Precision.of(device).autocast():
             logits = sliding_window_inference(
-                pixels,
+                pixels[None].to(where),
                 roi_size=patch_voxels,
-                sw_batch_size=2,
+                sw_batch_size=WINDOWS_AT_ONCE,
                 predictor=lambda window: network(window).float(),  # overlapping windows are averaged in full precision
                 overlap=overlap,
                 mode="gaussian",
-                cval=float(pixels.min()),
+                sw_device=device,
+                device=where,
             )
+            sure = outputs.probabilities(task, logits)[0]
     finally:
         network.train(was_training)
-    labels: NDArray[np.uint8] = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    found: Probabilities = sure[:, *inside].cpu().numpy()
+    return found
+
+
+def decode(task: Task, sure: Probabilities) -> NDArray[np.uint8]:
+    """The label values [X, Y, Z] that probabilities [outputs, X, Y, Z] mean."""
+    # Less a half, probabilities have the order of logits and their sign.
+    labels: NDArray[np.uint8] = outputs.decode(task, torch.from_numpy(sure)[None] - 0.5)[0].numpy()
     return labels
+
+
+def segment(
+    network: nn.Module,
+    task: Task,
+    image: NDArray[np.floating],
+    patch_voxels: Sides,
+    device: torch.device,
+    overlap: float = OVERLAP,
+) -> NDArray[np.uint8]:
+    """The label value of every voxel: image [C, X, Y, Z] to uint8 [X, Y, Z], by `probabilities` and `decode`."""
+    return decode(task, probabilities(network, task, image, patch_voxels, device, overlap))
+
+
+def _padded(pixels: torch.Tensor, sides: Sides) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
+    """The image [C, X, Y, Z] with at least these sides, its content in the middle; and where that is."""
+    given = tuple(pixels.shape[1:])
+    missing = [max(side - length, 0) for side, length in zip(sides, given, strict=True)]
+    x, y, z = (slice(gap // 2, gap // 2 + length) for gap, length in zip(missing, given, strict=True))
+    if any(missing):
+        widths = [width for gap in reversed(missing) for width in (gap // 2, gap - gap // 2)]
+        pixels = torch.stack([functional.pad(channel, widths, value=float(channel.min())) for channel in pixels])
+    return pixels, (x, y, z)
+
+
+def _where_to_stitch(pixels: torch.Tensor, count: int, device: torch.device) -> torch.device:
+    """The device itself where the image, its outputs (twice, while they are weighed) and the weights fit well."""
+    if device.type != "cuda":
+        return device
+    needed = pixels[0].numel() * (len(pixels) + 2 * count + 1) * _FLOAT_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if needed < _SHARE_OF_DEVICE * free else torch.device("cpu")
