@@ -131,7 +131,7 @@ def admit(here: Round) -> None:
         rules,
         Asked(
             plan.task,
-            plan.algorithm,
+            plan.algorithm_name,
             plan.local.steps,
             plan.privacy.noise_multiplier,
             here.offer.ticket.model_bytes,

@@ -9,9 +9,9 @@ import json
 import math
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 PROTOCOL_VERSIONS = (1,)
 MAX_MESSAGE_BYTES = 1 << 20
@@ -38,7 +38,11 @@ class MalformedMessage(ValueError):
 
 
 class Closed(BaseModel):
-    """A message: immutable, without room for unknown fields, without silent conversions."""
+    """A message: immutable, without room for unknown fields, without silent conversions.
+
+    A field that a later version brought is left out at its default (`exclude_if`): a fedsite that does not know it
+    reads the message all the same, and a plan that does not use it has the bytes that it always had.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_inf_nan="null")
 
@@ -153,6 +157,43 @@ class Network(Closed):
     ]
 
 
+class FedProx(Closed):
+    """FedProx (Li et al. 2020): the local loss plus mu/2 ||w - w_global||^2."""
+
+    name: Literal["fedprox"]
+    mu: Annotated[float, Field(gt=0, le=1000)]
+
+
+class PersonalLayers(Closed):
+    """Each site has a head or decoder of its own, which stays at home (Arivazhagan et al. 2019, FedPer)."""
+
+    name: Literal["personal"]
+    keep: Literal["head", "decoder"]
+
+
+PlainAlgorithm = Literal["fedavg", "scaffold", "fedbn"]
+
+
+def _algorithm_kind(value: object) -> str | None:
+    """Which of the algorithm's forms a value must be; None for none."""
+    if isinstance(value, str):
+        return "plain" if value in get_args(PlainAlgorithm) else None
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return name if name in ("fedprox", "personal") else None
+
+
+Algorithm = Annotated[
+    Annotated[PlainAlgorithm, Tag("plain")]
+    | Annotated[FedProx, Tag("fedprox")]
+    | Annotated[PersonalLayers, Tag("personal")],
+    Discriminator(
+        _algorithm_kind,
+        custom_error_type="algorithm",
+        custom_error_message="fedavg, scaffold, fedbn, {name: fedprox, mu: M} or {name: personal, keep: head|decoder}",
+    ),
+]
+
+
 class LocalWork(Closed):
     """What a site computes in one round. `steps: 0` is legal: nothing is trained, the release is pure noise."""
 
@@ -160,6 +201,7 @@ class LocalWork(Closed):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 2
     patch_voxels: Annotated[tuple[int, int, int], Field(strict=False)] = (40, 40, 40)
     optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda momentum: momentum == 0.9)] = 0.9
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.67
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
@@ -205,7 +247,8 @@ class PlanDraft(Closed):
     channels: Annotated[list[Name], Field(min_length=1, max_length=8)]
     preparation: Preparation
     network: Network
-    algorithm: Literal["fedavg"]
+    algorithm: Algorithm
+    server_momentum: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda momentum: momentum == 0)] = 0.0
     local: LocalWork
     privacy: PrivacyAsked
     max_update_norm: Annotated[float, Field(gt=0, le=1e12)]
@@ -217,6 +260,22 @@ class PlanDraft(Closed):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
+    @model_validator(mode="after")
+    def _scaffold_in_range(self) -> "PlanDraft":
+        """A control is an update over steps times learning rate: a mean gradient only where nothing else moves."""
+        if self.algorithm == "scaffold":
+            local = self.local
+            if local.optimizer != "sgd" or local.momentum != 0:
+                raise ValueError("scaffold needs plain SGD: local.optimizer sgd with local.momentum 0")
+            if local.steps == 0 or self.weights != "equal":
+                raise ValueError("scaffold needs local.steps above 0 and equal weights")
+        return self
+
+    @property
+    def algorithm_name(self) -> str:
+        """The algorithm in one word, as a site's policy names it."""
+        return self.algorithm if isinstance(self.algorithm, str) else self.algorithm.name
+
 
 class Plan(PlanDraft):
     """One signed document for a series of rounds, with the keys that its tickets and receipts are signed by."""
@@ -226,7 +285,11 @@ class Plan(PlanDraft):
 
 
 class Ticket(Closed):
-    """One round of a plan, signed by the round key; tickets form a chain by the digest of the one before."""
+    """One round of a plan, signed by the round key; tickets form a chain by the digest of the one before.
+
+    `control_sha256` names the server's control under SCAFFOLD: a file in the model's form, fetched as a model is. Where
+    it is missing the control is zero.
+    """
 
     federation: Name
     plan_sha256: Sha256
@@ -234,6 +297,7 @@ class Ticket(Closed):
     previous_ticket: Sha256 | None
     model_sha256: Sha256
     model_bytes: Annotated[int, Field(gt=0, le=1 << 40)]
+    control_sha256: Annotated[Sha256 | None, Field(exclude_if=lambda digest: digest is None)] = None
     opened: AwareDatetime
     expires: AwareDatetime
 
