@@ -12,8 +12,6 @@ from fedsite.site.config import read_yaml
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the demo runs is measured by the tests of its parts; tracing would double its time.
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     monkeypatch.setattr(demo, "PATIENTS", 4)
     monkeypatch.setattr(demo, "HELD_OUT", 0.5)
     monkeypatch.setattr(demo, "ROUNDS", 1)

@@ -21,3 +21,11 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
     site.init()
     site.enroll(server.invite("site-a"))
     return site
+
+
+@pytest.fixture(autouse=True, scope="module")
+def untraced() -> Iterator[None]:
+    """Commands run without coverage: the tests of their parts measure it, and tracing doubles a command's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
