@@ -5,15 +5,12 @@ of the Medical Segmentation Decathlon (Antonelli et al. 2022, Nature Communicati
 values for the same tissue. The task's own are those of BraTS 2023.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Region, Task
 from fedsite.tasks.networks import SEGRESNET, UNET
-
-if TYPE_CHECKING:
-    import torch
+from fedsite.tasks.steps import chain
 
 CORE, OEDEMA, ENHANCING = 1, 2, 3
 
@@ -85,16 +82,5 @@ DESCRIPTION = Task(
     notes="Before surgery. The four images lie on one grid, or in one frame of reference; where the patient moved, they"
     " are registered before.",
 )
-
-
-def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """`steps.chain`, the head being what is no air in the T1-weighted image."""
-    from fedsite.tasks.steps.chain import chain
-    from fedsite.tasks.steps.intensity import foreground
-
-    return chain(task.channels, spacing_mm, foreground)
-
-
-def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
-    """Dice + binary cross-entropy of each region and patient."""
-    return losses.of_regions(DESCRIPTION.regions)
+preprocessing = chain.mr
+loss = partial(losses.of_regions, DESCRIPTION.regions)

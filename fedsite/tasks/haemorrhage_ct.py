@@ -4,15 +4,10 @@ Reference: INSTANCE 2022 (Li et al. 2023, arXiv:2301.03281) and BHSD (Wu et al. 
 are read as they are; of BHSD's five kinds of haemorrhage one is made.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
 from fedsite.tasks.networks import SEGRESNET, UNET
-
-if TYPE_CHECKING:
-    import torch
+from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
     name="haemorrhage-ct",
@@ -54,16 +49,5 @@ DESCRIPTION = Task(
     notes="Windows of 0 to 80, -20 to 180 and -800 to 2000 HU. Angiographies and other images with contrast agent are"
     " left aside.",
 )
-
-
-def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """`steps.chain`, the head being the largest piece that is denser than air."""
-    from fedsite.tasks.steps.chain import chain
-    from fedsite.tasks.steps.hounsfield import head
-
-    return chain(task.channels, spacing_mm, head)
-
-
-def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
-    """Dice + cross-entropy of each patient."""
-    return losses.of_labels()
+preprocessing = chain.ct
+loss = losses.of_labels

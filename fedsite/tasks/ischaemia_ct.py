@@ -4,15 +4,10 @@ Reference: ISLES'24 (Riedel et al. 2024, arXiv:2408.11142), whose BIDS layout is
 session, and the infarct that the MR of the second showed, on the grid of the CT.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
 from fedsite.tasks.networks import SEGRESNET, UNET
-
-if TYPE_CHECKING:
-    import torch
+from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
     name="ischaemia-ct",
@@ -43,16 +38,5 @@ DESCRIPTION = Task(
     notes="Windows of 20 to 45 and 0 to 80 HU. Masks are best drawn on a diffusion-weighted MR and brought to the CT:"
     " readers of the CT alone agree little.",
 )
-
-
-def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """`steps.chain`, the head being the largest piece that is denser than air."""
-    from fedsite.tasks.steps.chain import chain
-    from fedsite.tasks.steps.hounsfield import head
-
-    return chain(task.channels, spacing_mm, head)
-
-
-def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
-    """Dice + cross-entropy of each patient."""
-    return losses.of_labels()
+preprocessing = chain.ct
+loss = losses.of_labels

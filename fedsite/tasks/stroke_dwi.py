@@ -3,15 +3,10 @@
 Reference: ISLES'22 (Hernandez Petzsche et al. 2022, Scientific Data 9:762), whose BIDS layout is read as it is.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
 from fedsite.tasks.networks import SEGRESNET, UNET
-
-if TYPE_CHECKING:
-    import torch
+from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
     name="stroke-dwi",
@@ -34,16 +29,5 @@ DESCRIPTION = Task(
     reference="ISLES'22, https://doi.org/10.1038/s41597-022-01875-5",
     notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside.",
 )
-
-
-def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """`steps.chain`, the head being what is no air in the trace image."""
-    from fedsite.tasks.steps.chain import chain
-    from fedsite.tasks.steps.intensity import foreground
-
-    return chain(task.channels, spacing_mm, foreground)
-
-
-def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
-    """Dice + cross-entropy of each patient."""
-    return losses.of_labels()
+preprocessing = chain.mr
+loss = losses.of_labels

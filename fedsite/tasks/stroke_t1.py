@@ -3,15 +3,10 @@
 Reference: ATLAS v2.0 (Liew et al. 2022, Scientific Data 9:320), whose BIDS layout is read as it is.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
 from fedsite.tasks.networks import SEGRESNET, UNET
-
-if TYPE_CHECKING:
-    import torch
+from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
     name="stroke-t1",
@@ -37,16 +32,5 @@ DESCRIPTION = Task(
     notes="From about a week after the stroke on; earlier the lesion hardly shows on T1. All lesions of a patient are"
     " one label.",
 )
-
-
-def preprocessing(task: Task, spacing_mm: tuple[float, float, float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """`steps.chain`, the head being what is no air in the image."""
-    from fedsite.tasks.steps.chain import chain
-    from fedsite.tasks.steps.intensity import foreground
-
-    return chain(task.channels, spacing_mm, foreground)
-
-
-def loss() -> "Callable[[losses.Answer, torch.Tensor], torch.Tensor]":
-    """Dice + cross-entropy of each patient."""
-    return losses.of_labels()
+preprocessing = chain.mr
+loss = losses.of_labels

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedsite.tasks.description import Channel
+from fedsite.tasks.description import Channel, Task
 
 if TYPE_CHECKING:
     import torch
     from monai.data.meta_tensor import MetaTensor
+
+Chain = Callable[[dict[str, Any]], dict[str, Any]]
 
 MARGIN_MM = 8.0
 DARKEST, BRIGHTEST = -5.0, 15.0
@@ -16,11 +18,25 @@ DARKEST, BRIGHTEST = -5.0, 15.0
 ADC_OF_BRAIN, ADC_STEP = 800.0, 200.0
 
 
-def chain(
+def mr(task: Task, spacing_mm: tuple[float, float, float]) -> Chain:
+    """For MR: the head is what is no air in the first channel, which is never optional. As `_chain`."""
+    from fedsite.tasks.steps.intensity import foreground
+
+    return _chain(task.channels, spacing_mm, foreground)
+
+
+def ct(task: Task, spacing_mm: tuple[float, float, float]) -> Chain:
+    """For CT: the head is the largest piece that is denser than air. As `_chain`."""
+    from fedsite.tasks.steps.hounsfield import head
+
+    return _chain(task.channels, spacing_mm, head)
+
+
+def _chain(
     channels: Sequence[Channel],
     spacing_mm: tuple[float, float, float],
     foreground: "Callable[[torch.Tensor], torch.Tensor]",
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
+) -> Chain:
     """A MONAI Compose: RAS axes, the given spacing (mm), cropped to the head, each channel normalised.
 
     Takes `image` [channels, i, j, k] and `label` [1, i, j, k], channel-first MetaTensors with an affine (RAS, mm), and
@@ -38,7 +54,7 @@ def chain(
         """Without the foreground, which has done its work."""
         return {"image": _normalised(case["image"], case["foreground"], channels), "label": case["label"]}
 
-    steps: Callable[[dict[str, Any]], dict[str, Any]] = Compose(
+    steps: Chain = Compose(
         [
             RasSpacingd(("image", "label"), spacing_mm, ("bilinear", "nearest")),
             with_foreground,
