@@ -1,6 +1,5 @@
 """`fedsite inspect`: what is in an export, without a task: every volume with its verdict, each read once."""
 
-import gzip
 import os
 import secrets
 from collections.abc import Callable
@@ -8,17 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsite.dataset import nifti
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.index import Index
 from fedsite.dicom.model import Inventory, Progress, Pseudonyms, Volume
 from fedsite.dicom.scan import scan
 from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import ConfigurationError, DataNotFit
-from fedsite.files import atomic_writer, make_folder
+from fedsite.files import make_folder
 from fedsite.jobs.site import header_index
 from fedsite.site import config as configuration
 from fedsite.site import identity
@@ -134,16 +133,7 @@ def write_nifti(path: Path, volume: Volume, voxels: NDArray[np.float32]) -> None
     Raises CannotWrite.
     """
     fits = volume.is_integral and INT16.min <= voxels.min() and voxels.max() <= INT16.max
-    image = nib.Nifti1Image(voxels.astype(np.int16) if fits else voxels, volume.affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(volume.affine, code="scanner")
-    image.set_qform(volume.affine, code="scanner")
-    with (
-        atomic_writer(path) as file,
-        # No name and no time in the gzip header: the same volume gives the same bytes.
-        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
-    ):
-        image.to_stream(stream)
+    nifti.write(path, voxels.astype(np.int16) if fits else voxels, volume.affine)
 
 
 def _nothing(inventory: Inventory) -> DataNotFit:
