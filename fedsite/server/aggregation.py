@@ -2,6 +2,7 @@
 
 McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data, in the form that
 privacy.md needs: sites send differences, the server adds their weighted mean to the model that they started from.
+Momentum and SCAFFOLD's control are made of the same updates, so they cost no privacy and nothing more is sent.
 """
 
 import math
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedsite.wire.algorithms import next_model, next_server_control
 from fedsite.wire.messages import MalformedMessage
 from fedsite.wire.payload import Layout, check_file, chunks, read_values
 
@@ -23,22 +26,64 @@ class Update:
     weight: float
 
 
-def average(model: Path, layout: Layout, updates: Sequence[Update], encoding: str) -> Iterator[bytes]:
+def average(
+    model: Path,
+    layout: Layout,
+    updates: Sequence[Update],
+    encoding: str,
+    momentum: float = 0.0,
+    previous: Path | None = None,
+) -> Iterator[bytes]:
     """The next model as the bytes of its file: model + sum(w * update) / sum(w), summed in float64.
 
-    The same updates in the same order give the same bytes. `layout` is the model's (float32), `encoding` that of
-    the updates.
+    With `momentum` it also goes on as it moved since `previous`, the model of the round before (FedAvgM). The same
+    updates in the same order give the same bytes. `layout` is the model's (float32), `encoding` that of the updates.
     """
     encoded = layout.encoded(encoding)
     total = math.fsum(update.weight for update in updates)
     yield layout.header
     for part in chunks(layout.values):
-        summed = np.zeros(part.stop - part.start, dtype=np.float64)
-        for update in updates:
-            summed += np.multiply(read_values(update.path, encoded, part), update.weight, dtype=np.float64)
-        summed /= total
-        summed += read_values(model, layout, part)
-        yield summed.astype(layout.dtype).tobytes()
+        mean = _weighted_sum(updates, encoded, part)
+        mean /= total
+        before = None if previous is None else read_values(previous, layout, part).astype(np.float64)
+        now = read_values(model, layout, part).astype(np.float64)
+        yield next_model(now, mean, momentum, before).astype(layout.dtype).tobytes()
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What SCAFFOLD's server knows before a round's updates: its control's file (None: zero), steps times learning
+    rate, and how many sites have taken part in the series before this round and with it.
+    """
+
+    path: Path | None
+    reach: float
+    known_before: int
+    known: int
+
+
+def next_control(controls: Controls, layout: Layout, updates: Sequence[Update], encoding: str) -> Iterator[bytes]:
+    """The server's next control as the bytes of its file, in the model's form: made of the released updates alone."""
+    encoded = layout.encoded(encoding)
+    yield layout.header
+    for part in chunks(layout.values):
+        present = read_values(controls.path, layout, part).astype(np.float64) if controls.path else 0.0
+        control = next_server_control(
+            present,
+            _weighted_sum(updates, encoded, part),
+            controls.reach,
+            taking_part=len(updates),
+            known_before=controls.known_before,
+            known=controls.known,
+        )
+        yield control.astype(layout.dtype).tobytes()
+
+
+def _weighted_sum(updates: Sequence[Update], encoded: Layout, part: slice) -> NDArray[np.float64]:
+    summed = np.zeros(part.stop - part.start, dtype=np.float64)
+    for update in updates:
+        summed += np.multiply(read_values(update.path, encoded, part), update.weight, dtype=np.float64)
+    return summed
 
 
 def why_unfit(path: Path, layout: Layout, max_norm: float) -> str | None:

@@ -25,7 +25,7 @@ from fedsite.server import enrolment, participation, uploads
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_space
 from fedsite.server.receiver import Receiver
-from fedsite.server.storage import ModelRow, UploadRow
+from fedsite.server.storage import ControlRow, ModelRow, UploadRow
 from fedsite.wire.enrolment import EST, MAX_REQUEST_BYTES, PKCS7_TYPE, encode_certificates
 from fedsite.wire.messages import (
     MAX_MESSAGE_BYTES,
@@ -169,9 +169,9 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
 
     @app.get("/v1/models/{sha256}", response_class=FileResponse)
     def model(sha256: Digest) -> FileResponse:
-        """A global model; Range and If-Range are honoured."""
+        """A global model, or a control in its form; Range and If-Range are honoured."""
         with federation.database.reading() as session:
-            if session.get(ModelRow, sha256) is None:
+            if session.get(ModelRow, sha256) is None and session.get(ControlRow, sha256) is None:
                 raise Refused(HTTPStatus.NOT_FOUND, "no-such-model", "There is no such model.")
         headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, immutable"}
         return ModelResponse(federation.models.path(sha256), headers=headers, media_type="application/octet-stream")

@@ -157,6 +157,7 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
         row = session.scalars(select(FederationRow)).one()
     if row.schema_version != SCHEMA_VERSION:
         raise ConfigurationError(f"{folder} has schema {row.schema_version}, not {SCHEMA_VERSION}.", "Update fedsite.")
+    database.complete()
     try:
         plan_key, round_key, receipt_key = (_signing_key(keys / f"{one}.key") for one in SIGNING_KEYS)
         authority = _authority(keys)

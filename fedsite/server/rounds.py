@@ -12,7 +12,8 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from sqlalchemy.orm import Session
 
 from fedsite.errors import ConfigurationError, DataNotFit, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE
-from fedsite.server.aggregation import Update, average
+from fedsite.server.aggregation import Controls, Update, average, next_control
 from fedsite.server.federation import Federation
-from fedsite.server.storage import ModelRow, RoundRow, SeriesRow, UploadRow
+from fedsite.server.storage import ControlRow, ModelRow, RoundRow, SeriesRow, UploadRow
 from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PlanDraft, Ticket, parse
 from fedsite.wire.payload import chunks, layout_of, read_values
 from fedsite.wire.plans import complete
@@ -32,6 +33,15 @@ from fedsite.wire.signing import PLAN, TICKET, digest, open_envelope, public_key
 LONGEST_TURN = 600.0
 
 log = logging.getLogger("fedsite.server")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a round starts from, by digest: the model, its size, and the server's control where the plan has one."""
+
+    model_sha256: str
+    model_bytes: int
+    control_sha256: str | None = None
 
 
 def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: int) -> RoundRow:
@@ -52,11 +62,12 @@ def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: i
     sha256, size = federation.models.add(_blocks(model), f"model.{os.getpid()}")
     with federation.database.writing() as session:
         _refuse_while_open(session)
-        _remember_model(session, ModelRow(sha256=sha256, size=size, created=now))
+        made = Made(sha256, size)
+        _remember(session, made, now)
         series = SeriesRow(plan_sha256=digest(envelope), plan=envelope.to_bytes().decode(), rounds=rounds)
         session.add(series)
         session.flush()
-        return _open_round(federation, session, series, 1, sha256, size)
+        return _open_round(federation, session, series, 1, made)
 
 
 def close_now(federation: Federation, number: int) -> RoundRow:
@@ -187,23 +198,66 @@ def _aggregate(federation: Federation, row: RoundRow) -> None:
         series = series_of(session, row)
         uploads = accepted(session, row.number)
     plan = plan_of(federation, series)
-    model = federation.models.path(row.model_sha256)
     updates = [Update(update_path(federation, one.id), one.weight) for one in uploads]
-    sha256, size = federation.models.add(
-        average(model, layout_of(model), updates, plan.payload), draft=f"round.{row.number}"
-    )
+    made = _make(federation, row, plan, updates)
     with federation.database.writing() as session:
-        _remember_model(session, ModelRow(sha256=sha256, size=size, created=federation.clock(), round=row.number))
+        _remember(session, made, federation.clock(), row.number)
         row = _round(session, row.number)
-        row.status, row.result_sha256 = "aggregated", sha256
+        row.status, row.result_sha256 = "aggregated", made.model_sha256
         if row.place_in_series < series.rounds and plan.expires > federation.clock():
-            _open_round(federation, session, series, row.place_in_series + 1, sha256, size)
+            _open_round(federation, session, series, row.place_in_series + 1, made)
     log.info("round %d is aggregated from %d updates", row.number, len(updates))
 
 
-def _open_round(
-    federation: Federation, session: Session, series: SeriesRow, place: int, model_sha256: str, model_bytes: int
-) -> RoundRow:
+def _make(federation: Federation, row: RoundRow, plan: Plan, updates: Sequence[Update]) -> Made:
+    """The files that the next round starts from. Everything comes from stored files and rows, so a crash repeats it:
+    the velocity of a momentum is what the model moved by in the round before.
+    """
+    model = federation.models.path(row.model_sha256)
+    layout, previous = layout_of(model), None
+    with federation.database.reading() as session:
+        before = _round_before(session, row)
+        if plan.server_momentum and before:
+            previous = federation.models.path(before.model_sha256)
+        known_before = _sites_known(session, before) if before else 0
+        controls = Controls(
+            path=_control_of(federation, row),
+            reach=plan.local.steps * plan.local.learning_rate,
+            known_before=known_before,
+            known=_sites_known(session, row),
+        )
+    blocks = average(model, layout, updates, plan.payload, plan.server_momentum, previous)
+    sha256, size = federation.models.add(blocks, draft=f"round.{row.number}")
+    if plan.algorithm != "scaffold":
+        return Made(sha256, size)
+    blocks = next_control(controls, layout, updates, plan.payload)
+    return Made(sha256, size, federation.models.add(blocks, draft=f"control.{row.number}")[0])
+
+
+def _round_before(session: Session, row: RoundRow) -> RoundRow | None:
+    """The round of the same series before this one."""
+    return session.scalars(
+        select(RoundRow).where(RoundRow.series_id == row.series_id, RoundRow.place_in_series == row.place_in_series - 1)
+    ).first()
+
+
+def _sites_known(session: Session, row: RoundRow) -> int:
+    """How many sites have taken part in the series, up to and with this round."""
+    found = (
+        select(UploadRow.site)
+        .join(RoundRow)
+        .where(RoundRow.series_id == row.series_id, RoundRow.number <= row.number, UploadRow.state == "accepted")
+    )
+    return len(set(session.scalars(found)))
+
+
+def _control_of(federation: Federation, row: RoundRow) -> Path | None:
+    """The control that a round's ticket names; None in the first of a series, where it is zero."""
+    ticket = open_envelope(envelope_of(row.ticket), Ticket, TICKET, [public_key(federation.round_key)])
+    return federation.models.path(ticket.control_sha256) if ticket.control_sha256 else None
+
+
+def _open_round(federation: Federation, session: Session, series: SeriesRow, place: int, made: Made) -> RoundRow:
     plan, now = plan_of(federation, series), federation.clock()
     last = session.scalars(select(RoundRow).order_by(RoundRow.number.desc()).limit(1)).first()
     ticket = Ticket(
@@ -211,8 +265,9 @@ def _open_round(
         plan_sha256=series.plan_sha256,
         round=last.number + 1 if last else 1,
         previous_ticket=last.ticket_sha256 if last else None,
-        model_sha256=model_sha256,
-        model_bytes=model_bytes,
+        model_sha256=made.model_sha256,
+        model_bytes=made.model_bytes,
+        control_sha256=made.control_sha256,
         opened=now,
         expires=min(now + timedelta(seconds=plan.rounds.deadline_seconds), plan.expires),
     )
@@ -223,7 +278,7 @@ def _open_round(
         place_in_series=place,
         ticket=envelope.to_bytes().decode(),
         ticket_sha256=digest(envelope),
-        model_sha256=model_sha256,
+        model_sha256=ticket.model_sha256,
         opened=ticket.opened,
         expires=ticket.expires,
     )
@@ -232,11 +287,13 @@ def _open_round(
     return row
 
 
-def _remember_model(session: Session, row: ModelRow) -> None:
+def _remember(session: Session, made: Made, now: datetime, number: int | None = None) -> None:
     """The same bytes may come twice (an update of zeros); the first origin stays."""
-    if session.get(ModelRow, row.sha256) is None:
-        session.add(row)
-        session.flush()
+    if session.get(ModelRow, made.model_sha256) is None:
+        session.add(ModelRow(sha256=made.model_sha256, size=made.model_bytes, created=now, round=number))
+    if made.control_sha256 and number and session.get(ControlRow, made.control_sha256) is None:
+        session.add(ControlRow(sha256=made.control_sha256, round=number))
+    session.flush()
 
 
 def _check_model(model: Path) -> None:

@@ -12,7 +12,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, ForeignKey, UniqueConstraint, create_engine, event
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    ForeignKey,
+    UniqueConstraint,
+    create_engine,
+    event,
+    inspect,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
@@ -93,6 +104,14 @@ class ModelRow(Table):
     round: Mapped[int | None] = mapped_column(default=None)
 
 
+class ControlRow(Table):
+    """The server's control of SCAFFOLD that a round has made; its file lies beside the models, in their form."""
+
+    __tablename__ = "controls"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    round: Mapped[int]
+
+
 class SeriesRow(Table):
     """A plan and how many rounds it runs for."""
 
@@ -167,6 +186,11 @@ class Database:
     def create(self) -> None:
         """Makes the tables."""
         Table.metadata.create_all(self._writer)
+
+    def complete(self) -> None:
+        """Adds the tables that a newer fedsite brought; one query when there are none."""
+        if not set(Table.metadata.tables) <= set(inspect(self._engine).get_table_names()):
+            self.create()
 
     def close(self) -> None:
         """Gives all connections back."""
