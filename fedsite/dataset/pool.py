@@ -54,10 +54,11 @@ def _start_worker() -> None:
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process once the one that started it is gone, however that ended: for a thread of its own."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait_for([parent.sentinel])

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from fedsite.jobs.site import Site
 from fedsite.site import withdrawals
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage, Plan, PlanDraft
+
+if TYPE_CHECKING:
+    from fedsite.training.distributed import Group
 
 
 class Progress(Protocol):
@@ -98,35 +101,54 @@ def require_nobody_withdrawn(site: Site, manifest: Manifest) -> None:
 
 
 def train(
-    plan: Plan, seed: int, model: Path, data: PreparedData | None, device: str, destination: Path, progress: Progress
+    plan: Plan,
+    seed: int,
+    model: Path,
+    data: PreparedData | None,
+    device: str,
+    destination: Path,
+    progress: Progress,
+    group: "Group | None" = None,
 ) -> None:
     """Trains the plan's steps from the global model and writes the weights to `destination` (0600).
 
-    With `steps: 0` the weights are the global model's and nothing is imported. Raises DataNotFit when a case is
+    With `steps: 0` the weights are the global model's and nothing is imported. As one of a group of processes it takes
+    its share of each batch; the group's leader reads the model and writes the weights. Raises DataNotFit when a case is
     not what the manifest says, or the loss diverges.
     """
     if plan.local.steps == 0 or data is None:
         with atomic_writer(destination, PRIVATE_FILE) as file, model.open("rb") as source:
             shutil.copyfileobj(source, file)
         return
-    for case in data.records("training"):
-        verify_case(data.folder / case.file, case.sha256)
     from fedsite.tasks import networks, registry, request
-    from fedsite.training import devices, loop, sampling, steps, weights
+    from fedsite.training import devices, distributed, loop, sampling, steps, weights
 
+    group = group or distributed.Group()
+    if group.leads:
+        for case in data.records("training"):
+            verify_case(data.folder / case.file, case.sha256)
     local = plan.local
     task = request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, local.patch_voxels)
     network = networks.build(task, plan.network.name, plan.network.settings)
-    weights.load(network, payload.tensors_of(model))
+    if group.leads:
+        weights.load(network, payload.tensors_of(model))
     where = devices.choose_device(device)
     network.to(where)
+    group.same(network)
     sampler = sampling.PatchSampler(
-        data.cases("training", task.inputs), local.patch_voxels, local.batch_size, local.foreground_fraction, seed
+        data.cases("training", task.inputs),
+        local.patch_voxels,
+        local.batch_size,
+        local.foreground_fraction,
+        seed,
+        part=group.share(local.batch_size),
     )
     optimizer = loop.make_optimizer(network, local.optimizer, local.learning_rate)
-    step = steps.SupervisedStep(network, optimizer, registry.module(task.module).loss(), where)
-    loop.train(network, sampler, step, local.steps, progress)
-    payload.write_model(destination, weights.export(network), PRIVATE_FILE)
+    loss = registry.module(task.module).loss()
+    step = steps.SupervisedStep(network, optimizer, loss, where, reduction=group.reduction(local.batch_size))
+    loop.train(network, sampler, group.whole(step, local.batch_size), local.steps, progress)
+    if group.leads:
+        payload.write_model(destination, weights.export(network), PRIVATE_FILE)
 
 
 def measure(plan: PlanDraft, model: Path, data: PreparedData, device: str, progress: Progress) -> Evaluation | None:
