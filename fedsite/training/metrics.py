@@ -114,6 +114,11 @@ def hausdorff_95(found: Bits, true: Bits, spacing_mm: Spacing) -> float | None:
     return float(max(np.percentile(one, PERCENTILE) for one in distances))
 
 
+def count_lesions(marked: Bits) -> int:
+    """How many parts of what is marked there are that do not touch each other, not even by a corner."""
+    return int(ndimage.label(marked, _TOUCHING)[1])
+
+
 def _measure(found: Bits, true: Bits, spacing_mm: Spacing) -> Measures:
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     parts, count = ndimage.label(true, _TOUCHING)
