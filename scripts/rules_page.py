@@ -17,10 +17,10 @@ PAGE = Path(__file__).parents[1] / "fedsite" / "RULES.md"
 _TOP = """\
 # Rules
 
-Every finding that `fedsite inspect` and `fedsite prepare-data` can give. An **error** keeps an image, or a study, out
-of training; a **warning** only tells. Words in *italics* stand for what was counted or measured. In JSON a finding has
-`id`, `severity`, `message`, `mend` and `where`, the pseudonym of the volume or study concerned (empty for what
-concerns the whole source).
+Every finding that `fedsite inspect`, `fedsite prepare-data` and `fedsite predict` can give. An **error** keeps an
+image, or a study, out; a **warning** only tells. Words in *italics* stand for what was counted or measured. In JSON a
+finding has `id`, `severity`, `message`, `mend` and `where`, the pseudonym of the volume or study concerned (empty for
+what concerns the whole source).
 
 This page is made from the code by `scripts/rules_page`; a test holds both together.
 """
@@ -32,8 +32,8 @@ What `inspect` and `prepare-data` find in headers, geometry and voxels of an exp
 _PREPARATION = """\
 ## Preparation
 
-What `prepare-data` finds when it makes cases of images and masks. A study that a rule of the gate keeps from having a
-usable image is left out with that rule as its reason.
+What `prepare-data` finds when it makes cases of images and masks, and `predict` when it segments images without any. A
+study that a rule of the gate keeps from having a usable image is left out with that rule as its reason.
 """
 
 

@@ -287,7 +287,24 @@ _SET = (
     ),
 )
 
-RULES: dict[str, Rule] = {rule.id: rule for group in (_SELECTION, _IMAGE, _LABEL, _IDENTITY, _SET) for rule in group}
+# A study that a model is to segment.
+_PREDICTION = (
+    Rule(
+        "input-state-unlike-model",
+        "error",
+        "The image is {state}; the model has learned from {wanted} images.",
+        "Give the images as the model's plan says: with the skull, or without.",
+    ),
+    Rule(
+        "segmentation-unreferenced",
+        "error",
+        "A DICOM segmentation cannot be written for the image: {reason}.",
+        "Ask for NIfTI instead: --nifti.",
+    ),
+)
+
+_GROUPS = (_SELECTION, _IMAGE, _LABEL, _IDENTITY, _SET, _PREDICTION)
+RULES: dict[str, Rule] = {rule.id: rule for group in _GROUPS for rule in group}
 
 
 def finding(rule: str, where: str = "", **facts: object) -> Finding:

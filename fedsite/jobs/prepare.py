@@ -1,6 +1,5 @@
 """`fedsite prepare-data`: collects the studies of a source, prepares them, writes the report."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from fedsite.dataset.prepare import NothingUsable, Prepared, Request, Withdrawn,
 from fedsite.dataset.sources import collect
 from fedsite.dataset.studies import Progress, Pseudonyms
 from fedsite.dicom.index import Index
-from fedsite.errors import CannotWrite, UsageError
+from fedsite.errors import CannotWrite
 from fedsite.files import PRIVATE_FOLDER, make_folder
+from fedsite.jobs import places
 from fedsite.jobs.site import header_index, open_site
 from fedsite.site import identity, withdrawals
 from fedsite.site.state import State
@@ -125,19 +125,12 @@ def run(
 
 
 def _check_places(order: Order, out: Path) -> None:
-    """What can be known to fail at the end is better said at the start."""
-    source = order.source.resolve()
     for place, option in ((out, "--out"), (order.report, "--report")):
-        if place and place.resolve().is_relative_to(source):
-            raise UsageError(f"The place of {option} lies within the source.", "Choose one outside of it.")
+        if place:
+            places.require_outside(order.source, place, option)
     if order.report and not order.report.parent.is_dir():
         raise CannotWrite("The folder of --report is not there.", "Make it, or name another file.")
-    # access() answers False, where exists() would raise, for what lies in a folder that may not be entered.
-    standing = next(place for place in (out, *out.absolute().parents) if os.access(place, os.F_OK))
-    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
-        raise CannotWrite(
-            f"Cannot write in {standing}.", "Give the user who runs fedsite write permission there, or change --out."
-        )
+    places.require_writable(out, "--out")
 
 
 def _place_of(report: Path, order: Order) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 RESEARCH_LABEL = "RESEARCH_USE"
 RESEARCH_TEXT = "For research use only. Not for the care of a patient."
 SERIES_NUMBER = 9000
-_MEND = "Ask for NIfTI instead: --nifti."
+_HEADERS = "the headers of its images cannot be carried over"
 
 # What highdicom asks of an image and the standard allows to be empty (type 2).
 _MAY_BE_EMPTY = (
@@ -63,6 +63,16 @@ class Algorithm:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
+class Unwritable(DataNotFit):
+    """No segmentation can be written for an image; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"A DICOM segmentation cannot be written for the image: {reason}.", "Ask for NIfTI instead: --nifti."
+        )
+        self.reason = reason
+
+
 def obstacle(volumes: Sequence[Volume]) -> str:
     """Why no segmentation can be written for an image that was made of these volumes; "" where one can.
 
@@ -86,11 +96,11 @@ def encode(
 
     The volumes lie on one grid; the first is what the segmentation opens beside, and all are named as its sources.
     The file is read back before it is given: it holds exactly these values, or there is none.
-    Raises DataNotFit where `obstacle` finds one, and where headers cannot be carried over; SourceMissing.
+    Raises Unwritable where `obstacle` finds one, and where headers cannot be carried over; SourceMissing.
     """
     reason = obstacle(volumes)
     if reason:
-        raise DataNotFit(f"A DICOM segmentation cannot refer to the image: {reason}.", _MEND)
+        raise Unwritable(reason)
     try:
         with tolerant_reading():
             header, classes = _headers(volumes)
@@ -105,14 +115,10 @@ def encode(
             "A file of the source vanished while it was read.", "See that the source is mounted; run the command again."
         ) from None
     except Exception:  # noqa: BLE001 - pydicom and highdicom raise nearly anything on damaged headers, and may quote them
-        raise _unwritable() from None
+        raise Unwritable(_HEADERS) from None
     if not whole:
-        raise _unwritable()
+        raise Unwritable(_HEADERS)
     return content.getvalue()
-
-
-def _unwritable() -> DataNotFit:
-    return DataNotFit("The headers of the images cannot be carried over into a DICOM segmentation.", _MEND)
 
 
 def _headers(volumes: Sequence[Volume]) -> tuple[Dataset, dict[Instance, str]]:
@@ -122,7 +128,7 @@ def _headers(volumes: Sequence[Volume]) -> tuple[Dataset, dict[Instance, str]]:
         with open_file(instance.path, instance.member) as file:
             identity = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
         if identity.SOPInstanceUID != instance.sop_instance:
-            raise _unwritable()  # another image lies there since the scan
+            raise Unwritable(_HEADERS)  # another image lies there since the scan
         classes[instance] = identity.SOPClassUID
     first = volumes[0].frames[0].instance
     with open_file(first.path, first.member) as file:
