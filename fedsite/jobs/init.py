@@ -117,6 +117,7 @@ _TEMPLATE = """\
 paths:
   state: {state}   # identity, ledger, audit. One per site and federation; back it up
   data: {data}   # prepared cases, manifest, report
+  tasks: []   # this site's own tasks: files such as sample_configs/task.yaml
 
 preparation:
   spacing_mm: null          # voxel size of prepared cases, such as [2, 2, 2]; null takes the task's own
@@ -124,6 +125,9 @@ preparation:
 
 training:
   device: auto     # auto takes the GPU if there is one; cpu, cuda
+  devices: []      # numbers of the GPUs that share out each batch, such as [0, 1]; none takes one
+  machines: 1      # how many train together; torchrun starts the others (see README)
+  meeting: ""      # host:port of this one, where the others find it; on a closed network only
   evaluate: true   # measure each global model on the held-out patients; the result stays at home
 
 network:

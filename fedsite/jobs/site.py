@@ -1,16 +1,20 @@
 """What every job of an enrolled site opens first: configuration, state, ledger, identity, and the client."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsite.errors import ConfigurationError
+from pydantic import ValidationError
+
+from fedsite.errors import ConfigurationError, UsageError
+from fedsite.jobs import tasks
 from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
-from fedsite.site.config import PrivacySettings, SiteConfig
+from fedsite.site.config import PrivacySettings, SiteConfig, TrainingSettings
 from fedsite.site.identity import IdentityFiles, Pinned
 from fedsite.site.pseudonyms import Pseudonyms
 from fedsite.site.secrets import read_secret
@@ -39,6 +43,17 @@ class Site:
         """What the site holds the federation to. Raises NotAuthorised before enrolment."""
         return identity.pinned(self.files)
 
+    def on_devices(self, numbers: str) -> "Site":
+        """The same site for one run on other devices, such as `0,1`. Raises UsageError."""
+        if not re.fullmatch(r"\d{1,3}(,\d{1,3})*", numbers):
+            raise UsageError("--devices takes numbers, such as 0,1.", "nvidia-smi lists the GPUs of this machine.")
+        settings = self.config.training.model_dump() | {"devices": [int(number) for number in numbers.split(",")]}
+        try:
+            training = TrainingSettings.model_validate(settings)
+        except ValidationError:
+            raise UsageError("--devices names a device twice, or too many.", "Name each one once.") from None
+        return replace(self, config=self.config.model_copy(update={"training": training}))
+
     def client(self) -> "FederationClient":
         """A client that shows this site's certificate. Raises NotAuthorised before enrolment."""
         return self.client_for(self.pinned.server)
@@ -58,6 +73,7 @@ class Site:
 def open_site(config_path: Path | None) -> Iterator[Site]:
     """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
     config = configuration.load(config_path)
+    tasks.add_own(config.paths.tasks)
     with State.open(config.paths.state) as state:
         ledger = Ledger(state)
         _require_same_terms(config.privacy, ledger.terms)

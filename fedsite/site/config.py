@@ -4,11 +4,11 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from platformdirs import user_config_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedsite.errors import ConfigurationError
 
@@ -38,10 +38,13 @@ class Section(BaseModel):
 
 
 class Paths(Section):
-    """Where fedsite keeps what it writes."""
+    """Where fedsite keeps what it writes, and finds what this site adds."""
 
     state: AbsolutePath = Field(description="The state folder: identity, ledger, audit. One per site and federation.")
     data: AbsolutePath = Field(description="Where prepare-data puts cases, manifest and report.")
+    tasks: list[AbsolutePath] = Field(
+        default=[], description="This site's own tasks: YAML files, each derived from a task that comes with fedsite."
+    )
 
 
 class PreparationSettings(Section):
@@ -56,10 +59,31 @@ class PreparationSettings(Section):
 
 
 class TrainingSettings(Section):
-    """How this machine computes."""
+    """How this machine computes, and which others help it."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes the GPU if there is one.")
+    devices: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(),
+        max_length=64,
+        description="Numbers of the GPUs that share out each batch, such as [0, 1]; on a CPU so many processes do.",
+    )
+    machines: int = Field(
+        default=1, ge=1, le=64, description="How many machines train together; torchrun starts the others (README)."
+    )
+    meeting: str = Field(
+        default="",
+        pattern=r"^([\w.-]+:\d{1,5})?$",
+        description="host:port of this machine, where the others find it. Unencrypted: on a closed network only.",
+    )
     evaluate: bool = Field(default=True, description="Measure each global model on the held-out patients, at home.")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "TrainingSettings":
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices: one of them is named twice")
+        if self.machines > 1 and not self.meeting:
+            raise ValueError("machines: several need training.meeting, where they find each other")
+        return self
 
 
 class NetworkSettings(Section):
@@ -135,7 +159,7 @@ def find(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> 
 def load(explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> SiteConfig:
     """Reads, checks and freezes the configuration. Raises ConfigurationError naming key and mend."""
     path = find(explicit, environment)
-    _check_owner(path)
+    check_owner(path)
     settings = read_yaml(path)
     _apply_environment(settings, environment)
     try:
@@ -168,21 +192,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str) -> ConfigurationError:
-    """The first fault as an error that names its key's path and, for an unknown key, the nearest known one."""
+def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str, mend: str = "") -> ConfigurationError:
+    """The first fault as an error that names its key's path and, for an unknown key, the nearest known one.
+
+    `mend` stands in for that of site.yaml in a file of another schema.
+    """
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return ConfigurationError(f"{name}: unknown key {path}.", suggestion(path, schema))
+        known = [*known_keys(schema), *_keys_beside(first["loc"], schema)]
+        return ConfigurationError(f"{name}: unknown key {path}.", _nearest(path, known) or mend or _EVERY_KEY)
     if first["type"] == "missing":
         return ConfigurationError(f"{name}: {path} is missing.", "Add it; sample_configs shows every key.")
-    return ConfigurationError(f"{name}: {path}: {first['msg']}.", "fedsite config explain KEY tells what it means.")
+    message = f"{name}: {path}: {first['msg']}."
+    return ConfigurationError(message, mend or "fedsite config explain KEY tells what it means.")
 
 
 def suggestion(key: str, schema: type[BaseModel]) -> str:
     """The mend for a key that does not exist: the nearest one that does."""
-    near = difflib.get_close_matches(key, known_keys(schema), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else "fedsite config schema lists the keys that there are."
+    return _nearest(key, known_keys(schema)) or _EVERY_KEY
+
+
+_EVERY_KEY = "fedsite config schema lists the keys that there are."
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def _keys_beside(place: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
+    """The keys that may stand where one stands that is unknown, by their dotted paths, within mappings too."""
+    annotation: Any = schema
+    for part in place[:-1]:
+        fields = getattr(annotation, "model_fields", None)
+        annotation = fields[part].annotation if fields else get_args(annotation)[-1]
+    return [".".join(map(str, (*place[:-1], name))) for name in annotation.model_fields]
 
 
 def describe(key: str) -> dict[str, Any] | None:
@@ -212,8 +257,8 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_owner(path: Path) -> None:
-    """A file that somebody else can change would let them decide in the site's name."""
+def check_owner(path: Path) -> None:
+    """A file that somebody else can change would let them decide in the site's name: raises ConfigurationError."""
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(f"{path} belongs to another user.", "It must belong to root or to the user who runs.")

@@ -9,7 +9,7 @@ from functools import partial
 
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Region, Task
-from fedsite.tasks.networks import SEGRESNET, UNET
+from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
 CORE, OEDEMA, ENHANCING = 1, 2, 3
@@ -74,7 +74,7 @@ DESCRIPTION = Task(
     ),
     default_spacing_mm=(1, 1, 1),
     default_patch_voxels=(128, 128, 128),
-    networks=(UNET, SEGRESNET),
+    networks=(UNET, SEGRESNET, SEGRESNET_DS),
     # The sequences are acquired in several planes, and 3D ones are reconstructed in others.
     allows_reformats=True,
     reference="BraTS, https://doi.org/10.48550/arXiv.2107.02314; Medical Segmentation Decathlon, Task01,"

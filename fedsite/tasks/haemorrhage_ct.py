@@ -6,7 +6,7 @@ are read as they are; of BHSD's five kinds of haemorrhage one is made.
 
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
-from fedsite.tasks.networks import SEGRESNET, UNET
+from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
@@ -39,7 +39,7 @@ DESCRIPTION = Task(
     # In the plane what a thin rim of blood needs, across it what 5 mm slices give.
     default_spacing_mm=(1, 1, 2.5),
     default_patch_voxels=(128, 128, 48),
-    networks=(UNET, SEGRESNET),
+    networks=(UNET, SEGRESNET, SEGRESNET_DS),
     # Coded values of blood and brain lie a few Hounsfield units apart: what loses some loses the rim.
     allows_lossy=False,
     # Axial slices of 5 mm are made from thin ones on nearly every scanner, and are what is reported from.

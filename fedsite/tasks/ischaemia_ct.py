@@ -6,7 +6,7 @@ session, and the infarct that the MR of the second showed, on the grid of the CT
 
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
-from fedsite.tasks.networks import SEGRESNET, UNET
+from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
@@ -30,7 +30,7 @@ DESCRIPTION = Task(
     ),
     default_spacing_mm=(1, 1, 2.5),
     default_patch_voxels=(128, 128, 48),
-    networks=(UNET, SEGRESNET),
+    networks=(UNET, SEGRESNET, SEGRESNET_DS),
     # A few Hounsfield units are all there is to see.
     allows_lossy=False,
     allows_reformats=True,

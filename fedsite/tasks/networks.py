@@ -34,6 +34,15 @@ SEGRESNET = NetworkDescription(
         "blocks_down": Range(1, 8, (1, 2, 2, 4), length=(2, 6)),
     },
 )
+SEGRESNET_DS = NetworkDescription(
+    "segresnet-ds",
+    "SegResNet with deep supervision, with group normalisation (Myronenko et al. 2022, arXiv:2209.10809): for a GPU",
+    {
+        "init_filters": Range(8, 64, 32, multiple_of=8),
+        "blocks_down": Range(1, 8, (1, 2, 2, 4, 4), length=(2, 6)),
+        "supervised_scales": Range(1, 4, 3),
+    },
+)
 
 
 def validate(task: Task, name: str, settings: Mapping[str, object]) -> Settings:
@@ -65,12 +74,14 @@ def check_patch(task: Task, name: str, settings: Mapping[str, object], patch_vox
 
 def divisor(name: str, settings: Settings) -> int:
     """By how much the network shrinks an image at its deepest level (`settings` as `validate` gives them)."""
-    levels: int = len(settings["blocks_down" if name == SEGRESNET.name else "channels"])
+    levels: int = len(settings["channels" if name == UNET.name else "blocks_down"])
     return 1 << (levels - 1)
 
 
 def build(task: Task, name: str, settings: Mapping[str, object], seed: int = 0) -> "nn.Module":
     """The network for the task: [B, inputs, X, Y, Z] to logits [B, outputs, X, Y, Z].
+
+    In training a deeply supervised one gives a list of them, finest scale first, as the losses of tasks take it.
 
     The same seed gives the same weights; torch's global generators are left as they were.
     Raises OutOfRange as `validate` does.
@@ -130,7 +141,26 @@ def _segresnet(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
     return network
 
 
-_BUILDERS: dict[str, Callable[[int, int, Settings], "nn.Module"]] = {UNET.name: _unet, SEGRESNET.name: _segresnet}
+def _segresnet_ds(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
+    from monai.networks.nets.segresnet_ds import SegResNetDS
+
+    network: nn.Module = SegResNetDS(
+        spatial_dims=3,
+        in_channels=inputs,
+        out_channels=outputs,
+        init_filters=settings["init_filters"],
+        blocks_down=settings["blocks_down"],
+        dsdepth=settings["supervised_scales"],
+        norm=("group", {"num_groups": 8}),
+    )
+    return network
+
+
+_BUILDERS: dict[str, Callable[[int, int, Settings], "nn.Module"]] = {
+    UNET.name: _unet,
+    SEGRESNET.name: _segresnet,
+    SEGRESNET_DS.name: _segresnet_ds,
+}
 
 
 def _described(task: Task, name: str) -> NetworkDescription:

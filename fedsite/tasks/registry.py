@@ -1,6 +1,7 @@
 """The tasks that this fedsite knows: every module of this package with a `DESCRIPTION` is one.
 
-Adding a task means adding one module with what `TaskModule` names; no list is edited.
+Adding a task means adding one module with what `TaskModule` names; no list is edited. A site's own tasks (`local`) are
+told to the registry by whoever starts, each time.
 """
 
 import difflib
@@ -11,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import fedsite.tasks
-from fedsite.errors import FedsiteError, UsageError
+from fedsite.errors import ConfigurationError, FedsiteError, UsageError
 from fedsite.tasks.description import Task
 
 if TYPE_CHECKING:
@@ -40,23 +41,36 @@ class TaskModule(Protocol):
 
 
 def names() -> list[str]:
-    """The known tasks in alphabetical order."""
-    return sorted(_modules())
+    """The known tasks in alphabetical order, the site's own among them."""
+    return sorted({*_modules(), *_local})
 
 
 def get(name: str, error: type[FedsiteError] = UsageError) -> Task:
     """The description of a task; raises `error` (OutOfRange where a plan asks) with the nearest name."""
-    return module(name, error).DESCRIPTION
+    return _local[name] if name in _local else module(name, error).DESCRIPTION
 
 
 def module(name: str, error: type[FedsiteError] = UsageError) -> TaskModule:
-    """The module of a task, for its functions; raises as `get` does."""
+    """The functions of a task, those of its base for a site's own; raises as `get` does."""
     known = _modules()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        mend = f"Did you mean {nearest[0]}?" if nearest else f"Known tasks: {', '.join(sorted(known))}."
+    shipped = _local[name].module if name in _local else name
+    if shipped not in known:
+        nearest = difflib.get_close_matches(name, names(), n=1)
+        mend = f"Did you mean {nearest[0]}?" if nearest else f"Known tasks: {', '.join(names())}."
         raise error(f"There is no task {name!r}.", f"{mend} `fedsite tasks list` shows them all.")
-    return known[name]
+    return known[shipped]
+
+
+def add(task: Task) -> None:
+    """Makes a site's own task known in this process. Raises ConfigurationError where its name is another's."""
+    if task.name in _modules() or _local.get(task.name, task) != task:
+        raise ConfigurationError(
+            f"There is another task {task.name!r}.", "Give the site's own task a name of its own, in its file."
+        )
+    _local[task.name] = task
+
+
+_local: dict[str, Task] = {}
 
 
 @cache

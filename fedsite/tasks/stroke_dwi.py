@@ -5,7 +5,7 @@ Reference: ISLES'22 (Hernandez Petzsche et al. 2022, Scientific Data 9:762), who
 
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
-from fedsite.tasks.networks import SEGRESNET, UNET
+from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
@@ -25,7 +25,7 @@ DESCRIPTION = Task(
     default_spacing_mm=(2, 2, 2),
     default_patch_voxels=(64, 64, 64),
     preprocessing_version=2,
-    networks=(UNET, SEGRESNET),
+    networks=(UNET, SEGRESNET, SEGRESNET_DS),
     reference="ISLES'22, https://doi.org/10.1038/s41597-022-01875-5",
     notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside.",
 )

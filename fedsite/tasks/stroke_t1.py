@@ -5,7 +5,7 @@ Reference: ATLAS v2.0 (Liew et al. 2022, Scientific Data 9:320), whose BIDS layo
 
 from fedsite.tasks import losses
 from fedsite.tasks.description import Channel, Layout, Task
-from fedsite.tasks.networks import SEGRESNET, UNET
+from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
 DESCRIPTION = Task(
@@ -25,7 +25,7 @@ DESCRIPTION = Task(
     layouts=(Layout("bids", "bids", label_values={1: 1}),),
     default_spacing_mm=(1, 1, 1),
     default_patch_voxels=(128, 128, 128),
-    networks=(UNET, SEGRESNET),
+    networks=(UNET, SEGRESNET, SEGRESNET_DS),
     # A 3D acquisition is reconstructed in any plane; what was resampled once has lost nothing that a lesion needs.
     allows_reformats=True,
     reference="ATLAS v2.0, https://doi.org/10.1038/s41597-022-01401-7",

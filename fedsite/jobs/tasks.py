@@ -1,0 +1,32 @@
+"""A site's own tasks: read from the files that its configuration names, and made known in this process."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fedsite.errors import ConfigurationError
+from fedsite.site import config as configuration
+from fedsite.tasks import registry
+from fedsite.tasks.description import Task
+
+
+def add_own(files: Iterable[Path]) -> None:
+    """Makes the tasks of these files known. Raises ConfigurationError naming file and key."""
+    for file in files:
+        registry.add(read_own(file))
+
+
+def read_own(file: Path) -> Task:
+    """The description of one. Raises ConfigurationError naming file and key, also where others may change the file."""
+    from fedsite.tasks.local import LocalTask, derive
+
+    if not file.is_file():
+        raise ConfigurationError(f"There is no task at {file}.", "Mend paths.tasks in site.yaml, or the path given.")
+    configuration.check_owner(file)
+    try:
+        own = LocalTask.model_validate(configuration.read_yaml(file))
+    except ValidationError as error:
+        mend = "sample_configs/task.yaml shows every key."
+        raise configuration.explain_invalid(error, LocalTask, file.name, mend) from None
+    return derive(own)
