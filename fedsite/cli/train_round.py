@@ -18,6 +18,9 @@ def train_round(
     wait: Annotated[
         str, typer.Option(help="How long to wait for another run that holds the lock, such as 30s, 10m, 1h.")
     ] = "0s",
+    devices: Annotated[
+        str, typer.Option(help="GPUs to train on side by side, such as 0,1, instead of training.devices.")
+    ] = "",
 ) -> None:
     """Takes part in one round: fetch, train, clip, add noise, charge the ledger, upload once."""
     from fedsite.jobs import participate
@@ -25,6 +28,8 @@ def train_round(
 
     out = Output.of(context)
     with open_site(out.config_path) as site:
+        if devices:
+            site = site.on_devices(devices)
         outcome = participate.take_part(site, out.step, dry_run=dry_run, wait_seconds=duration(wait))
     out.result(outcome.outcome, outcome.data, _sentence(outcome))
 
