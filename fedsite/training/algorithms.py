@@ -8,6 +8,7 @@ References: FedProx is Li et al. 2020 (MLSys), SCAFFOLD Karimireddy et al. 2020 
 personal layers Arivazhagan et al. 2019 (FedPer) and, where they are frozen, Oh, Kim and Yun 2022 (FedBABU).
 """
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -32,23 +33,27 @@ def proximal(network: nn.Module, mu: float) -> Correction:
     return correct
 
 
-def controlled(network: nn.Module, own: Control | None, server: Control | None) -> Correction:
+def controlled(
+    network: nn.Module, own: Control | None, server: Control | None, share: Correction | None = None
+) -> Correction:
     """SCAFFOLD: every gradient g becomes g - c_i + c. None stands for a control of zero, as in a first round.
 
-    The controls are named as the network's parameters are and lie on their device from here on.
+    The controls are named as the network's parameters are. Where several processes train one network, `share` brings
+    the leader's drift, a module of the network's shape, to all of them.
     """
-    drifts = [
-        torch.from_numpy(np.asarray(_of(server, name, parameter) - _of(own, name, parameter), dtype=np.float32)).to(
-            parameter.device
-        )
-        for name, parameter in network.named_parameters()
-    ]
+    drift = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in drift.named_parameters():
+            difference = _of(server, name, parameter) - _of(own, name, parameter)
+            parameter.copy_(torch.from_numpy(difference))
+    if share is not None:
+        share(drift)
 
     @torch.no_grad()
     def correct(trained: nn.Module) -> None:
-        for parameter, drift in zip(trained.parameters(), drifts, strict=True):
+        for parameter, turn in zip(trained.parameters(), drift.parameters(), strict=True):
             if parameter.grad is not None:
-                parameter.grad.add_(drift)
+                parameter.grad.add_(turn)
 
     return correct
 
