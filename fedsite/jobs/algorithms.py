@@ -46,6 +46,9 @@ class Carried:
     layers: Path | None = None
 
 
+NOTHING = Carried()
+
+
 def check(plan: PlanDraft) -> Task:
     """The plan's task, narrowed to its channels. Raises OutOfRange unless all that it asks for lies within the task."""
     network = plan.network

@@ -22,7 +22,8 @@ from fedsite.dataset import manifest as manifests
 from fedsite.dataset.pool import end_with_parent
 from fedsite.errors import DataNotFit, FedsiteError
 from fedsite.files import sha256_of
-from fedsite.jobs import local_work
+from fedsite.jobs import algorithms, local_work
+from fedsite.jobs.algorithms import Carried
 from fedsite.jobs.local_work import PreparedData
 from fedsite.wire.messages import Plan
 
@@ -44,6 +45,7 @@ class Task(BaseModel):
     data: Path
     data_sha256: str
     destination: Path
+    carried: Carried = algorithms.NOTHING
 
     def to_bytes(self) -> bytes:
         """The task as JSON."""
@@ -100,7 +102,9 @@ def _train(meeting: str, device: "torch.device", content: bytes, progress: local
                 "Let every machine see the same prepared folder, and do not prepare while a round is trained.",
             )
         heard = progress if group.leads else _unheard
-        local_work.train(task.plan, task.seed, task.model, data, str(device), task.destination, heard, group)
+        local_work.train(
+            task.plan, task.seed, task.model, data, str(device), task.destination, heard, group, task.carried
+        )
 
 
 def _unheard(done: int, total: int, note: str = "") -> None:
