@@ -16,7 +16,7 @@ from fedsite.dicom.index import Index
 from fedsite.dicom.model import Inventory, Progress, Pseudonyms, Volume
 from fedsite.dicom.scan import scan
 from fedsite.dicom.voxels.reading import read_volume
-from fedsite.errors import ConfigurationError, DataNotFit
+from fedsite.errors import DataNotFit
 from fedsite.files import make_folder
 from fedsite.jobs.site import header_index
 from fedsite.site import config as configuration
@@ -82,11 +82,8 @@ class _Site:
 def _site(config_path: Path | None) -> _Site:
     """Where this machine is set up as a site, that; else pseudonyms for this run only."""
     for_this_run = KeyedPseudonyms(secrets.token_bytes(32))
-    try:
-        path = configuration.find(config_path)
-    except ConfigurationError:
-        if config_path is not None or os.environ.get("FEDSITE_CONFIG"):
-            raise  # a configuration was named: that it is not there is an error
+    path = configuration.find_any(config_path)
+    if path is None:
         return _Site(for_this_run)
     config = configuration.load(path)
     required = config.policy.require_deidentified_input

@@ -11,6 +11,17 @@ from fedsite.tasks import registry
 from fedsite.tasks.description import Task
 
 
+def known(config_path: Path | None) -> list[Task]:
+    """All tasks: those that come with fedsite and, where there is a configuration, those that it names.
+
+    Raises ConfigurationError where a configuration, or one of its tasks, is wrong.
+    """
+    path = configuration.find_any(config_path)
+    if path is not None:
+        add_own(configuration.load(path).paths.tasks)
+    return [registry.get(name) for name in registry.names()]
+
+
 def add_own(files: Iterable[Path]) -> None:
     """Makes the tasks of these files known. Raises ConfigurationError naming file and key."""
     for file in files:

@@ -75,7 +75,11 @@ class TrainingSettings(Section):
         pattern=r"^([\w.-]+:\d{1,5})?$",
         description="host:port of this machine, where the others find it. Unencrypted: on a closed network only.",
     )
-    evaluate: bool = Field(default=True, description="Measure each global model on the held-out patients, at home.")
+    evaluate: bool | Literal["before"] = Field(
+        default=True,
+        description="Measure the model on the held-out patients before and after each round's training, at home;"
+        " before leaves out the second.",
+    )
 
     @model_validator(mode="after")
     def _goes_together(self) -> "TrainingSettings":
@@ -101,6 +105,9 @@ class Policy(Section):
     tasks: list[str] = Field(default=[], description="Tasks that may be trained here.")
     algorithms: list[str] = Field(default=["fedavg"], description="Algorithms that may run here.")
     maximum_steps: int = Field(default=1000, ge=0, description="Optimiser steps in one round.")
+    maximum_gpu_minutes: float | None = Field(
+        default=None, gt=0, description="Minutes of GPU that one round's training may take; several GPUs add up."
+    )
     maximum_download_megabytes: float = Field(default=1024, gt=0, description="Size of a model that may be fetched.")
     minimum_noise_multiplier: float = Field(default=0.0, ge=0, description="sigma; a plan with less noise is refused.")
     maximum_epsilon_per_round: float | None = Field(
@@ -154,6 +161,16 @@ def find(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> 
             return path
     places = " nor ".join(str(path) for path in candidates)
     raise ConfigurationError(f"There is no configuration: neither {places} exists.", "Write one with: fedsite init")
+
+
+def find_any(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The same; None where none was named and there is none."""
+    try:
+        return find(explicit, environment)
+    except ConfigurationError:
+        if explicit is not None or environment.get("FEDSITE_CONFIG"):
+            raise
+        return None
 
 
 def load(explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> SiteConfig:

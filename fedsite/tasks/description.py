@@ -1,5 +1,7 @@
 """What a task is, without torch: channels, labels, ranges. The server and the command line read this alone."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -160,6 +162,24 @@ class Task:
     def module(self) -> str:
         """The name of the shipped task whose functions (`registry.module`) this one uses."""
         return self.base or self.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides which cases are made of a study and what is learned from them: no texts, no defaults.
+
+        Two sites that hold the same task under one name have the same one.
+        """
+        texts = {"summary", "bids_suffix"}
+        decisive = {
+            "functions": (self.module, self.preprocessing_version),
+            "channels": [
+                {key: value for key, value in vars(each).items() if key not in texts} for each in self.channels
+            ],
+            "labels": sorted(self.labels),
+            "regions": [(region.name, region.values) for region in self.regions],
+            "rules": (self.body_part, self.allows_lossy, self.allows_reformats),
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def narrowed(self, names: Sequence[str]) -> "Task":
         """The task with these channels alone: every required one and any optional ones, in the task's order.
