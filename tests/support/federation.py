@@ -31,7 +31,7 @@ from fedsite.wire.messages import PlanDraft, utc_now
 from fedsite.wire.payload import Layout, Tensor, write_model
 from fedsite.wire.plans import read_draft
 
-FEDSITE = str(Path(sys.executable).with_name("fedsite"))
+FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
 NAME = "test-federation"
 SHAPES = {"first.weight": (40, 30), "first.bias": (40,), "last.weight": (7, 5, 3)}
 

@@ -19,8 +19,12 @@ from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.files import write_atomically
 from fedsite.site.config import WEAK_PRIVACY_SENTENCE
 from fedsite.site.state import State
+from fedsite.tasks import registry
+from fedsite.tasks.description import Task
 
-FEDSITE = str(Path(sys.executable).with_name("fedsite"))
+# scripts/test_gpu names another command where fedsite is not installed.
+FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
+INHERITED = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 KILLER = str(Path(__file__).with_name("killer.py"))
 
 
@@ -123,7 +127,7 @@ class Site:
             return [record.body for record in state.records("ledger")]
 
     def _run(self, command: list[str], extra: dict[str, str], stdin: str, timeout: float) -> Answer:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
+        kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment = kept | {"FEDSITE_CONFIG": str(self.config), "OMP_NUM_THREADS": "1"} | self.environment | extra
         if command[1:2] == ["init"] or "init" in command[:3]:
             environment.pop("FEDSITE_CONFIG")
@@ -142,17 +146,34 @@ class Site:
         return Answer(done.returncode, done.stdout, done.stderr)
 
 
-def prepare_blobs(site: Site, patients: int = 4, held_out: int = 1, size: int = 32, seed: int = 0) -> None:
-    """Prepared data without any DICOM: noise with a bright ball, in the case store's own format."""
+def blob(task: Task, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An easy case of a task: noise with a bright ball in it, of as many shells as there are labels.
+
+    Image float16 [inputs, size, size, size], label uint8 [size, size, size].
+    """
+    grid = np.indices((size, size, size)) - random.integers(size // 4, 3 * size // 4, size=(3, 1, 1, 1))
+    distance = np.sqrt((grid**2).sum(axis=0))
+    label = np.zeros(distance.shape, np.uint8)
+    values = sorted(value for value in task.labels if value)
+    for shell, value in enumerate(values):
+        label[distance < size / 6 * (1 - shell / len(values))] = value
+    noise = random.normal(size=(len(task.inputs), *label.shape)) * 0.3
+    return (noise + 2 * label).astype(np.float16), label
+
+
+def prepare_blobs(
+    site: Site, patients: int = 4, held_out: int = 1, size: int = 32, seed: int = 0, task: str = "stroke-dwi"
+) -> None:
+    """Prepared data without any DICOM: a `blob` for each patient, in the case store's own format."""
     random = np.random.default_rng(seed)
+    whole = registry.get(task)
+    description = whole.narrowed([channel.name for channel in whole.channels if not channel.optional])
     site.data.mkdir(parents=True, exist_ok=True)
     records = []
     for number in range(patients + held_out):
-        grid = np.indices((size, size, size)) - random.integers(size // 4, 3 * size // 4, size=(3, 1, 1, 1))
-        label = (np.sqrt((grid**2).sum(axis=0)) < size / 6).astype(np.uint8)
-        image = (random.normal(size=label.shape) * 0.3 + 2 * label).astype(np.float16)[None]
+        image, label = blob(description, size, random)
         name = f"e-{number:016d}".replace("0", "a").replace("1", "b").replace("8", "c").replace("9", "d")
-        file, sha256 = write_case(site.data, name, content_of(image, label, ["dwi"]))
+        file, sha256 = write_case(site.data, name, content_of(image, label, description.inputs))
         records.append(
             CaseRecord(
                 id=name,
@@ -174,8 +195,8 @@ def prepare_blobs(site: Site, patients: int = 4, held_out: int = 1, size: int = 
         site.data,
         Manifest(
             fedsite=__version__,
-            task="stroke-dwi",
-            channels=("dwi",),
+            task=task,
+            channels=tuple(channel.name for channel in description.channels),
             source="dicom",
             spacing_mm=(3.0, 3.0, 3.0),
             input_state="whole-head",
