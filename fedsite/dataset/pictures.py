@@ -9,6 +9,7 @@ import io
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -39,7 +40,8 @@ class Outline(Closed):
 class Plane(Closed):
     """One slice, shown radiologically: the patient's right, or front, on the left.
 
-    `columns` and `rows` are voxels, `width_mm` and `height_mm` their extent; `jpeg` is base64.
+    `columns` and `rows` are voxels, `width_mm` and `height_mm` their extent; `jpeg` is base64. `outlines` are those of
+    the mask, `segmented` those of what a model made of it.
     """
 
     name: Literal["axial", "coronal", "sagittal"]
@@ -50,6 +52,7 @@ class Plane(Closed):
     height_mm: float
     jpeg: str
     outlines: tuple[Outline, ...]
+    segmented: tuple[Outline, ...] = ()
 
 
 class Histogram(Closed):
@@ -94,14 +97,20 @@ class Album:
         self._file.close()
 
 
-def look(image: Volume, label: NDArray[np.uint8], spacing_mm: Triple) -> Look:
-    """Looks at image [C, X, Y, Z] with label [X, Y, Z], both RAS on a grid of `spacing_mm`."""
-    point = middle_of_lesion(label)
+def look(
+    image: Volume, label: NDArray[np.uint8], spacing_mm: Triple, segmented: NDArray[np.uint8] | None = None
+) -> Look:
+    """Looks at image [C, X, Y, Z] with label [X, Y, Z], both RAS on a grid of `spacing_mm`.
+
+    With what a model made of it, `segmented` [X, Y, Z], the planes lie where either is large.
+    """
+    masks = [label] if segmented is None else [label, segmented]
+    point = middle_of_lesion(np.maximum.reduce(masks))
     planes: list[Plane] = []
     for channel, volume in enumerate(image):
         grey = window(volume)
         axes = (2, 1, 0) if channel == 0 else (2,)
-        planes += [_plane(volume, label, spacing_mm, channel, axis, point[axis], grey) for axis in axes]
+        planes += [_plane(volume, masks, spacing_mm, channel, axis, point[axis], grey) for axis in axes]
     return Look(planes=tuple(planes), histogram=histogram(image[0], label))
 
 
@@ -149,7 +158,7 @@ def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int]]:
 
 def _plane(
     volume: Volume,
-    label: NDArray[np.uint8],
+    masks: Sequence[NDArray[np.uint8]],
     spacing_mm: Triple,
     channel: int,
     axis: int,
@@ -159,9 +168,8 @@ def _plane(
     """The slice across `axis`. In RAS, turning both axes round and over gives the radiological view in all three."""
     across, up = (side for side in range(3) if side != axis)
     pixels = radiological(np.take(volume, index, axis))
-    marks = radiological(np.take(label, index, axis))
+    outlines = [_outlines(radiological(np.take(mask, index, axis))) for mask in masks]
     rows, columns = pixels.shape
-    labels = [int(value) for value in np.unique(marks) if value]
     return Plane(
         name=_NAMES[axis],
         channel=channel,
@@ -170,7 +178,15 @@ def _plane(
         width_mm=round(columns * spacing_mm[across], 2),
         height_mm=round(rows * spacing_mm[up], 2),
         jpeg=_jpeg(pixels, window),
-        outlines=tuple(Outline(label=value, path=outline(marks == value)) for value in labels),
+        outlines=outlines[0],
+        segmented=outlines[1] if len(outlines) > 1 else (),
+    )
+
+
+def _outlines(marks: NDArray[np.generic]) -> tuple[Outline, ...]:
+    """The outline of each label in a plane of labels."""
+    return tuple(
+        Outline(label=int(value), path=outline(marks == value)) for value in np.unique(np.asarray(marks)) if value
     )
 
 

@@ -1,77 +1,192 @@
-"""The global model on this site's own validation cases. Its result stays at home (privacy.md)."""
+"""How good a model is on this site's held-out patients: measured at home, kept at home (privacy.md).
 
-import statistics
-from collections.abc import Callable, Sequence
+Images are segmented on the prepared grid and measured on the one that their mask was drawn on: there a radiologist
+would look at them, and there results of different preparations can be compared.
+"""
+
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.errors import DataNotFit, ServerBrokeProtocol
-from fedsite.wire.messages import MalformedMessage, PlanDraft
-from fedsite.wire.payload import tensors_of
+from fedsite.dataset.cases import Case, verify_case
+from fedsite.dataset.manifest import CaseRecord
+from fedsite.dataset.restoring import to_source_grid
+from fedsite.errors import DataNotFit, FedsiteError, UsageError
+from fedsite.jobs import evaluations, local_work, models
+from fedsite.jobs.local_work import PreparedData, Progress, Steps
+from fedsite.jobs.models import Model
+from fedsite.jobs.site import Site
+from fedsite.wire.messages import utc_now
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-class ValidationCase(Protocol):
-    """A prepared case under its pseudonym: image [C, X, Y, Z], label [X, Y, Z] on the prepared grid."""
+    from fedsite.tasks.description import Task
+    from fedsite.training.metrics import CaseMeasures
+    from fedsite.training.summary import Estimate, MeasuredCase, Summary
 
-    @property
-    def id(self) -> str:
-        """The case's pseudonym."""
-        ...
+REPORT = Path("reports", "evaluation.html")
+# After training a model is measured only where the round stands for so many times as long as measuring takes.
+TIMES_TO_SPARE = 10
 
-    @property
-    def image(self) -> NDArray[np.floating]:
-        """[C, X, Y, Z]"""
-        ...
-
-    @property
-    def label(self) -> NDArray[np.uint8]:
-        """[X, Y, Z]"""
-        ...
+Labels = NDArray[np.uint8]
+Look = Callable[[CaseRecord, Case, Labels], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Dice per case (by pseudonym) on the prepared grid, and their mean."""
+    """What a model was measured to be: every case, what they come to, the mean Dice, and how long it took.
 
-    dice: dict[str, float]
-    mean: float
+    `data_sha256` is the digest of the manifest that names the cases.
+    """
+
+    model: Model
+    data_sha256: str
+    cases: tuple["MeasuredCase", ...]
+    summaries: tuple["Summary", ...]
+    dice: "Estimate"
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A model, ready to segment on a device."""
+
+    task: "Task"
+    network: "nn.Module"
+    patch_voxels: tuple[int, int, int]
+    device: "torch.device"
+
+    @classmethod
+    def of(cls, model: Model, device: str) -> "Segmenter":
+        """Raises DataNotFit when the model is damaged or of another network, OutOfRange as `models.task_of` does."""
+        from fedsite.training import devices
+
+        where = devices.choose_device(device)
+        return cls(models.task_of(model), models.network_of(model).to(where), model.plan.local.patch_voxels, where)
+
+    def __call__(self, case: Case) -> tuple[Labels, Labels]:
+        """The labels of a case on its prepared grid [X, Y, Z], and on its source's [i, j, k]."""
+        from fedsite.training import inference
+
+        decode = partial(inference.decode, self.task)
+        sure = inference.probabilities(self.network, self.task, case.image, self.patch_voxels, self.device)
+        return decode(sure), to_source_grid(sure, case.affine, case.source_grid, decode)
+
+
+def _silent(done: int, total: int, note: str = "") -> None:
+    """No progress is shown."""
+
+
+def _unseen(record: CaseRecord, case: Case, prediction: Labels) -> None:
+    """Nobody looks."""
 
 
 def evaluate(
-    model_path: Path,
-    plan: PlanDraft,
-    cases: Sequence[ValidationCase],
-    device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    model: Model, data: PreparedData, device: str, progress: Progress = _silent, look: Look = _unseen
 ) -> Evaluation:
-    """Segments every case with the model and compares with its label.
+    """Segments every held-out case with the model and compares it with what was drawn.
 
-    Raises DataNotFit without cases, ServerBrokeProtocol when the model file is not one of the plan's network,
-    OutOfRange when the plan asks for a network or task outside its description.
+    `look` is shown each case with its segmentation on the prepared grid. Raises DataNotFit without held-out cases, when
+    a case is not what the manifest says, or the model is not one of its plan's network.
     """
-    from fedsite.tasks import networks, request
-    from fedsite.training import devices, inference, metrics, weights
+    from fedsite.tasks import outputs
+    from fedsite.training import summary
 
-    if not cases:
+    records = data.records("validation")
+    if not records:
         raise DataNotFit(
-            "There is no validation case to evaluate on.",
-            "Prepare more patients: about one in five is kept for validation.",
+            "There is no held-out case to measure on.",
+            "Prepare more patients: a keyed hash holds out some of them (preparation.validation_fraction).",
         )
-    task = request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, plan.local.patch_voxels)
-    network = networks.build(task, plan.network.name, plan.network.settings)
+    started = time.monotonic()
+    segmenter = Segmenter.of(model, device)
+    structures = outputs.structures(segmenter.task)
+    measured = []
+    for number, record in enumerate(records, start=1):
+        verify_case(data.folder / record.file, record.sha256)
+        case = data.cases("validation", segmenter.task.inputs)[number - 1]
+        prediction, restored = segmenter(case)
+        found = _measures(case, restored, structures)
+        measured.append(summary.MeasuredCase(record.id, record.patient, record.scanner, found))
+        look(record, case, prediction)
+        progress(number, len(records))
+    return Evaluation(
+        model=model,
+        data_sha256=data.sha256,
+        cases=tuple(measured),
+        summaries=summary.summarise(measured),
+        dice=summary.mean_dice(measured),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _measures(case: Case, restored: Labels, structures: "dict[str, tuple[int, ...]]") -> "CaseMeasures":
+    from fedsite.training import metrics
+
+    x, y, z = np.linalg.norm(case.source_grid.affine[:3, :3], axis=0).tolist()
+    return metrics.measure(restored, case.source_label(), (x, y, z), structures)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which model is to be measured: the newest global one, or one in a file, for the plan in a file."""
+
+    model: Path | None = None
+    plan: Path | None = None
+
+
+def evaluate_at_home(site: Site, order: Order, step: Steps) -> Evaluation:
+    """Measures a model on this site's held-out patients, and remembers the result.
+
+    Raises UsageError, what `models.newest` and `models.from_file` raise, and what `evaluate` raises.
+    """
+    if order.plan is not None and order.model is None:
+        raise UsageError("--plan says what a model of your own is for.", "Name that model, too: --model FILE.")
+    model = models.from_file(site, order.model, order.plan) if order.model else models.newest(site, step)
+    data = local_work.open_prepared(site, model.plan)
+    with step(f"Measuring the {model.title} at home") as progress:
+        found = evaluate(model, data, site.config.training.device, progress)
+    evaluations.keep(site.state, found)
+    return found
+
+
+# --- around a round -------------------------------------------------------------------------------------------------
+
+
+def in_round(
+    site: Site, model: Model, data: Callable[[], PreparedData], step: Steps, until: datetime | None = None
+) -> None:
+    """Measures a round's model, as site.yaml asks, and keeps what was found at home.
+
+    It steers nothing: neither what is trained nor what is released knows of it. Whatever fails here is written into the
+    audit chain, and the round goes on. A model is not measured twice on the same data, and not at all where that might
+    take until the round ends (`until`).
+    """
+    wanted = site.config.training.evaluate
+    if not wanted or (wanted == "before" and model.kind == "trained"):
+        return
     try:
-        weights.load(network, tensors_of(model_path))
-    except MalformedMessage as error:
-        raise ServerBrokeProtocol(f"The model file is damaged: {error}.", "Fetch it again.") from error
-    where = devices.choose_device(device)
-    network.to(where)
-    found = {}
-    for number, case in enumerate(cases, start=1):
-        prediction = inference.segment(network, task, case.image, plan.local.patch_voxels, where)
-        found[case.id] = metrics.dice(prediction, case.label)
-        progress(number, len(cases))
-    return Evaluation(found, statistics.fmean(found.values()))
+        prepared = data()
+        if not prepared.records("validation") or evaluations.is_known(site.state, model.sha256, prepared.sha256):
+            return
+        if until and (until - utc_now()).total_seconds() < TIMES_TO_SPARE * evaluations.newest_seconds(site.state):
+            site.state.audit("evaluation left out", round=model.after_round, model=model.kind)
+            return
+        with step(f"Measuring the {model.title} at home") as progress:
+            evaluations.keep(site.state, evaluate(model, prepared, site.config.training.device, progress))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the round must not be lost with it
+        site.state.audit("evaluation failed", round=model.after_round, model=model.kind, reason=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """What failed; of errors that are not our own the name alone, since their text may hold anything."""
+    return error.message if isinstance(error, FedsiteError) else type(error).__name__

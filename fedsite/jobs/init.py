@@ -128,7 +128,7 @@ training:
   devices: []      # numbers of the GPUs that share out each batch, such as [0, 1]; none takes one
   machines: 1      # how many train together; torchrun starts the others (see README)
   meeting: ""      # host:port of this one, where the others find it; on a closed network only
-  evaluate: true   # measure each global model on the held-out patients; the result stays at home
+  evaluate: true   # measure on the held-out patients before and after training; before, false; it stays at home
 
 network:
   proxy: null            # http://proxy:3128; null follows HTTPS_PROXY and NO_PROXY

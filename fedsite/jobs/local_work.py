@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,6 @@ from fedsite.dataset.cases import CaseFiles, verify_case
 from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.errors import DataNotFit, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, atomic_writer
-from fedsite.jobs.evaluate import Evaluation, evaluate
 from fedsite.jobs.site import Site
 from fedsite.site import withdrawals
 from fedsite.wire import payload
@@ -32,6 +32,9 @@ class Progress(Protocol):
         """So many of so many are done."""
         ...
 
+
+# Opens a step of a round by what it is called, and gives what is told how far it is.
+Steps = Callable[[str], AbstractContextManager[Progress]]
 
 # An update's values, float64, as a function of a slice; and the layout of the files that they come from.
 Update = tuple[Callable[[slice], NDArray[np.float64]], payload.Layout]
@@ -149,13 +152,6 @@ def train(
     loop.train(network, sampler, group.whole(step, local.batch_size), local.steps, progress)
     if group.leads:
         payload.write_model(destination, weights.export(network), PRIVATE_FILE)
-
-
-def measure(plan: PlanDraft, model: Path, data: PreparedData, device: str, progress: Progress) -> Evaluation | None:
-    """The model's Dice on this site's validation cases; None where there are none. It stays at home."""
-    if not data.records("validation"):
-        return None
-    return evaluate(model, plan, data.cases("validation"), device, progress)
 
 
 def open_update(model: Path, trained: Path) -> Update:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fedsite.errors import DataNotFit, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.files import sha256_of
-from fedsite.jobs.round import Steps
+from fedsite.jobs.local_work import Steps
 from fedsite.jobs.site import Site
 from fedsite.tasks import networks, request
 from fedsite.tasks.description import Task
@@ -21,7 +21,13 @@ from fedsite.wire.plans import read_draft
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["global", "file", "personalised"]
+Kind = Literal["global", "file", "personalised", "trained"]
+_TITLES: dict[Kind, str] = {
+    "global": "global model",
+    "file": "model from a file",
+    "personalised": "personalised model",
+    "trained": "model trained here",
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,9 @@ class Model:
     @property
     def title(self) -> str:
         """What it is, for people."""
-        made = {"global": "global model", "file": "model from a file", "personalised": "personalised model"}[self.kind]
-        return made if self.after_round is None else f"{made} after round {self.after_round}"
+        made = _TITLES[self.kind]
+        when = "in" if self.kind == "trained" else "after"
+        return made if self.after_round is None else f"{made} {when} round {self.after_round}"
 
 
 def newest(site: Site, step: Steps) -> Model:

@@ -15,9 +15,11 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
+from fedsite.jobs import evaluations
 from fedsite.jobs import round as rounds
+from fedsite.jobs.local_work import Steps
 from fedsite.jobs.lock import only_run
-from fedsite.jobs.round import Round, Steps
+from fedsite.jobs.round import Round
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_chain, verify_offer
 from fedsite.privacy.statement import guarantee
@@ -137,7 +139,6 @@ def _ended(here: Round) -> Outcome:
             "What was charged stays charged; the next run takes the next round.",
         )
     spent, terms = here.site.ledger.spent(), here.site.ledger.terms
-    evaluation = here.site.state.evaluation(here.offer.ticket.model_sha256)
     _forget_old_models(here)
     gate = rounds.gate_for(here.offer, here.body["values"])
     return Outcome(
@@ -153,7 +154,8 @@ def _ended(here: Round) -> Outcome:
             "delta": terms.delta,
             "guarantee": guarantee(spent.epsilon, terms.delta),
             "signal_to_noise": gate.signal_to_noise if gate.noise_multiplier else None,
-            "evaluation": evaluation,
+            "evaluation": evaluations.brief(here.site.state, here.offer.ticket.model_sha256),
+            "evaluation_after": evaluations.brief_of_trained(here.site.state, here.number),
         },
     )
 

@@ -29,8 +29,8 @@ from fedsite.dicom.model import Volume
 from fedsite.errors import DataNotFit, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder, write_atomically
 from fedsite.jobs import models, personal, places
+from fedsite.jobs.local_work import Steps
 from fedsite.jobs.models import Model
-from fedsite.jobs.round import Steps
 from fedsite.jobs.site import Site, header_index, open_site
 from fedsite.site import identity, withdrawals
 from fedsite.tasks import outputs

@@ -11,15 +11,15 @@ charged.
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.jobs import local_work
-from fedsite.jobs.local_work import PreparedData, Progress
+from fedsite.jobs import evaluate, local_work, models
+from fedsite.jobs.local_work import PreparedData, Steps
+from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_receipt
 from fedsite.privacy import accountant, mechanism
@@ -33,7 +33,6 @@ from fedsite.wire import payload
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage
 
-Steps = Callable[[str], AbstractContextManager[Progress]]
 ORDER = ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged")
 FINAL = ("acknowledged", "late", "rejected", "abandoned")
 PENDING = ("released", "uploading")
@@ -178,29 +177,24 @@ def charge_for(offer: Offer, values: int) -> Charge:
 
 def _fetch(here: Round) -> None:
     """`offered` to `fetched`: the global model is here, verified, and of the size that the ticket names."""
-    ticket, plan = here.offer.ticket, here.offer.plan
+    ticket = here.offer.ticket
     with here.step("Fetching the global model") as progress:
         here.client.download_model(ticket.model_sha256, ticket.model_bytes, here.model, progress)
     try:
         payload.layout_of(here.model)
     except MalformedMessage as error:
         raise ServerBrokeProtocol(f"The global model is refused: {error}.", "Tell the coordinator.") from error
-    if here.site.config.training.evaluate and plan.local.steps:
-        _evaluate(here)
+    _evaluate(here, here.model, ticket.model_sha256, "global")
     here.move("fetched")
 
 
-def _evaluate(here: Round) -> None:
-    """Measures the global model on the held-out patients. The result stays here and steers nothing."""
-    sha256 = here.offer.ticket.model_sha256
-    if here.site.state.evaluation(sha256) is not None:
-        return
-    with here.step("Measuring the global model at home") as progress:
-        found = local_work.measure(here.offer.plan, here.model, here.data(), here.site.config.training.device, progress)
-    if found is not None:
-        here.site.state.put_evaluation(
-            sha256, {"round": here.number - 1, "mean_dice": found.mean, "cases": len(found.dice), "dice": found.dice}
-        )
+def _evaluate(here: Round, path: Path, sha256: str, kind: models.Kind) -> None:
+    """Measures the round's model on the held-out patients. The result stays here and steers nothing."""
+    ticket, plan = here.offer.ticket, here.offer.plan
+    if plan.local.steps:
+        model = Model(path, sha256, plan, kind, ticket.round - (kind == "global"))
+        until = ticket.expires if kind == "trained" else None
+        evaluate.in_round(here.site, model, here.data, here.step, until)
 
 
 def _train(here: Round) -> None:
@@ -216,6 +210,7 @@ def _train(here: Round) -> None:
     with here.step("Training") as progress:
         local_work.train(plan, seed, here.model, data, device, here.checkpoint, progress)
     here.move("trained", data_sha256=data.sha256 if data else None)
+    _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")
 
 
 def _reserve(here: Round) -> None:

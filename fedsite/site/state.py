@@ -276,6 +276,11 @@ class State:
         rows = self._select("select body from evaluations where model_sha256 = ?", (model_sha256,))
         return next((_parsed(body, "An evaluation") for (body,) in rows), None)
 
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """All that `put_evaluation` kept, by the model's digest, in the order in which models were first measured."""
+        rows = self._select("select model_sha256, body from evaluations order by time, rowid")
+        return {digest: _parsed(body, "An evaluation") for digest, body in rows}
+
     def _select(self, statement: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         # Damage shows when a row is read, not only when the statement begins.
         try:

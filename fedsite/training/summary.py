@@ -30,6 +30,11 @@ class MeasuredCase:
     scanner: str
     measures: CaseMeasures
 
+    @property
+    def dice(self) -> float:
+        """Dice, averaged over the structures."""
+        return fmean(found.dice for found in self.measures.values())
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -86,9 +91,9 @@ def summarise(cases: Sequence[MeasuredCase]) -> tuple[Summary, ...]:
     return tuple(_summary(cases, structure) for structure in (cases[0].measures if cases else ()))
 
 
-def mean_dice(summaries: Sequence[Summary]) -> float:
-    """One number for a model: the mean Dice over patients, averaged over structures."""
-    return fmean(summary.all.dice.mean or 0.0 for summary in summaries)
+def mean_dice(cases: Sequence[MeasuredCase]) -> Estimate:
+    """One number for a model: the mean over patients of Dice, which is averaged over a case's structures first."""
+    return estimate((case.patient, case.dice) for case in cases)
 
 
 def estimate(values: Iterable[tuple[str, float | None]]) -> Estimate:

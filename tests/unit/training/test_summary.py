@@ -81,7 +81,7 @@ def test_groups_by_size_and_scanner():
     assert found.by_size[-1].volume_difference_ml.mean == pytest.approx(-20)
     assert found.by_size[-1].absolute_volume_difference_ml.mean == pytest.approx(30)
     assert [(row.group, row.cases) for row in found.by_scanner] == [("A", 4), ("B", 1), ("not stated", 1)]
-    assert mean_dice([found]) == found.all.dice.mean
+    assert mean_dice(cases) == found.all.dice
 
 
 def test_lesions_are_counted_by_their_own_size():
@@ -103,7 +103,8 @@ def test_every_structure_has_a_summary_and_weighs_alike():
     ]
     found = summarise(cases)
     assert [one.structure for one in found] == ["whole", "core"]
-    assert mean_dice(found) == pytest.approx((0.8 + 0.2) / 2)
+    assert [case.dice for case in cases] == pytest.approx([0.6, 0.4])
+    assert mean_dice(cases).mean == pytest.approx((0.8 + 0.2) / 2)
     assert summarise([]) == ()
 
 
