@@ -129,6 +129,8 @@ training:
   machines: 1      # how many train together; torchrun starts the others (see README)
   meeting: ""      # host:port of this one, where the others find it; on a closed network only
   evaluate: true   # measure on the held-out patients before and after training; before, false; it stays at home
+  checkpoint_minutes: 5   # how often a training is kept on disk
+  compile: false   # torch.compile takes minutes, and pays on some GPUs
 
 network:
   proxy: null            # http://proxy:3128; null follows HTTPS_PROXY and NO_PROXY
@@ -139,6 +141,7 @@ policy:
   tasks: {tasks}
   algorithms: [fedavg]
   maximum_steps: 1000               # optimiser steps in one round
+  maximum_gpu_minutes: null   # of one round's training; several GPUs add up
   maximum_download_megabytes: 1024
   minimum_noise_multiplier: 0       # sigma; a plan with less noise is refused
   maximum_epsilon_per_round: null

@@ -1,28 +1,39 @@
 """Joins loop, task, cases and device: the global model in, this site's trained weights out."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsite import __version__
 from fedsite.dataset import manifest as manifests
 from fedsite.dataset.cases import CaseFiles, verify_case
 from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.errors import DataNotFit, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, atomic_writer
+from fedsite.jobs import algorithms
+from fedsite.jobs.algorithms import Carried
 from fedsite.jobs.site import Site
 from fedsite.site import withdrawals
+from fedsite.site.config import SiteConfig
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage, Plan, PlanDraft
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fedsite.tasks.description import Task
     from fedsite.training.distributed import Group
+    from fedsite.training.fit import Machine, Recipe
 
 
 class Progress(Protocol):
@@ -103,6 +114,24 @@ def require_nobody_withdrawn(site: Site, manifest: Manifest) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Means:
+    """What the site gives to a training besides its devices: how often it is kept, whether it is compiled, minutes."""
+
+    checkpoint_minutes: float = 5.0
+    compile: bool = False
+    maximum_gpu_minutes: float | None = None
+
+    @staticmethod
+    def of(config: SiteConfig) -> "Means":
+        """As the site's configuration and policy say."""
+        training = config.training
+        return Means(training.checkpoint_minutes, training.compile, config.policy.maximum_gpu_minutes)
+
+
+DEFAULT_MEANS = Means()
+
+
 def train(
     plan: Plan,
     seed: int,
@@ -112,46 +141,113 @@ def train(
     destination: Path,
     progress: Progress,
     group: "Group | None" = None,
-) -> None:
-    """Trains the plan's steps from the global model and writes the weights to `destination` (0600).
+    carried: Carried = algorithms.NOTHING,
+    means: Means = DEFAULT_MEANS,
+) -> dict[str, Any] | None:
+    """Trains the plan's steps from the global model and writes the weights that travel to `destination` (0600).
 
-    With `steps: 0` the weights are the global model's and nothing is imported. As one of a group of processes it takes
-    its share of each batch; the group's leader reads the model and writes the weights. Raises DataNotFit when a case is
-    not what the manifest says, or the loss diverges.
+    Gives what the training was, for this site alone: losses, time, what happened. With `steps: 0` the weights are the
+    global model's, nothing is imported and there is nothing to tell. Beside `destination` the training is kept while it
+    lasts; called again after a kill, it goes on from there and ends the same.
+
+    As one of a group of processes it takes its share of each batch; the group's leader reads the model and writes the
+    weights. Layers that stay at home begin and end in the files of `carried`. Raises DataNotFit when a case is not what
+    the manifest says or the loss diverges, MinutesSpent at the policy's limit, DeviceTooSmall.
     """
     if plan.local.steps == 0 or data is None:
         with atomic_writer(destination, PRIVATE_FILE) as file, model.open("rb") as source:
             shutil.copyfileobj(source, file)
-        return
-    from fedsite.tasks import networks, registry, request
-    from fedsite.training import devices, distributed, loop, sampling, steps, weights
+        return None
+    from fedsite.tasks import networks, registry
+    from fedsite.training import devices, distributed, weights
+    from fedsite.training.algorithms import freeze
+    from fedsite.training.fit import fit
 
     group = group or distributed.Group()
     if group.leads:
         for case in data.records("training"):
             verify_case(data.folder / case.file, case.sha256)
-    local = plan.local
-    task = request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, local.patch_voxels)
+    task = algorithms.check(plan)
     network = networks.build(task, plan.network.name, plan.network.settings)
     if group.leads:
-        weights.load(network, payload.tensors_of(model))
+        algorithms.load(network, plan, model, carried.own)
+    kept = algorithms.at_home(plan, network.state_dict())
+    if not algorithms.learns_at_home(plan):
+        freeze(network, kept)
     where = devices.choose_device(device)
     network.to(where)
     group.same(network)
-    sampler = sampling.PatchSampler(
+    correction = algorithms.correction(network, plan, carried, group.same)
+    progress_file = kept_beside(destination)
+    record = fit(
+        network,
+        task,
         data.cases("training", task.inputs),
-        local.patch_voxels,
-        local.batch_size,
-        local.foreground_fraction,
-        seed,
-        part=group.share(local.batch_size),
+        registry.module(task.module).loss(),
+        _recipe(plan, seed),
+        _machine(where, means, progress_file, f"{seed} {data.sha256}"),
+        progress,
+        group=group,
+        correction=correction,
+        validate=_validation(network, task, plan, data, where) if plan.local.early_stop else None,
     )
-    optimizer = loop.make_optimizer(network, local.optimizer, local.learning_rate)
-    loss = registry.module(task.module).loss()
-    step = steps.SupervisedStep(network, optimizer, loss, where, reduction=group.reduction(local.batch_size))
-    loop.train(network, sampler, group.whole(step, local.batch_size), local.steps, progress)
     if group.leads:
-        payload.write_model(destination, weights.export(network), PRIVATE_FILE)
+        trained = weights.export(network)
+        if carried.layers is not None and algorithms.learns_at_home(plan):
+            payload.write_model(carried.layers, {name: trained[name] for name in sorted(kept)}, PRIVATE_FILE)
+        travels = {name: values for name, values in trained.items() if name not in kept}
+        payload.write_model(destination, travels, PRIVATE_FILE)
+        progress_file.unlink(missing_ok=True)
+    return record.summary()
+
+
+def kept_beside(destination: Path) -> Path:
+    """Where a training is kept until its weights are written to `destination`."""
+    return destination.with_name(f"{destination.stem}.training.safetensors")
+
+
+def _recipe(plan: Plan, seed: int) -> "Recipe":
+    from fedsite.training.fit import Recipe
+
+    local = plan.local
+    stop = (local.early_stop.every, local.early_stop.patience) if local.early_stop else None
+    return Recipe(**local.model_dump(exclude={"seed", "early_stop"}), seed=seed, early_stop=stop)
+
+
+def _machine(device: "torch.device", means: Means, kept: Path, purpose: str) -> "Machine":
+    from fedsite.training.fit import Machine
+
+    limited = device.type == "cuda" and means.maximum_gpu_minutes is not None
+    return Machine(
+        device=device,
+        compiled=means.compile,
+        checkpoint=kept,
+        checkpoint_seconds=means.checkpoint_minutes * 60,
+        purpose=f"fedsite {__version__} {purpose}",
+        limit_seconds=(means.maximum_gpu_minutes or 0) * 60 if limited else math.inf,
+    )
+
+
+def _validation(
+    network: "nn.Module", task: "Task", plan: Plan, data: PreparedData, device: "torch.device"
+) -> Callable[[], float]:
+    """The mean Dice of what is not background over the held-out cases, as the network is at that moment."""
+    from fedsite.training import inference, metrics
+
+    cases = data.cases("validation", task.inputs)
+    if not cases:
+        raise DataNotFit(
+            "The plan stops training early by local validation, and no case is held out here.",
+            "Prepare more patients, or hold out some (site.yaml, preparation.validation_fraction).",
+        )
+
+    def mean_dice() -> float:
+        patch = plan.local.patch_voxels
+        return fmean(
+            metrics.dice(inference.segment(network, task, case.image, patch, device), case.label) for case in cases
+        )
+
+    return mean_dice
 
 
 def open_update(model: Path, trained: Path) -> Update:

@@ -80,6 +80,12 @@ class TrainingSettings(Section):
         description="Measure the model on the held-out patients before and after each round's training, at home;"
         " before leaves out the second.",
     )
+    checkpoint_minutes: float = Field(
+        default=5, gt=0, le=1440, description="How often a training is kept on disk, so that a kill costs no more."
+    )
+    compile: bool = Field(
+        default=False, description="Let torch.compile build the network; it takes minutes, and pays on some GPUs."
+    )
 
     @model_validator(mode="after")
     def _goes_together(self) -> "TrainingSettings":

@@ -1,8 +1,12 @@
 """Where a training computes, and in which precision."""
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
+
+ASK_EVERY_SECONDS = 2.0
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -38,3 +42,37 @@ class Precision:
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
         return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def prepare_device(device: torch.device) -> None:
+    """Patches have one size, so a GPU may try convolution algorithms once and keep the fastest."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
+class GpuUse:
+    """How busy a GPU is and how much memory the training holds there, in words, asked for every few seconds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked = -math.inf
+        self._words = ""
+
+    def lately(self) -> str:
+        """Nothing on a CPU; the memory alone where the driver does not tell the rest."""
+        if self._device.type == "cuda" and time.monotonic() - self._asked > ASK_EVERY_SECONDS:
+            self._asked = time.monotonic()
+            memory = f"{torch.cuda.max_memory_allocated(self._device) / 1e9:.1f} GB"
+            busy = _utilisation(self._device)
+            self._words = f"GPU {memory}" if busy is None else f"GPU {busy} % busy, {memory}"
+        return self._words
+
+
+def _utilisation(device: torch.device) -> int | None:
+    """The percentage of the last moments in which the GPU computed; None where the driver does not tell (MIG)."""
+    from pynvml import NVMLError
+
+    try:
+        return torch.cuda.utilization(device)
+    except (NVMLError, RuntimeError, ModuleNotFoundError):
+        return None

@@ -1,21 +1,23 @@
 """The training loop: it is given its sampler and its step, so that a private step needs no second loop."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from statistics import fmean
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from fedsite.errors import DataNotFit
+from fedsite.errors import CannotWrite, DataNotFit
 from fedsite.training.batches import Batch
+from fedsite.training.checkpoints import Checkpoints
+from fedsite.training.prefetch import prefetched
+from fedsite.training.stopping import EarlyStop, TimeLimit
 
 Sampler = Callable[[int], Batch]
 Step = Callable[[Batch], torch.Tensor | float]
 
-MOMENTUM = 0.9
 READ_EVERY = 16
 
 
@@ -34,8 +36,8 @@ def silent(done: int, total: int, note: str = "") -> None:
 class Losses:
     """The loss of each step. On a GPU they are fetched a few at a time: fetching one waits for everything before it."""
 
-    def __init__(self, known: tuple[float, ...] = ()) -> None:
-        self.values = list(known)
+    def __init__(self, known: list[float]) -> None:
+        self.values = known
         self._pending: list[torch.Tensor | float] = []
 
     def add(self, value: torch.Tensor | float) -> None:
@@ -50,9 +52,9 @@ class Losses:
         nothing, and the caller must let nothing leave.
         """
         pending, self._pending = self._pending, []
-        tensors = [value for value in pending if isinstance(value, torch.Tensor)]
-        read = torch.stack(tensors).tolist() if len(tensors) == len(pending) > 0 else [float(one) for one in pending]
-        for value in read:
+        if not pending:
+            return
+        for value in torch.stack([torch.as_tensor(one) for one in pending]).tolist():
             if not math.isfinite(value):
                 raise DataNotFit(
                     f"The loss became {value} at training step {len(self.values) + 1}; nothing leaves.",
@@ -61,13 +63,38 @@ class Losses:
                 )
             self.values.append(value)
 
+    @property
+    def lately(self) -> str:
+        """Their mean of late, in words."""
+        return f"loss {fmean(self.values[-READ_EVERY:]):.3f}" if self.values else ""
+
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training was: the loss of each step, and its wall time. Both stay at the site."""
+    """What a training was: the loss of each step, its seconds over all attempts, and what happened on the way.
+
+    `resumed` is the step from which this attempt went on; `scores` are those of early stopping. All of it stays at the
+    site.
+    """
 
     losses: tuple[float, ...]
     seconds: float
+    resumed: int = 0
+    scores: tuple[float, ...] = ()
+    events: tuple[str, ...] = ()
+
+    def summary(self, points: int = 100) -> dict[str, Any]:
+        """As JSON, with the loss as a curve of at most so many means over equal stretches of steps."""
+        size = max(1, math.ceil(len(self.losses) / points))
+        curve = [fmean(self.losses[start : start + size]) for start in range(0, len(self.losses), size)]
+        return {
+            "steps": len(self.losses),
+            "steps_a_point": size,
+            "loss": [round(value, 5) for value in curve],
+            "seconds": round(self.seconds, 1),
+            "scores": [round(value, 5) for value in self.scores],
+            "events": list(self.events),
+        }
 
 
 def train(
@@ -76,27 +103,49 @@ def train(
     step: Step,
     steps: int,
     progress: Progress = silent,
+    *,
+    before_step: Callable[[int], None] = lambda number: None,
+    checkpoints: Checkpoints | None = None,
+    limit: TimeLimit | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> TrainingRecord:
-    """Takes `steps` steps; `steps` may be 0. On a CPU the same sampler and step give bit-equal weights again.
+    """Takes `steps` steps; `steps` may be 0. On a CPU the same sampler and step give bit-equal weights again, also
+    where `checkpoints` lets it go on from a training that was cut off.
 
-    Raises DataNotFit when a loss is not finite, at that step or (on a GPU) a few steps later.
+    The sampler makes its batches in a thread of its own, ahead of the steps. A checkpoint that cannot be written is an
+    event of the record, and the next one is tried; what was kept before stays.
+
+    Raises DataNotFit when a loss is not finite, at that step or (on a GPU) a few steps later, MinutesSpent at the
+    limit (the training is kept), and whatever sampler and step raise.
     """
-    started = time.monotonic()
-    losses = Losses()
+    limit = limit or TimeLimit()
+    known, limit.before = checkpoints.resume() if checkpoints else ([], 0.0)
+    losses, resumed, events = Losses(known), len(known), list[str]()
+
+    def keep(done: int) -> None:
+        losses.read()
+        if checkpoints is not None:
+            try:
+                checkpoints.keep(losses.values, limit.taken)
+            except CannotWrite as error:
+                events.append(f"no checkpoint after step {done}: {error.message}")
+
     network.train()
-    for number in range(steps):
-        losses.add(step(sampler(number)))
-        progress(number + 1, steps)
+    with prefetched(sampler, range(resumed, steps)) as batches:
+        for number, batch in enumerate(batches, start=resumed):
+            if spent := limit.spent(number, steps):
+                keep(number)
+                raise spent
+            before_step(number)
+            losses.add(step(batch))
+            progress(number + 1, steps, losses.lately)
+            if early_stop is not None and early_stop.says_so(number + 1):
+                events.append(f"stopped after step {number + 1}: validation no longer gained")
+                break
+            if checkpoints is not None and checkpoints.due:
+                keep(number + 1)
     losses.read()
-    return TrainingRecord(tuple(losses.values), time.monotonic() - started)
-
-
-def make_optimizer(network: nn.Module, name: Literal["adam", "sgd"], learning_rate: float) -> torch.optim.Optimizer:
-    """The optimiser of a plan, fresh in every round: Adam with torch's defaults, or SGD with Nesterov momentum 0.9.
-
-    Parameters that are frozen (`requires_grad` false) are left out.
-    """
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if name == "adam":
-        return torch.optim.Adam(learned, lr=learning_rate)
-    return torch.optim.SGD(learned, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
+    if early_stop is not None:
+        early_stop.restore_best()
+    scores = tuple(early_stop.scores) if early_stop else ()
+    return TrainingRecord(tuple(losses.values), limit.taken, resumed, scores, tuple(events))

@@ -1,6 +1,7 @@
 """One optimiser step: forward, loss, backward over micro-batches, what may change the gradient, the optimiser."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,9 @@ from fedsite.training.augmentation import augment
 from fedsite.training.batches import Batch
 from fedsite.training.devices import Precision
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# What a network answers in training: logits [B, outputs, x, y, z], or under deep supervision one of each scale.
+Logits = torch.Tensor | list[torch.Tensor]
+Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 GradientHook = Callable[[nn.Module], None]
 
 
@@ -28,8 +31,9 @@ class SupervisedStep:
     step is the same but for rounding. Where memory runs out, the micro-batch is halved and the step begun anew, before
     any weight has changed; `halvings` says how often.
 
-    `reduction` is called with the network once all its gradients are there (several processes add theirs up);
-    `correction` thereafter, on unscaled gradients, right before the optimiser: what an algorithm adds to them.
+    `compiled` lets torch.compile build both passes. `reduction` is called with the network once all its gradients are
+    there (several processes add theirs up); `correction` thereafter, on unscaled gradients, right before the
+    optimiser: what an algorithm adds to them.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class SupervisedStep:
         precision: Precision | None = None,
         reduction: GradientHook | None = None,
         correction: GradientHook | None = None,
+        compiled: bool = False,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -53,6 +58,8 @@ class SupervisedStep:
         self.reduction = reduction
         self.correction = correction
         self.halvings = 0
+        self.layout = torch.contiguous_format
+        self._forward = torch.compile(network) if compiled else network
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaled)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
@@ -66,6 +73,11 @@ class SupervisedStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
+
+    def use_layout(self, layout: torch.memory_format) -> None:
+        """How images, and the weights that meet them, lie in memory from here on. Values stay as they are."""
+        self.layout = layout
+        self.network.to(memory_format=layout)  # type: ignore[call-overload]
 
     def _gradients_that_fit(self, batch: Batch) -> torch.Tensor:
         while True:
@@ -100,5 +112,5 @@ class SupervisedStep:
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         with self.precision.autocast():
-            logits = self.network(batch.image)
-        return self.loss(logits.float(), batch.label)
+            logits: Logits = self._forward(batch.image.contiguous(memory_format=self.layout))
+        return self.loss(logits, batch.label)  # of a deeply supervised network several; in float32 by themselves

@@ -194,8 +194,19 @@ Algorithm = Annotated[
 ]
 
 
+class EarlyStopping(Closed):
+    """Training ends when the held-out cases' Dice, measured `every` so many steps, has not risen `patience` times."""
+
+    every: Annotated[int, Field(ge=1, le=100_000)]
+    patience: Annotated[int, Field(ge=1, le=1000)]
+
+
 class LocalWork(Closed):
-    """What a site computes in one round. `steps: 0` is legal: nothing is trained, the release is pure noise."""
+    """What a site computes in one round. `steps: 0` is legal: nothing is trained, the release is pure noise.
+
+    A step sees `batch_size` times `accumulation` patches. `channel_dropout` is how often an optional channel is left
+    out of a patch.
+    """
 
     steps: Annotated[int, Field(ge=0, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 2
@@ -205,6 +216,10 @@ class LocalWork(Closed):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.67
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    accumulation: Annotated[int, Field(ge=1, le=64, exclude_if=lambda count: count == 1)] = 1
+    schedule: Annotated[Literal["constant", "cosine"], Field(exclude_if=lambda name: name == "constant")] = "constant"
+    channel_dropout: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0.0
+    early_stop: Annotated[EarlyStopping | None, Field(exclude_if=lambda rule: rule is None)] = None
 
     @model_validator(mode="after")
     def _patch_in_range(self) -> "LocalWork":
@@ -269,6 +284,18 @@ class PlanDraft(Closed):
                 raise ValueError("scaffold needs plain SGD: local.optimizer sgd with local.momentum 0")
             if local.steps == 0 or self.weights != "equal":
                 raise ValueError("scaffold needs local.steps above 0 and equal weights")
+            if local.schedule != "constant" or local.early_stop is not None:
+                raise ValueError("scaffold needs every step at one rate: local.schedule constant, no local.early_stop")
+        return self
+
+    @model_validator(mode="after")
+    def _every_step_is_taken_under_noise(self) -> "PlanDraft":
+        """When training ends would tell something of the held-out patients (privacy.md)."""
+        if self.local.early_stop is not None and self.privacy.noise_multiplier > 0:
+            raise ValueError(
+                "local.early_stop: not under a private mechanism (privacy.noise_multiplier above 0), where nothing that"
+                " depends on a patient may decide what is released"
+            )
         return self
 
     @property
