@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fedsite.errors import ConfigurationError, DataNotFit
 from fedsite.files import sha256_of
-from fedsite.tasks import networks, request
+from fedsite.jobs import algorithms
+from fedsite.tasks import networks
 from fedsite.wire.messages import PlanDraft
 from fedsite.wire.payload import write_model
 
@@ -23,11 +24,13 @@ class NewModel:
 def init(draft: PlanDraft, path: Path, seed: int) -> NewModel:
     """Builds the plan's network and writes its weights, in the order of its state dictionary; one seed, one model.
 
+    What stays at home under the plan's algorithm is left out: it never travels.
+
     Raises OutOfRange when the plan asks for what the task does not allow, DataNotFit when the network holds
     something else than floating-point tensors, ConfigurationError where torch is not installed, CannotWrite.
     """
     asked = draft.network
-    task = request.check(draft.task, draft.channels, asked.name, asked.settings, draft.local.patch_voxels)
+    task = algorithms.check(draft)
     try:
         network = networks.build(task, asked.name, asked.settings, seed)
     except ModuleNotFoundError as error:
@@ -36,6 +39,8 @@ def init(draft: PlanDraft, path: Path, seed: int) -> NewModel:
             "Make the model where fedsite is installed whole, and bring the file here.",
         ) from error
     tensors = network.state_dict()
+    for name in algorithms.at_home(draft, tensors):
+        del tensors[name]
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise DataNotFit(f"The network's {name} holds {tensor.dtype}, which cannot be averaged.")

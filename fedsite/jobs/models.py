@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from fedsite.errors import DataNotFit, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.files import sha256_of
+from fedsite.jobs import algorithms, kept
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.site import Site
-from fedsite.tasks import networks, request
+from fedsite.tasks import networks
 from fedsite.tasks.description import Task
 from fedsite.wire import payload, signing
 from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PlanDraft, Result
@@ -32,13 +33,17 @@ _TITLES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model file with the plan that says how it is used. `after_round` is None where no round is known for it."""
+    """A model file with the plan that says how it is used. `after_round` is None where no round is known for it.
+
+    `own` is the file of the layers that this site keeps to itself under the plan's algorithm, where there is one.
+    """
 
     path: Path
     sha256: str
     plan: PlanDraft
     kind: Kind
     after_round: int | None = None
+    own: Path | None = None
 
     @property
     def title(self) -> str:
@@ -64,7 +69,8 @@ def newest(site: Site, step: Steps) -> Model:
         if not path.is_file() or sha256_of(path) != result.model_sha256:
             with step("Fetching the global model") as progress:
                 client.download_model(result.model_sha256, result.model_bytes, path, progress)
-    return Model(path, result.model_sha256, plan, "global", result.round)
+    own = kept.current(site.state, plan.federation, result.plan_sha256)
+    return Model(path, result.model_sha256, plan, "global", result.round, own)
 
 
 def from_file(site: Site, path: Path, plan: Path | None = None) -> Model:
@@ -78,13 +84,14 @@ def from_file(site: Site, path: Path, plan: Path | None = None) -> Model:
     known = accepted_plans(site)
     if not known:
         raise UsageError("This site has met no plan yet.", "Name the plan that the model was made for: --plan FILE.")
-    return Model(path, sha256, list(known.values())[-1], "file")
+    digest, newest_plan = list(known.items())[-1]
+    own = kept.current(site.state, newest_plan.federation, digest)
+    return Model(path, sha256, newest_plan, "file", own=own)
 
 
 def task_of(model: Model) -> Task:
     """The plan's task, narrowed to the plan's channels. Raises OutOfRange."""
-    plan = model.plan
-    return request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, plan.local.patch_voxels)
+    return algorithms.check(model.plan)
 
 
 def network_of(model: Model) -> "nn.Module":
@@ -97,7 +104,10 @@ def network_of(model: Model) -> "nn.Module":
 
     network = networks.build(task_of(model), model.plan.network.name, model.plan.network.settings)
     try:
-        weights.load(network, payload.tensors_of(model.path))
+        if model.kind == "personalised":  # with every layer, whatever the plan's algorithm
+            weights.load(network, payload.tensors_of(model.path))
+        else:
+            algorithms.load(network, model.plan, model.path, model.own)
     except (MalformedMessage, ServerBrokeProtocol):
         raise DataNotFit(
             f"The {model.title} is damaged, or was made for another plan.",

@@ -17,7 +17,7 @@ from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.jobs import evaluate, local_work, models
+from fedsite.jobs import algorithms, evaluate, kept, local_work, models
 from fedsite.jobs.local_work import PreparedData, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
@@ -110,6 +110,9 @@ def clear_overtaken(site: Site, offer: Offer) -> None:
     for checkpoint in (site.state.folder / "checkpoints").iterdir():
         if checkpoint.stem != f"round-{offer.ticket.round}":
             checkpoint.unlink()
+    records = site.state.rounds(offer.plan.federation)
+    unfinished = frozenset(one.round for one in records if one.state == "late" or one.state not in FINAL)
+    kept.tidy(site.state, offer.plan.federation, unfinished)
     for half in (site.state.folder / "outbox").glob(".*.tmp"):
         half.unlink()  # a kill in the middle of sealing
 
@@ -133,7 +136,7 @@ def admit(here: Round) -> None:
             plan.algorithm_name,
             plan.local.steps,
             plan.privacy.noise_multiplier,
-            here.offer.ticket.model_bytes,
+            here.offer.ticket.model_bytes * (2 if here.offer.ticket.control_sha256 else 1),
             plan.weights == "declared",
         ),
     )
@@ -184,6 +187,11 @@ def _fetch(here: Round) -> None:
         payload.layout_of(here.model)
     except MalformedMessage as error:
         raise ServerBrokeProtocol(f"The global model is refused: {error}.", "Tell the coordinator.") from error
+    control = kept.server_control(here.site.state, ticket)
+    if control is not None and ticket.control_sha256 is not None:
+        with here.step("Fetching the server's control") as progress:
+            here.client.download_model(ticket.control_sha256, ticket.model_bytes, control, progress)
+        algorithms.check_control(control, here.model)
     _evaluate(here, here.model, ticket.model_sha256, "global")
     here.move("fetched")
 
@@ -192,14 +200,20 @@ def _evaluate(here: Round, path: Path, sha256: str, kind: models.Kind) -> None:
     """Measures the round's model on the held-out patients. The result stays here and steers nothing."""
     ticket, plan = here.offer.ticket, here.offer.plan
     if plan.local.steps:
-        model = Model(path, sha256, plan, kind, ticket.round - (kind == "global"))
+        own = kept.for_measuring(here.site.state, here.offer, trained=kind == "trained")
+        model = Model(path, sha256, plan, kind, ticket.round - (kind == "global"), own)
         until = ticket.expires if kind == "trained" else None
         evaluate.in_round(here.site, model, here.data, here.step, until)
 
 
 def _train(here: Round) -> None:
     """`fetched` to `trained`: the trained weights lie in the checkpoint. Deterministic, so a kill only costs time."""
-    if not here.model.is_file() or sha256_of(here.model) != here.offer.ticket.model_sha256:
+    state, offer = here.site.state, here.offer
+    if (
+        not here.model.is_file()
+        or sha256_of(here.model) != offer.ticket.model_sha256
+        or not kept.has_control(state, offer)
+    ):
         here.model.unlink(missing_ok=True)
         here.move("offered")  # somebody tidied up, or the disk failed: it is fetched again
         return
@@ -207,9 +221,10 @@ def _train(here: Round) -> None:
     seed_text = f"{plan.local.seed}:{here.offer.ticket_sha256}:{here.site.pinned.site}"
     seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big")
     data = here.data() if plan.local.steps else None
+    withdrawn, carried = kept.withdrawn_now(state), kept.for_training(state, offer)
     with here.step("Training") as progress:
-        local_work.train(plan, seed, here.model, data, device, here.checkpoint, progress)
-    here.move("trained", data_sha256=data.sha256 if data else None)
+        local_work.train(plan, seed, here.model, data, device, here.checkpoint, progress, carried=carried)
+    here.move("trained", data_sha256=data.sha256 if data else None, **kept.after_training(carried, withdrawn))
     _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")
 
 
@@ -242,9 +257,11 @@ def _release(here: Round) -> None:
     encoded = layout.encoded(here.offer.plan.payload)
     with here.step("Clipping and noising"):
         sealed = mechanism.seal(read, gate_for(here.offer, layout.values), encoded.header, encoded.dtype, here.payload)
+    facts = kept.at_release(here.site.state, here.offer, layout, sealed.path)
     with here.site.state.transaction():
         record = here.site.ledger.release(_reservation(here), sealed.sha256, sealed.size)
-        here.move("released", payload_sha256=sealed.sha256, payload_bytes=sealed.size, sequence=record.sequence)
+        facts |= {"payload_sha256": sealed.sha256, "payload_bytes": sealed.size, "sequence": record.sequence}
+        here.move("released", **facts)
     here.checkpoint.unlink(missing_ok=True)
 
 
@@ -311,6 +328,8 @@ def preview(here: Round) -> dict[str, Any]:
     before, after = ledger.spent(), ledger.price(charge_for(here.offer, layout.values))
     encoded = layout.encoded(here.offer.plan.payload)
     return {
+        "algorithm": here.offer.plan.algorithm_name,
+        "composition": algorithms.composition(here.offer.plan, layout.values),
         "tensors": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in layout.tensors],
         "values": layout.values,
         "bytes": encoded.file_bytes,
@@ -331,7 +350,9 @@ def _update(here: Round) -> local_work.Update | None:
     Training costs nothing, and a round that is reserved keeps its reservation. Raises RecordsDamaged when the weights
     are there but damaged; they are thrown away, so that the next run trains.
     """
-    if not (here.model.is_file() and here.checkpoint.is_file()):
+    if not (
+        here.model.is_file() and here.checkpoint.is_file() and kept.is_whole(here.site.state, here.offer, here.body)
+    ):
         here.move("fetched")
         return None
     try:

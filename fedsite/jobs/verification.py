@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fedsite.errors import ServerBrokeProtocol
+from fedsite.jobs import algorithms
 from fedsite.privacy.mechanism import SMALLEST_NOISE_STEPS, STEPS_PER_CLIP_NORM
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
-from fedsite.tasks import request
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PrivacyAsked, Receipt, Ticket
@@ -40,6 +40,10 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
     offer = Offer(opened, stub, signing.digest(plan), signing.digest(ticket))
     _demand(opened.federation == pinned.federation == stub.federation, "The plan is another federation's.")
     _demand(stub.plan_sha256 == offer.plan_sha256, "The ticket belongs to another plan.")
+    _demand(
+        stub.control_sha256 is None or opened.algorithm == "scaffold",
+        f"The ticket names a control, which {opened.algorithm_name} does not have.",
+    )
     if now is not None:
         _demand(now < opened.expires, "The plan has expired.")
         _demand(now < stub.expires, "The round's ticket has expired.")
@@ -58,7 +62,7 @@ def largest_honest_norm(asked: PrivacyAsked, values: int) -> float:
 
 def check_settings(plan: Plan) -> None:
     """Raises OutOfRange or ServerBrokeProtocol (76) unless the plan lies within its task and the gate's grid."""
-    request.check(plan.task, plan.channels, plan.network.name, plan.network.settings, plan.local.patch_voxels)
+    algorithms.check(plan)
     least = SMALLEST_NOISE_STEPS / STEPS_PER_CLIP_NORM
     _demand(
         plan.privacy.noise_multiplier == 0 or plan.privacy.noise_multiplier >= least,
