@@ -97,8 +97,8 @@ def dice(prediction: Labels | Bits, label: Labels | Bits) -> float:
     """
     _require_same_shape(prediction, label)
     found, true = prediction != 0, label != 0
-    total = np.count_nonzero(found) + np.count_nonzero(true)
-    return 2 * np.count_nonzero(found & true) / total if total else 1.0
+    total = int(np.count_nonzero(found) + np.count_nonzero(true))
+    return 2 * int(np.count_nonzero(found & true)) / total if total else 1.0
 
 
 def hausdorff_95(found: Bits, true: Bits, spacing_mm: Spacing) -> float | None:
