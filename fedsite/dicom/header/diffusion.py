@@ -84,6 +84,8 @@ _CANON_COMMENT = re.compile(r"b=(\d{1,5})(?:\(([-\d.]+),([-\d.]+),([-\d.]+)\))?"
 def vendor_attributes(dataset: Dataset) -> dict[str, Any]:
     """What the vendor's private attributes say, under the keywords of the standard's attributes for it."""
     private = _private(dataset)
+    if not private:
+        return {}
     _add_csa(private)
     b_value = _private_b_value(private)
     known: dict[str, Any] = {
@@ -136,19 +138,18 @@ Private = dict[tuple[str, int], Any]
 def _private(dataset: Dataset) -> Private:
     """The values of the private attributes above, by creator and offset; those of other creators are left out."""
     tags = [tag for tag in dataset.keys() if tag.group in _GROUPS]  # noqa: SIM118 - iterating converts the elements
-    creators = {
-        (tag.group, tag.element): str(value_at(dataset, tag) or "").strip().upper()
-        for tag in tags
-        if 0x10 <= tag.element <= 0xFF
-    }
     found: Private = {}
     for tag in tags:
         block, offset = tag.element >> 8, tag.element & 0xFF
         if block:
-            creator = creators.get((tag.group, block)) or _usual_creator(dataset, tag.group, offset)
+            creator = _creator(dataset, tag.group, block) or _usual_creator(dataset, tag.group, offset)
             if creator in _CREATORS and offset in _CREATORS[creator][2]:
                 found.setdefault((creator, offset), value_at(dataset, tag))
     return found
+
+
+def _creator(dataset: Dataset, group: int, block: int) -> str:
+    return str(value_at(dataset, BaseTag(group << 16 | block)) or "").strip().upper()
 
 
 def _usual_creator(dataset: Dataset, group: int, offset: int) -> str:

@@ -2,7 +2,7 @@
 
 from pydicom import uid
 
-IMAGES = {
+_IMAGES: dict[str, str] = {
     uid.CTImageStorage: "CT",
     uid.EnhancedCTImageStorage: "CT",
     uid.LegacyConvertedEnhancedCTImageStorage: "CT",
@@ -30,8 +30,8 @@ _FAMILIES = (
 
 def classify(sop_class: str) -> tuple[str, str]:
     """What an object is called, and the id of the rule that refuses it ("" for CT and MR images)."""
-    if sop_class in IMAGES:
-        return IMAGES[uid.UID(sop_class)], ""
+    if modality := _IMAGES.get(sop_class):
+        return modality, ""
     for root, modality, rule in _FAMILIES:
         if f"{sop_class}.".startswith(f"{_STORAGE}{root}."):
             return modality, rule

@@ -33,6 +33,7 @@ def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
     allocated = whole(header, "BitsAllocated") or 0
     # Of values whose sign nobody knows no bit can be told.
     stored = _bits(header, "BitsStored", allocated) if whole(header, "PixelRepresentation") in (0, 1) else 0
+    offset, length = parsed.pixels
     described = PixelLayout(
         rows=whole(header, "Rows") or 0,
         columns=whole(header, "Columns") or 0,
@@ -44,20 +45,17 @@ def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
         signed=whole(header, "PixelRepresentation") == 1,
         frames=max(whole(header, "NumberOfFrames") or 1, 1),
         padding=_padding(header, allocated),
+        offset=None if parsed.syntax in DEFLATED else offset,
     )
-    offset, length = parsed.pixels
     if parsed.syntax in DEFLATED:
         trailing = parsed.size - offset - length >= MAX_TRAILING
-        return replace(
-            described,
-            fault=_native_fault(described, offset, length, parsed.size) or ("wrong-length" if trailing else ""),
-        )
-    if parsed.syntax in NATIVE:
+        fault = _native_fault(described, offset, length, parsed.size) or ("wrong-length" if trailing else "")
+    elif parsed.syntax in NATIVE:
         fault = _native_fault(described, offset, length, parsed.size)
     else:
         file.seek(offset)
         fault = _encapsulated_fault(file, length, described.frames, parsed.size)
-    return replace(described, offset=offset, fault=fault)
+    return replace(described, fault=fault) if fault else described
 
 
 def _bits(header: Header, keyword: str, default: int) -> int:

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any
+from types import NoneType
+from typing import Any, TypeGuard
 
 import pydicom.config
 from pydicom.datadict import dictionary_keyword, dictionary_VR
@@ -42,6 +43,8 @@ _GROUPS = frozenset(
         "MRDiffusionSequence",
         "MREchoSequence",
         "MRImageFrameTypeSequence",
+        "MRModifierSequence",
+        "MRTimingAndRelatedParametersSequence",
         "PixelMeasuresSequence",
         "PixelValueTransformationSequence",
         "PlaneOrientationSequence",
@@ -74,9 +77,11 @@ def tolerant_reading() -> Iterator[None]:
 
 def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - as pydicom has it
     """The value of one element, or None."""
+    if tag not in dataset.keys():  # noqa: SIM118 - asking the data set itself would convert the tag
+        return None
     try:
         return dataset[tag].value
-    except _MALFORMED:  # absent (a KeyError) or malformed
+    except _MALFORMED:
         return None
 
 
@@ -148,6 +153,7 @@ def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as 
     return found[0] if count == 1 else list(found)
 
 
+_SINGLE = frozenset({NoneType, str, float, int})
 _STRUCTURES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "UL": "I", "US": "H"}
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "US"})
 _DECIMAL = rb" *[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)? *"
@@ -173,10 +179,15 @@ def flatten_groups(item: Dataset) -> dict[str, Any]:
     return header
 
 
+def _is_several(value: object) -> TypeGuard[list[Any] | MultiValue[Any]]:
+    # Nearly all values are plain ones; to ask whether something is pydicom's list takes long.
+    return type(value) not in _SINGLE and isinstance(value, list | MultiValue)
+
+
 def text(header: Header, keyword: str) -> str:
     """A text value without surrounding blanks; "" when absent."""
     value = header.get(keyword)
-    if isinstance(value, MultiValue | list):
+    if _is_several(value):
         return "\\".join(str(part) for part in value).strip()
     return "" if value is None else str(value).strip()
 
@@ -193,7 +204,7 @@ def shown(value: str) -> str:
 def words(header: Header, keyword: str) -> tuple[str, ...]:
     """The values of a code string in upper case; "" for damaged ones."""
     value = header.get(keyword)
-    parts: Iterable[object] = value if isinstance(value, MultiValue | list) else [value] if value else []
+    parts: Iterable[object] = value if _is_several(value) else [value] if value else []
     return tuple(shown(str(part).strip(" \0")).upper() for part in parts)
 
 
@@ -203,7 +214,7 @@ def number(header: Header, keyword: str) -> float | None:
     A zero has no sign: -0.0 would be another byte of what is made of it.
     """
     value = header.get(keyword)
-    if isinstance(value, MultiValue | list):
+    if _is_several(value):
         value = value[0] if len(value) else None
     if value is None or value == "":
         return None
