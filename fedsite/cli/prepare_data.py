@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def prepare_data(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A DICOM export, or a BIDS folder of NIfTI images with masks.")],
+    source: Annotated[Path, typer.Argument(help="A DICOM export, or a public data set of NIfTI images with masks.")],
     task: Annotated[str, typer.Option(help="What the data are for; see: fedsite tasks list.")],
     labels: Annotated[
         Path | None, typer.Option(help="Folder of NIfTI masks, named after a UID, AccessionNumber or PatientID.")
@@ -30,6 +30,9 @@ def prepare_data(
     resample: Annotated[
         str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
     ] = "",
+    layout: Annotated[
+        str, typer.Option(help="How a public data set is laid out, where that cannot be told; see: fedsite tasks show.")
+    ] = "",
 ) -> None:
     """Turns an export into cases that a model can learn from, and reports what was left out and why.
 
@@ -39,7 +42,9 @@ def prepare_data(
     from fedsite.jobs import prepare as job
 
     out_put = Output.of(context)
-    order = job.Order(source, task, labels, out, workers, check_only, report, input_state, regrid.chosen(resample))
+    order = job.Order(
+        source, task, labels, out, workers, check_only, report, input_state, regrid.chosen(resample), layout
+    )
     done = job.prepare_data(out_put.config_path, order, out_put.step)
     manifest = done.prepared.manifest
     for remark in manifest.findings:

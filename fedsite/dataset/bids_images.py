@@ -1,10 +1,10 @@
-"""One image of a BIDS folder, by its header and what lies beside it: the JSON sidecar, FSL's b-values and directions.
+"""One image in a NIfTI file, by its header and what lies beside it: BIDS's JSON, FSL's b-values and directions.
 
 Of a file that holds a whole diffusion series, the volumes are taken whose b-value is in the task's range and nearest to
 the preferred one: the trace if it is among them, else the geometric mean of the directions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fedsite.dataset import nifti
 from fedsite.dataset.rules import finding
 from fedsite.dataset.selection import B_TOLERANCE, are_spread
-from fedsite.dataset.studies import ImageSource
+from fedsite.dataset.studies import Candidates, ImageSource
 from fedsite.dicom.checks import Finding
+from fedsite.dicom.header import deidentification
 from fedsite.errors import DataNotFit
 from fedsite.tasks.description import Channel
 
@@ -36,8 +37,12 @@ class _Content:
     remarks: tuple[Finding, ...] = ()
 
 
-def read_image(path: Path, name: str, channel: Channel) -> ImageSource | Finding:
-    """An image for a channel, not read yet, or the finding that refuses it. Raises SourceMissing."""
+def read_image(path: Path, name: str, channel: Channel, volume: int | None = None) -> ImageSource | Finding:
+    """An image for a channel, not read yet, or the finding that refuses it. Raises SourceMissing.
+
+    `volume` says which one of a file of several is meant; else that is found out for diffusion series, and others are
+    refused.
+    """
     try:
         geometry = nifti.read_geometry(path)
         sidecar = nifti.read_sidecar(path)
@@ -50,7 +55,12 @@ def read_image(path: Path, name: str, channel: Channel) -> ImageSource | Finding
     if sidecar.get("Modality", channel.modality) != channel.modality:
         return finding("modality-wrong", name, modality=channel.modality)
     several = len(geometry.shape) == 4
-    content = _of_series(path, name, channel, geometry.shape) if several else _of_one(path, name, channel, sidecar)
+    if several and volume is not None:
+        content = _Content((volume,), None) if volume < geometry.shape[3] else _not_3d(name, geometry.shape)
+    elif several:
+        content = _of_series(path, name, channel, geometry.shape)
+    else:
+        content = _of_one(path, name, channel, sidecar)
     if isinstance(content, Finding):
         return content
     first, second, third = geometry.shape[:3]
@@ -68,6 +78,20 @@ def read_image(path: Path, name: str, channel: Channel) -> ImageSource | Finding
         frame_of_reference=geometry.frame,
         quantity=channel.quantity,
     )
+
+
+def without_identified(found: Candidates) -> Candidates:
+    """What remains of a study's images when those are refused whose sidecars say who the patient is."""
+    kept: dict[str, list[ImageSource]] = {}
+    refused = {channel: list(problems) for channel, problems in found.refused.items()}
+    for channel, images in found.images.items():
+        for image in images:
+            told = deidentification.told_by(nifti.read_sidecar(image.files[0]))
+            if told:
+                refused.setdefault(channel, []).append(finding("direct-identifiers", image.id, what=told))
+            else:
+                kept.setdefault(channel, []).append(image)
+    return replace(found, images=kept, refused=refused)
 
 
 def _of_one(path: Path, name: str, channel: Channel, sidecar: dict[str, Any]) -> _Content | Finding:

@@ -1,29 +1,32 @@
-"""Studies from a folder of NIfTI files named as BIDS does, masks included. ISLES'22 is read as it comes.
+"""Studies from a folder of NIfTI files named as BIDS does, masks included. ISLES'22 and ATLAS are read as they come.
 
-A study is what shares subject and session (`sub-`, `ses-`). Images are taken by the channel's suffix from anywhere
-but `derivatives`, masks by theirs from anywhere, or from a derivatives folder of their own.
+A study is what shares subject and session (`sub-`, `ses-`). Images are taken by the channel's suffix (and `ce-`, where
+an agent was given) from anywhere but `derivatives`, or from there if they lie nowhere else, as in ATLAS. Masks are
+taken by their suffix from anywhere, or from a derivatives folder of their own.
 
 A mask belongs to the images of its subject and session that it does not contradict (another `run-`, say); one that
-names no session to the only one of its subject. Of several, those in the image's own space go before those in a
-template's, and then those whose `label-` or `desc-` is a label of the task before others. Masks of the brain are none.
+names no session to the only one of its subject. Of several, those that name the image's space go first, where it names
+none those that do not lie in a template's, and then those whose `label-` or `desc-` is a label of the task before
+others. Masks of the brain are none.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsite.dataset import nifti
-from fedsite.dataset.bids_images import read_image
+from fedsite.dataset.bids_images import read_image, without_identified
 from fedsite.dataset.masks import NiftiMask
+from fedsite.dataset.names import as_text, file_pseudonym
 from fedsite.dataset.rules import finding
 from fedsite.dataset.studies import Candidates, Collected, ImageSource, Progress, Pseudonyms, Unmarked, decide
 from fedsite.dicom.checks import Finding
-from fedsite.dicom.header import deidentification
-from fedsite.tasks.description import Task
+from fedsite.tasks.description import Channel, Layout, Task
 
+# BIDS as any task can read it: masks hold the task's own values, under any of the usual names.
+PLAIN = Layout("bids", "bids", label_values={})
 MASK_SUFFIXES = frozenset({"mask", "msk", "label", "labels", "lesion", "seg", "dseg", "roi"})
 _NAME = re.compile(r"^sub-(?P<subject>[^_]+)(?:_ses-(?P<session>[^_]+))?(?P<others>(?:_[^_]+)*?)_(?P<suffix>[^_]+)$")
 _MAPS = frozenset({"rec-adc", "rec-fa", "rec-b0", "desc-adc", "desc-fa", "desc-b0"})
@@ -62,6 +65,7 @@ def collect(
     progress: Progress = lambda done, total: None,
     require_deidentified: bool = False,
     unmarked: Unmarked | None = None,
+    layout: Layout = PLAIN,
 ) -> Collected:
     """The studies of a BIDS folder. With `labels`, masks come from there and from nowhere else.
 
@@ -69,23 +73,24 @@ def collect(
     """
     files = _named(source)
     folder = source if labels is None else labels
-    masks = [file for file in (files if labels is None else _named(labels)) if _is_mask(file)]
-    images = [file for file in files if "derivatives" not in file.path.relative_to(source).parts]
+    masks = [file for file in (files if labels is None else _named(labels)) if _is_mask(file, layout)]
+    raw = [file for file in files if "derivatives" not in file.path.relative_to(source).parts]
+    images = raw if any(_of_channel(raw, channel) for channel in task.channels) else files
     by_study: dict[tuple[str, str], dict[str, list[_Named]]] = defaultdict(lambda: defaultdict(list))
-    for file in images:
-        for channel in task.channels:
-            if file.suffix == channel.bids_suffix.lower() and not (channel.b_values and file.others & _MAPS):
-                by_study[file.key][channel.name].append(file)
+    for channel in task.channels:
+        for file in _of_channel(images, channel):
+            by_study[file.key][channel.name].append(file)
     masks_of = _by_study(masks, by_study.keys())
     found = []
     for number, (key, channels) in enumerate(sorted(by_study.items()), start=1):
         known = {
-            file: NiftiMask(file_pseudonym(folder, file.path, pseudonyms), file.path) for file in masks_of.get(key, ())
+            file: NiftiMask(file_pseudonym(folder, file.path, pseudonyms), file.path, layout.label_values)
+            for file in masks_of.get(key, ())
         }
         found.append(_candidates(source, key, channels, known, task, pseudonyms))
         progress(number, len(by_study))
     if require_deidentified:
-        found = [_without_identified(candidates) for candidates in found]
+        found = [without_identified(candidates) for candidates in found]
     studies, excluded = decide(found, task, unmarked)
     unpaired = sum(len(files) for key, files in masks_of.items() if key not in by_study)
     remarks = (finding("label-unpaired", count=unpaired),) if unpaired and not unmarked else ()
@@ -104,16 +109,11 @@ def named(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[Path, str, str
 
 
 def _patient(key: tuple[str, str], pseudonyms: Pseudonyms) -> str:
-    return pseudonyms.patient(_text(key[0]), "bids")
+    return pseudonyms.patient(as_text(key[0]), "bids")
 
 
 def _study(key: tuple[str, str], pseudonyms: Pseudonyms) -> str:
-    return pseudonyms.study(f"bids/{_text(key[0])}/{_text(key[1])}")
-
-
-def file_pseudonym(source: Path, path: Path, pseudonyms: Pseudonyms) -> str:
-    """The pseudonym of a NIfTI file, by its place in a folder."""
-    return pseudonyms.series(f"bids/{_text(path.relative_to(source))}")
+    return pseudonyms.study(f"bids/{as_text(key[0])}/{as_text(key[1])}")
 
 
 def _named(folder: Path) -> list[_Named]:
@@ -127,8 +127,17 @@ def _named(folder: Path) -> list[_Named]:
     return named
 
 
-def _is_mask(file: _Named) -> bool:
-    return file.suffix in MASK_SUFFIXES and _ANATOMY.isdisjoint(file.others)
+def _of_channel(files: Iterable[_Named], channel: Channel) -> list[_Named]:
+    """The images of a channel's kind, by their names."""
+    found = [file for file in files if file.suffix == channel.bids_suffix.lower()]
+    if channel.contrast_agent is not None:
+        found = [file for file in found if bool(file.entity("ce")) == channel.contrast_agent]
+    return [file for file in found if not (channel.b_values and file.others & _MAPS)]
+
+
+def _is_mask(file: _Named, layout: Layout) -> bool:
+    suffixes = {layout.label.lower()} if layout.label else MASK_SUFFIXES
+    return file.suffix in suffixes and _ANATOMY.isdisjoint(file.others)
 
 
 def _by_study(masks: Iterable[_Named], studies: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[_Named]]:
@@ -150,8 +159,13 @@ def _masks_of(image: _Named, masks: Mapping[_Named, NiftiMask], task: Task) -> l
     called = {f"{entity}-{name}" for entity in ("label", "desc") for name in names}
     called |= {f"label-{_ABBREVIATIONS[name]}" for name in names & _ABBREVIATIONS.keys()}
     fitting = [mask for mask in masks if not any(_contradict(image, mask, entity) for entity in _ACQUISITION)]
-    at_home = [mask for mask in fitting if not mask.entity("space").startswith(_TEMPLATES)] or fitting
+    space = image.entity("space")
+    at_home = [mask for mask in fitting if _is_at_home(mask.entity("space"), space)] or fitting
     return [masks[mask] for mask in [each for each in at_home if called & each.others] or at_home]
+
+
+def _is_at_home(space: str, of_image: str) -> bool:
+    return space == of_image if of_image else not space.startswith(_TEMPLATES)
 
 
 def _contradict(image: _Named, mask: _Named, entity: str) -> bool:
@@ -189,23 +203,3 @@ def _candidates(
         masks=own,
         refused=refused,
     )
-
-
-def _without_identified(found: Candidates) -> Candidates:
-    """What remains of a study's images when those are refused whose sidecars say who the patient is."""
-    kept: dict[str, list[ImageSource]] = {}
-    refused = {channel: list(problems) for channel, problems in found.refused.items()}
-    for channel, images in found.images.items():
-        for image in images:
-            told = deidentification.told_by(nifti.read_sidecar(image.files[0]))
-            if told:
-                problem = finding("direct-identifiers", image.id, what=told)
-                refused.setdefault(channel, []).append(problem)
-            else:
-                kept.setdefault(channel, []).append(image)
-    return replace(found, images=kept, refused=refused)
-
-
-def _text(name: str | Path) -> str:
-    """A file's name as text for a pseudonym, also where it is not UTF-8."""
-    return os.fsencode(name).decode("latin-1")

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedsite.dataset import nifti
-from fedsite.dataset.bids_source import file_pseudonym
 from fedsite.dataset.masks import NiftiMask
+from fedsite.dataset.names import file_pseudonym
 from fedsite.dataset.pairing import Pairing, pair
 from fedsite.dataset.rules import finding
 from fedsite.dataset.selection import Choice, choose

@@ -138,10 +138,15 @@ def _read_mask(source: MaskSource, task: Task, reference: ImageSource, findings:
         findings.append(finding("label-unreadable", reference.id, reason=error.message))
         raise _Refused from None
     _tell(findings, list(placed.findings))
-    _tell(findings, checks.check_label(placed.values, task.labels, reference.id))
+    meanings = source.label_values or {value: value for value in task.labels}
+    _tell(findings, checks.check_label(placed.values, {0, *meanings}, reference.id))
     mask = np.empty_like(placed.values, np.uint8)
     np.add(placed.values, 0.5, out=mask, casting="unsafe")  # the nearest whole number
-    return mask
+    if all(stored == value for stored, value in meanings.items()):
+        return mask
+    values = np.zeros(256, np.uint8)
+    values[[*meanings.keys()]] = [*meanings.values()]
+    return values[mask]
 
 
 def _state_problems(values: Values, image: ImageSource, channel: Channel, expected: InputState | None) -> list[Finding]:

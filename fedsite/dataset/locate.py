@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedsite.dataset import bids_source, dicom_source
-from fedsite.dataset.sources import detect, require
+from fedsite.dataset import bids_source, dicom_source, layout_source, layouts
+from fedsite.dataset.sources import holds_dicom, require
 from fedsite.dataset.studies import Progress, Pseudonyms
 from fedsite.dicom.index import Index
 from fedsite.dicom.scan import scan
@@ -36,8 +36,8 @@ def locate(
     `progress` counts files, `index` remembers headers. Raises SourceMissing when there is no such source.
     """
     require(source)
-    is_bids = detect(source) == "bids"
-    found = _in_bids(source, pseudonyms) if is_bids else _in_dicom(source, pseudonyms, progress, index)
+    found = [] if holds_dicom(source) else list(_in_nifti(source, pseudonyms))
+    found = found or list(_in_dicom(source, pseudonyms, progress, index))
     return [located for names, located in found if name in names]
 
 
@@ -52,6 +52,14 @@ def _in_dicom(
         yield frozenset({mask.id}), Located("-", "-", mask.id, ((str(mask.path), ""),))
 
 
-def _in_bids(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[frozenset[str], Located]]:
-    for path, patient, study, series in bids_source.named(source, pseudonyms):
-        yield frozenset({patient, study, series}), Located(patient, study, series, ((str(path), ""),))
+def _in_nifti(source: Path, pseudonyms: Pseudonyms) -> Iterator[tuple[frozenset[str], Located]]:
+    """By every layout that the source follows: which one it was read in is not known here."""
+    known: set[Located] = set()
+    for layout in layouts.of_any_task(source):
+        bids = layout.kind == "bids"
+        named = bids_source.named(source, pseudonyms) if bids else layout_source.named(source, layout, pseudonyms)
+        for path, patient, study, series in named:
+            located = Located(patient, study, series, ((str(path), ""),))
+            if located not in known:
+                known.add(located)
+                yield frozenset({patient, study, series}), located

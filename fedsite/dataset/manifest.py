@@ -18,7 +18,7 @@ SCHEMA: Final = 2
 
 InputState = Literal["whole-head", "skull-stripped"]
 Split = Literal["training", "validation"]
-SourceKind = Literal["dicom", "bids"]
+SourceKind = Literal["dicom", "bids", "decathlon", "brats"]
 Pseudonym = Annotated[str, Field(pattern=r"^[a-z]-[a-z0-9]{1,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Triple = tuple[float, float, float]

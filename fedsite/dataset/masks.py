@@ -24,6 +24,7 @@ class NiftiMask:
 
     id: str
     path: Path = field(repr=False)
+    label_values: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -60,6 +61,7 @@ class LabelMask:
     label: LabelObject = field(repr=False)
     drawn_on: tuple[Volume, ...] = field(repr=False)
     names: Mapping[int, str]
+    label_values: Mapping[int, int] = field(default_factory=dict, init=False)
 
     @property
     def files(self) -> tuple[Path, ...]:

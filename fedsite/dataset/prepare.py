@@ -183,10 +183,12 @@ def _split(patient: str, request: Request, pseudonyms: Pseudonyms) -> Split:
 def _fingerprint(study: Study, settings: str, pseudonyms: Pseudonyms) -> str:
     """A digest of all that a case is made of, keyed: it tells nothing.
 
-    That is the settings; what the headers said of each image (so also whether it is to be resampled); and path, size
-    and time of change of every file.
+    That is the settings; what the headers said of each image (so also whether it is to be resampled); what the mask's
+    values stand for; and path, size and time of change of every file.
     """
     parts = [settings, *(remark.message for remark in study.remarks)]
+    if study.mask:
+        parts.append(repr(sorted(study.mask.label_values.items())))
     for image in study.images:
         parts += [image.channel, image.id, *(remark.message for remark in image.findings)]
     for file in study.files:

@@ -101,6 +101,11 @@ class MaskSource(Protocol):
         """Every file that the mask is made of."""
         ...
 
+    @property
+    def label_values(self) -> Mapping[int, int]:
+        """From the values that are stored to the task's; empty where they are the same."""
+        ...
+
     def read(self, reference: ImageSource) -> PlacedMask:
         """The values [i, j, k] in the array order of the reference image, or findings that say why they do not fit.
 

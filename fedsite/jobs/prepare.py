@@ -42,6 +42,7 @@ class Order:
     report: Path | None = None
     input_state: InputState | None = None
     resample: frozenset[str] = frozenset()
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def run(
             index=index,
             resample=order.resample,
             require_deidentified=request.require_deidentified,
+            layout=order.layout,
         )
     with Album() as album:
         try:

@@ -44,7 +44,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path):
     manifest.save(tmp_path, example())
     assert manifest.load(tmp_path) == example()
     assert (tmp_path / "manifest.json").stat().st_mode & 0o777 == 0o600
-    assert json.loads((tmp_path / "manifest.json").read_text())["schema"] == 1
+    assert json.loads((tmp_path / "manifest.json").read_text())["schema"] == 2
 
 
 def test_cases_of_a_split():
@@ -86,7 +86,7 @@ def test_an_unknown_field_is_named(tmp_path: Path, change, named):
 
 
 def test_another_version_says_so(tmp_path: Path):
-    assert "another version" in altered(tmp_path, lambda content: content.update(schema=2)).message
+    assert "another version" in altered(tmp_path, lambda content: content.update(schema=3)).message
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,22 @@ import os
 import zipfile
 from pathlib import Path
 
+import pytest
 from support.dicom_maker import classic, write
 
-from fedsite.dataset.sources import detect
+from fedsite.dataset.sources import collect, holds_dicom
+from fedsite.errors import DataNotFit
 
 
-def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path, task, pseudonyms) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert detect(tmp_path) == "dicom"
+    assert not holds_dicom(tmp_path)
+    with pytest.raises(DataNotFit, match="neither DICOM"):
+        collect(tmp_path, None, task, pseudonyms)
 
 
-def test_an_archive_may_hold_dicom(tmp_path: Path) -> None:
+def test_an_archive_may_hold_dicom(tmp_path: Path, task, pseudonyms) -> None:
     (path, *_) = write(tmp_path / "images", classic())
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
         archive.write(path, "IM1")
-    assert detect(tmp_path / "export.zip") == "dicom"
+    assert collect(tmp_path / "export.zip", None, task, pseudonyms).kind == "dicom"
