@@ -7,6 +7,7 @@ from typing import Any
 
 from fedsite.errors import (
     BudgetSpent,
+    ConfigurationError,
     DataNotFit,
     FedsiteError,
     PolicyRefused,
@@ -34,6 +35,7 @@ REASONS: dict[type[FedsiteError], RefusalReason] = {
     BudgetSpent: "budget",
     DataNotFit: "technical",
     SourceMissing: "technical",
+    ConfigurationError: "technical",
 }
 
 
@@ -166,7 +168,7 @@ def _telling_refusals(here: Round) -> Iterator[None]:
     try:
         yield
     except tuple(REASONS) as error:
-        reason = REASONS[type(error)]
+        reason = next(word for kind, word in REASONS.items() if isinstance(error, kind))
         here.site.state.audit("round refused", round=here.number, reason=reason, message=error.message)
         try:
             here.client.refuse(here.number, reason)

@@ -18,7 +18,7 @@ from typing import Any
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
 from fedsite.jobs import algorithms, evaluate, kept, local_work, models
-from fedsite.jobs.local_work import PreparedData, Steps
+from fedsite.jobs.local_work import Means, PreparedData, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_receipt
@@ -108,7 +108,7 @@ def clear_overtaken(site: Site, offer: Offer) -> None:
         if record.round != offer.ticket.round and record.state not in (*FINAL, *PENDING):
             site.state.put_round(record.federation, record.round, "abandoned", record.body)
     for checkpoint in (site.state.folder / "checkpoints").iterdir():
-        if checkpoint.stem != f"round-{offer.ticket.round}":
+        if not checkpoint.name.startswith(f"round-{offer.ticket.round}."):
             checkpoint.unlink()
     records = site.state.rounds(offer.plan.federation)
     unfinished = frozenset(one.round for one in records if one.state == "late" or one.state not in FINAL)
@@ -220,11 +220,15 @@ def _train(here: Round) -> None:
     plan, device = here.offer.plan, here.site.config.training.device
     seed_text = f"{plan.local.seed}:{here.offer.ticket_sha256}:{here.site.pinned.site}"
     seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big")
-    data = here.data() if plan.local.steps else None
     withdrawn, carried = kept.withdrawn_now(state), kept.for_training(state, offer)
+    data = here.data() if plan.local.steps else None
+    means = Means.of(here.site.config)
     with here.step("Training") as progress:
-        local_work.train(plan, seed, here.model, data, device, here.checkpoint, progress, carried=carried)
-    here.move("trained", data_sha256=data.sha256 if data else None, **kept.after_training(carried, withdrawn))
+        training = local_work.train(
+            plan, seed, here.model, data, device, here.checkpoint, progress, carried=carried, means=means
+        )
+    facts = {"data_sha256": data.sha256 if data else None, "training": training}
+    here.move("trained", **facts, **kept.after_training(carried, withdrawn))
     _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")
 
 

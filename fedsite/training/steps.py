@@ -113,4 +113,9 @@ class SupervisedStep:
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         with self.precision.autocast():
             logits: Logits = self._forward(batch.image.contiguous(memory_format=self.layout))
-        return self.loss(logits, batch.label)  # of a deeply supervised network several; in float32 by themselves
+        return self.loss(_in_full(logits), batch.label)
+
+
+def _in_full(logits: Logits) -> Logits:
+    """In float32, where losses are computed."""
+    return logits.float() if isinstance(logits, torch.Tensor) else [scale.float() for scale in logits]
