@@ -88,8 +88,7 @@ def at_release(state: State, offer: Offer, layout: Layout, sealed: Path) -> dict
         file.write(layout.header)
         for part in payload.chunks(layout.values):
             present, servers = (
-                payload.read_values(control, layout, part).astype(np.float64) if control else 0.0
-                for control in (own, server)
+                payload.read_values(control, layout, part) if control else 0.0 for control in (own, server)
             )
             update = payload.read_values(sealed, encoded, part).astype(np.float64)
             file.write(next_control(present, servers, update, reach).astype(layout.dtype).tobytes())

@@ -43,11 +43,9 @@ def average(
     total = math.fsum(update.weight for update in updates)
     yield layout.header
     for part in chunks(layout.values):
-        mean = _weighted_sum(updates, encoded, part)
-        mean /= total
-        before = None if previous is None else read_values(previous, layout, part).astype(np.float64)
-        now = read_values(model, layout, part).astype(np.float64)
-        yield next_model(now, mean, momentum, before).astype(layout.dtype).tobytes()
+        before = read_values(previous, layout, part) if previous else None
+        now = read_values(model, layout, part)
+        yield next_model(now, _sum(updates, encoded, part, total), momentum, before).astype(layout.dtype).tobytes()
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,10 @@ def next_control(controls: Controls, layout: Layout, updates: Sequence[Update], 
     encoded = layout.encoded(encoding)
     yield layout.header
     for part in chunks(layout.values):
-        present = read_values(controls.path, layout, part).astype(np.float64) if controls.path else 0.0
+        present = read_values(controls.path, layout, part) if controls.path else 0.0
         control = next_server_control(
             present,
-            _weighted_sum(updates, encoded, part),
+            _sum(updates, encoded, part),
             controls.reach,
             taking_part=len(updates),
             known_before=controls.known_before,
@@ -79,10 +77,12 @@ def next_control(controls: Controls, layout: Layout, updates: Sequence[Update], 
         yield control.astype(layout.dtype).tobytes()
 
 
-def _weighted_sum(updates: Sequence[Update], encoded: Layout, part: slice) -> NDArray[np.float64]:
+def _sum(updates: Sequence[Update], encoded: Layout, part: slice, over: float = 1.0) -> NDArray[np.float64]:
+    """A slice of the weighted sum of updates, over `over`."""
     summed = np.zeros(part.stop - part.start, dtype=np.float64)
     for update in updates:
         summed += np.multiply(read_values(update.path, encoded, part), update.weight, dtype=np.float64)
+    summed /= over
     return summed
 
 

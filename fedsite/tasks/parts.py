@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from fedsite.tasks.description import OutOfRange, Task
-from fedsite.tasks.networks import SEGRESNET, UNET, validate
+from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET, validate
 
 Part = Literal["normalisation", "decoder", "head"]
 
@@ -23,6 +23,11 @@ _NAMES: dict[str, dict[Part, str]] = {
         "normalisation": r".*\.norm[12]\.|conv_final\.0\.",
         "decoder": r"up_layers\.|up_samples\.|conv_final\.",
         "head": r"conv_final\.",
+    },
+    SEGRESNET_DS.name: {  # one head for each supervised scale
+        "normalisation": r".*\.norm[12]\.",
+        "decoder": r"up_layers\.",
+        "head": r"up_layers\.\d+\.head\.",
     },
 }
 

@@ -268,7 +268,7 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
     number = bench.open(count=2, **rules(enough=2))
     for site, seed in (("site-a", 1), ("site-b", 2)):
         bench.deliver(site, number, tensors(seed))
-    original = rounds._remember_model
+    original = rounds._remember
 
     class PowerCutError(Exception):
         pass
@@ -276,7 +276,7 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
     def cut(*args: object) -> None:
         raise PowerCutError
 
-    monkeypatch.setattr(rounds, "_remember_model", cut)
+    monkeypatch.setattr(rounds, "_remember", cut)
     with pytest.raises(PowerCutError):
         rounds.advance(bench.federation)
     assert status(bench, number) == "closing"
@@ -285,7 +285,7 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
         bench.open()
     before = round_report(bench.federation, number)["model_sha256"]
     [written] = [path for path in (bench.federation.folder / "models").iterdir() if path.name != before]
-    monkeypatch.setattr(rounds, "_remember_model", original)
+    monkeypatch.setattr(rounds, "_remember", original)
     rounds.advance(bench.federation)
     report = round_report(bench.federation, number)
     assert (report["status"], report["result_sha256"]) == ("aggregated", written.name)

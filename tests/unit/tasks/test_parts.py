@@ -13,6 +13,7 @@ NETWORKS = [
     ("unet", {"channels": [4, 8, 8], "affine": 0}),
     ("segresnet", {"init_filters": 8, "blocks_down": [1, 2, 1]}),
     ("segresnet", {"init_filters": 8, "blocks_down": [1, 1]}),
+    ("segresnet-ds", {"init_filters": 8, "blocks_down": [1, 2, 1], "supervised_scales": 2}),
 ]
 
 
@@ -48,12 +49,12 @@ def test_decoder_and_head(name: str, settings: dict) -> None:
     decoder, head = part(network, name, "decoder"), part(network, name, "head")
     last = list(network.state_dict())[-1]
     assert last in head <= decoder < network.state_dict().keys()
-    if name == "segresnet":
+    if name != "unet":
         children = {"up_layers", "up_samples", "conv_final"}
         assert decoder == {key for key in network.state_dict() if key.split(".")[0] in children}
         return
     encoder, level = set(), network.model
-    while isinstance(level, nn.Sequential):
+    while isinstance(level, nn.Sequential) and hasattr(level[1], "submodule"):
         encoder |= {id(parameter) for parameter in level[0].parameters()}
         level = level[1].submodule
     encoder |= {id(parameter) for parameter in level.parameters()}
