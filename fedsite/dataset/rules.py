@@ -65,6 +65,24 @@ _SELECTION = (
         "Export from the archive's original, or leave the series out.",
     ),
     Rule(
+        "weighting-unknown",
+        "error",
+        "Nothing says whether the image is T1, T2 or FLAIR: its echo and repetition times are missing.",
+        "Keep echo, repetition and inversion times when de-identifying; or give the images as NIfTI in BIDS.",
+    ),
+    Rule(
+        "slices-too-thick",
+        "error",
+        "The slices lie {thickness:.1f} mm apart; the task takes up to {limit:g} mm.",
+        "Export a reconstruction with thinner slices.",
+    ),
+    Rule(
+        "not-axial",
+        "error",
+        "The slices are not axial, and {thickness:.1f} mm thick: what lies between them is lost in the other planes.",
+        "Export the axial reconstruction, or thin slices.",
+    ),
+    Rule(
         "b-value-assumed",
         "warning",
         "Nothing says the image's b-value; it was taken to be within {low:g} to {high:g} s/mm2.",

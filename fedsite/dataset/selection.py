@@ -2,7 +2,8 @@
 
 A diffusion-weighted image is told by its b-value, never a map that was computed from one; the trace is taken, the mean
 over directions. Where none was exported, it is computed from at least three directions. Of several b-values in the
-task's range the one nearest to the channel's preferred one counts. An ADC map is told by its type, never by a b-value.
+task's range the one nearest to the channel's preferred one counts. An ADC map is told by its type, never by a b-value;
+T1, T2 and FLAIR by their times, never by what somebody called the series.
 """
 
 from collections import defaultdict
@@ -38,6 +39,11 @@ _MIN_EIGENVALUE = 0.1
 
 # Less than this from the lowest to the highest voxel is no whole head.
 HEAD_MM = 100.0
+
+# Slices thinner than this make a volume that is as good in any plane.
+THIN_MM = 1.5
+# Cosine of the angle between the slices' normal and the body's axis: a tilted gantry reaches 30 degrees.
+AXIAL = 0.7
 
 # Body Part Examined (0018,0015), PS3.16 annex L: words that name a head, and words that name something else. It is a
 # free choice of whoever sets up a scanner, so that what is neither passes.
@@ -107,7 +113,7 @@ def choose(volumes: Sequence[Volume], task: Task) -> tuple[dict[str, list[Choice
     channels: dict[str, list[Choice]] = {}
     refused: dict[str, list[Finding]] = {}
     for channel in task.channels:
-        alike = [_judged(volume, task) for volume in volumes if _is_of(volume, channel)]
+        alike = [_judged(volume, task, channel) for volume in volumes if _is_of(volume, channel)]
         accepted = [volume for volume in alike if volume.verdict == "accepted"]
         chosen = _traces(accepted, channel) if channel.b_values else [(volume,) for volume in accepted]
         channels[channel.name] = [Choice(channel, members) for members in chosen]
@@ -116,24 +122,29 @@ def choose(volumes: Sequence[Volume], task: Task) -> tuple[dict[str, list[Choice
             reasons.append(finding("trace-missing", accepted[0].id))
         if channel.b_values and not alike:
             reasons += _lost_b_values(volume for volume in volumes if volume.modality == channel.modality)
+        if channel.weighting and not alike:
+            reasons += _unknown_weightings(volume for volume in volumes if volume.modality == channel.modality)
         refused[channel.name] = reasons
     return channels, refused
 
 
 def _is_of(volume: Volume, channel: Channel) -> bool:
     """Whether a volume is of a channel's kind, accepted or not."""
-    if volume.modality != channel.modality:
+    if volume.modality != channel.modality or channel.contrast_agent not in (None, volume.has_contrast_agent):
         return False
     if channel.quantity == "adc":
         return "ADC" in volume.image_type
+    is_map = not DIFFUSION_MAPS.isdisjoint(volume.image_type)
+    if channel.weighting:
+        # Some scanners state a b-value of 0 for an image that is no diffusion image.
+        return volume.weighting == channel.weighting and not volume.b_value and not is_map
     if channel.b_values is None:
         return True
     low, high = channel.b_values
-    is_map = not DIFFUSION_MAPS.isdisjoint(volume.image_type)
     return volume.b_value is not None and low <= volume.b_value <= high and not is_map
 
 
-def _judged(volume: Volume, task: Task) -> Volume:
+def _judged(volume: Volume, task: Task, channel: Channel) -> Volume:
     """The volume with the task's own demands added, and what the task allows taken as a warning."""
     found = []
     for each in volume.findings:
@@ -143,8 +154,19 @@ def _judged(volume: Volume, task: Task) -> Volume:
             found.append(finding("lossy-forbidden", volume.id))
     if task.body_part == "HEAD" and (part := _elsewhere(volume)):
         found.append(finding("wrong-body-part", volume.id, part=part.lower()))
+    found += _slice_problems(volume, channel)
     refused = any(each.severity == "error" for each in found)
     return replace(volume, findings=tuple(found), verdict="refused" if refused else "accepted")
+
+
+def _slice_problems(volume: Volume, channel: Channel) -> Iterator[Finding]:
+    """How thick the slices are, and whether thick ones lie across the body."""
+    across = volume.affine[:3, 2]
+    thickness = float(np.linalg.norm(across))
+    if channel.max_slice_mm is not None and thickness > channel.max_slice_mm:
+        yield finding("slices-too-thick", volume.id, thickness=thickness, limit=channel.max_slice_mm)
+    if channel.axial and thickness > THIN_MM and abs(across[2]) < AXIAL * thickness:
+        yield finding("not-axial", volume.id, thickness=thickness)
 
 
 def _elsewhere(volume: Volume) -> str:
@@ -234,6 +256,15 @@ def _extent_mm(volume: Volume) -> float:
 
 def _reasons(volumes: Iterable[Volume]) -> list[Finding]:
     return [problem for volume in volumes for problem in volume.findings if problem.severity == "error"]
+
+
+def _unknown_weightings(volumes: Iterable[Volume]) -> list[Finding]:
+    """What is to be said of images that may be the right ones but do not say how they were acquired."""
+    return [
+        finding("weighting-unknown", volume.id)
+        for volume in volumes
+        if not volume.weighting and volume.b_value is None and DIFFUSION_MAPS.isdisjoint(volume.image_type)
+    ]
 
 
 def _lost_b_values(volumes: Iterable[Volume]) -> list[Finding]:

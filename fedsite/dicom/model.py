@@ -119,7 +119,7 @@ class Frame:
 
     `orientation` holds row and column direction, `spacing` the distances between rows and between columns (mm),
     `rescale` slope and intercept, `real_world` those of its maps of real-world values (None: a table). What the file
-    does not say is None.
+    does not say is None. `weighting` is what an MR image shows (`header.weighting`).
     """
 
     instance: Instance
@@ -138,6 +138,7 @@ class Frame:
     temporal_position: int | None
     acquisition: int | None
     real_world: tuple[Scale | None, ...] = ()
+    weighting: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +184,16 @@ class Volume:
         """Distance between voxel centres along each axis in mm; NaN where unknown."""
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(i), float(j), float(k)
+
+    @property
+    def weighting(self) -> str:
+        """What an MR image shows (`header.weighting`)."""
+        return self.frames[0].weighting if self.frames else ""
+
+    @property
+    def has_contrast_agent(self) -> bool:
+        """Whether the images name a contrast agent."""
+        return any(frame.instance.contrast for frame in self.frames)
 
     @property
     def frame_of_reference(self) -> str:

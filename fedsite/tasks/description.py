@@ -50,8 +50,9 @@ class Channel:
     Of several b-values in the range the one nearest to the preferred one is taken. `quantity` is "adc" for a map of the
     apparent diffusion coefficient: found by its type, and brought to 10^-6 mm2/s. `weighting` is what an MR image's
     times make of it, `contrast_agent` whether one was given (None: either will do). In BIDS the suffix says all of
-    this, but for the agent (`ce-`). An optional image that a study lacks is zeros. `windows` are ranges of Hounsfield
-    units: the network gets the image once through each of them.
+    this, but for the agent (`ce-`). Slices of DICOM images lie at most `max_slice_mm` apart; where they must be
+    `axial`, others are taken only if they are thin. An optional image that a study lacks is zeros. `windows` are ranges
+    of Hounsfield units: the network gets the image once through each of them.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Channel:
     quantity: Literal["", "adc"] = ""
     weighting: Literal["", "T1", "T2", "FLAIR"] = ""
     contrast_agent: bool | None = None
+    max_slice_mm: float | None = None
+    axial: bool = False
     optional: bool = False
     windows: tuple[tuple[float, float], ...] = ()
 

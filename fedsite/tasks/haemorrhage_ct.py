@@ -19,6 +19,8 @@ DESCRIPTION = Task(
             summary="CT of the head without contrast agent, axial, slices of 5 mm or thinner, soft-tissue kernel",
             bids_suffix="ct",
             contrast_agent=False,
+            max_slice_mm=5.5,
+            axial=True,
             # What a reader looks through: brain; subdural, so that blood along the skull stands out from bone; bone.
             windows=((0, 80), (-20, 180), (-800, 2000)),
         ),

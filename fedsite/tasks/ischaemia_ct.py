@@ -19,6 +19,8 @@ DESCRIPTION = Task(
             summary="CT of the head without contrast agent, axial, slices of 5 mm or thinner, soft-tissue kernel",
             bids_suffix="ncct",
             contrast_agent=False,
+            max_slice_mm=5.5,
+            axial=True,
             # The stroke window, in which 4 HU between grey and white matter show; then brain, with vessels and blood.
             windows=((20, 45), (0, 80)),
         ),

@@ -44,6 +44,8 @@ class LocalChannel(Closed):
     b_values: Annotated[tuple[BValue, BValue], AfterValidator(_rising)] | None = None
     preferred_b_value: BValue | None = None
     contrast_agent: bool | None = None
+    max_slice_mm: Millimetres | None = None
+    axial: bool | None = None
     optional: bool | None = None
     windows: (
         Annotated[

@@ -19,6 +19,7 @@ DESCRIPTION = Task(
             bids_suffix="T1w",
             weighting="T1",
             contrast_agent=False,
+            max_slice_mm=3,
         ),
     ),
     labels={0: "background", 1: "lesion"},

@@ -4,7 +4,6 @@ Only the attributes that a rule or a reader needs are parsed, and nothing behind
 are located and measured, so that a truncated file is known without decoding anything.
 """
 
-import math
 import os
 import stat
 import zipfile
@@ -36,6 +35,7 @@ from fedsite.dicom.header.values import (
     whole,
     words,
 )
+from fedsite.dicom.header.weighting import echo_time, weighting
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 from fedsite.dicom.source.archives import is_archive
 from fedsite.dicom.source.opening import archive, open_file
@@ -45,7 +45,9 @@ MAX_FRAMES = 1 << 16
 
 _KEYWORDS = (
     "AccessionNumber",
+    "AcquisitionContrast",
     "AcquisitionNumber",
+    "AngioFlag",
     "BitsAllocated",
     "BitsStored",
     "BodyPartExamined",
@@ -60,6 +62,7 @@ _KEYWORDS = (
     "DiffusionGradientOrientation",
     "DimensionIndexSequence",
     "EchoTime",
+    "FlipAngle",
     "FrameOfReferenceUID",
     "HighBit",
     "ImageComments",
@@ -67,6 +70,7 @@ _KEYWORDS = (
     "ImagePositionPatient",
     "ImageType",
     "InstanceNumber",
+    "InversionTime",
     "IssuerOfPatientID",
     "LossyImageCompression",
     "Manufacturer",
@@ -82,12 +86,14 @@ _KEYWORDS = (
     "PixelRepresentation",
     "PixelSpacing",
     "RealWorldValueMappingSequence",
+    "RepetitionTime",
     "RescaleIntercept",
     "RescaleSlope",
     "Rows",
     "SOPClassUID",
     "SOPInstanceUID",
     "SamplesPerPixel",
+    "ScanningSequence",
     "SequenceName",
     "SeriesInstanceUID",
     "SharedFunctionalGroupsSequence",
@@ -273,13 +279,9 @@ def _frame(instance: Instance, index: int, header: Header) -> Frame:
         b_value=b_value,
         directionality=directionality,
         direction=direction,
-        echo_time=_echo_time(header),
+        echo_time=echo_time(header),
         temporal_position=whole(header, "TemporalPositionIndex") or whole(header, "TemporalPositionIdentifier"),
         acquisition=whole(header, "FrameAcquisitionNumber") or whole(header, "AcquisitionNumber"),
         real_world=header.get("RealWorldValueMappingSequence", ()),
+        weighting=weighting(header, image_type) if instance.modality == "MR" else "",
     )
-
-
-def _echo_time(header: Header) -> float | None:
-    times = (number(header, keyword) for keyword in ("EffectiveEchoTime", "EchoTime"))
-    return next((time for time in times if time and math.isfinite(time)), None)
