@@ -21,6 +21,8 @@ from fedsite.cli import (
     init,
     inspect,
     model,
+    personalize,
+    predict,
     prepare_data,
     privacy,
     server,
@@ -113,6 +115,8 @@ app.add_typer(privacy.app, name="privacy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(tasks.app, name="tasks")
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("personalize")(personalize.personalize)
 app.add_typer(config.app, name="config")
 app.add_typer(server.app, name="server")
 app.add_typer(model.app, name="model")

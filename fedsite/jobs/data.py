@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedsite.dataset import manifest as manifests
 from fedsite.dataset.manifest import Manifest
 from fedsite.errors import SourceMissing, UsageError
-from fedsite.jobs import kept
+from fedsite.jobs import evaluations, kept, pages, personal
 from fedsite.jobs.site import header_index, open_site
 from fedsite.site import identity, withdrawals
 
@@ -104,6 +104,9 @@ def withdraw(config_path: Path | None, patient: str, folder: Path | None = None,
         for weights in (site.state.folder / "checkpoints").glob("*.safetensors"):
             weights.unlink(missing_ok=True)
         kept.forget_layers(site.state)
+        personal.discard(site.state)
+        evaluations.forget(site.state, patient)
+        pages.forget_pictures(site.state)
         place = folder or site.config.paths.data
         removed = _remove(place, patient, step) if place.is_dir() else 0
         if removed:

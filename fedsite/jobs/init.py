@@ -132,6 +132,10 @@ training:
   checkpoint_minutes: 5   # how often a training is kept on disk
   compile: false   # torch.compile takes minutes, and pays on some GPUs
 
+personalization:          # what fedsite personalize does; its model never leaves
+  steps: 200              # fewer where they no longer help
+  learning_rate: 1.0e-04  # lower than a round's
+
 network:
   proxy: null            # http://proxy:3128; null follows HTTPS_PROXY and NO_PROXY
   patience_seconds: 120  # how long a run keeps trying while nothing moves

@@ -184,12 +184,12 @@ def train(
         task,
         data.cases("training", task.inputs),
         registry.module(task.module).loss(),
-        _recipe(plan, seed),
+        recipe_of(plan, seed),
         _machine(where, means, progress_file, f"{seed} {data.sha256}"),
         progress,
         group=group,
         correction=correction,
-        validate=_validation(network, task, plan, data, where) if plan.local.early_stop else None,
+        validate=validation(network, task, plan, data, where) if plan.local.early_stop else None,
     )
     if group.leads:
         trained = weights.export(network)
@@ -206,7 +206,8 @@ def kept_beside(destination: Path) -> Path:
     return destination.with_name(f"{destination.stem}.training.safetensors")
 
 
-def _recipe(plan: Plan, seed: int) -> "Recipe":
+def recipe_of(plan: PlanDraft, seed: int) -> "Recipe":
+    """What a plan says of a training."""
     from fedsite.training.fit import Recipe
 
     local = plan.local
@@ -228,8 +229,8 @@ def _machine(device: "torch.device", means: Means, kept: Path, purpose: str) -> 
     )
 
 
-def _validation(
-    network: "nn.Module", task: "Task", plan: Plan, data: PreparedData, device: "torch.device"
+def validation(
+    network: "nn.Module", task: "Task", plan: PlanDraft, data: PreparedData, device: "torch.device"
 ) -> Callable[[], float]:
     """The mean Dice of what is not background over the held-out cases, as the network is at that moment."""
     from fedsite.training import inference, metrics

@@ -96,6 +96,13 @@ class TrainingSettings(Section):
         return self
 
 
+class PersonalizationSettings(Section):
+    """How fedsite personalize goes on training the global model on this site's own cases. Nothing of it leaves."""
+
+    steps: int = Field(default=200, ge=1, le=100_000, description="Optimiser steps; fewer where they no longer help.")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Lower than a round's: it only has to adapt.")
+
+
 class NetworkSettings(Section):
     """How this machine reaches the federation."""
 
@@ -149,6 +156,7 @@ class SiteConfig(Section):
     paths: Paths
     preparation: PreparationSettings = PreparationSettings()
     training: TrainingSettings = TrainingSettings()
+    personalization: PersonalizationSettings = PersonalizationSettings()
     network: NetworkSettings = NetworkSettings()
     policy: Policy = Policy()
     privacy: PrivacySettings
