@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from hospitals.anatomy import BRAIN_CENTRE_MM, CANVAS_SHAPE, GRID_MM, Head, canvas_affine
+from hospitals.cohorts import ORDINARY, Cohort
 from hospitals.fields import Affine, FloatArray, smooth_field
 from hospitals.scanners import Scanner
 
@@ -43,12 +44,15 @@ class DiffusionImages:
     affine: Affine
 
 
-def acquire(head: Head, lesion: FloatArray, scanner: Scanner, rng: np.random.Generator) -> DiffusionImages:
-    """A patient of this anatomy, with this lesion (fraction per voxel of the canvas), in this scanner."""
-    b0_signal, trace_signal = _signals(head, lesion, scanner.b_value, rng)
+def acquire(
+    head: Head, lesion: FloatArray, scanner: Scanner, rng: np.random.Generator, cohort: Cohort = ORDINARY
+) -> DiffusionImages:
+    """A patient of this anatomy and cohort, with this lesion (fraction per voxel of the canvas), in this scanner."""
+    b0_signal, trace_signal = _signals(head, lesion, scanner, cohort, rng)
     affine = _scan_affine(scanner, rng)
     points = _where_to_look(affine, scanner, rng)
     b0, trace, fraction = (_sample(volume, points) for volume in (b0_signal, trace_signal, lesion))
+    b0, trace = (_with_ghost(image, scanner) for image in (b0, trace))
     shading = np.exp(scanner.bias * smooth_field(rng, b0.shape, order=4))
     return DiffusionImages(
         b0=_receive(b0 * shading, scanner, rng, averages=1),
@@ -58,8 +62,11 @@ def acquire(head: Head, lesion: FloatArray, scanner: Scanner, rng: np.random.Gen
     )
 
 
-def _signals(head: Head, lesion: FloatArray, b_value: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """The noiseless signals at b = 0 and at `b_value` on the canvas, of a patient whose tissues vary a little."""
+def _signals(
+    head: Head, lesion: FloatArray, scanner: Scanner, cohort: Cohort, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """The noiseless signals at b = 0 and at the b-value on the canvas, of a patient whose tissues vary a little."""
+    b_value = scanner.b_value
     b0, trace = np.zeros(CANVAS_SHAPE, np.float32), np.zeros(CANVAS_SHAPE, np.float32)
     matter_b0, matter_trace = np.zeros_like(b0), np.zeros_like(b0)
     for name, (s0, adc) in TISSUES.items():
@@ -71,21 +78,32 @@ def _signals(head: Head, lesion: FloatArray, b_value: int, rng: np.random.Genera
         if name in ("grey", "white"):
             matter_b0 += fraction * at_b0
             matter_trace += fraction * at_b
-    infarct_t2, infarct_adc_drop = _infarct(lesion, rng)
-    chronic = np.clip(head.periventricular * 2.5 * (smooth_field(rng, CANVAS_SHAPE, 16) - rng.uniform(0, 2)), 0, 1)
+    infarct_t2, infarct_adc_drop = _infarct(lesion, cohort, rng)
+    patchy = smooth_field(rng, CANVAS_SHAPE, 16) - rng.uniform(*cohort.spared)
+    chronic = np.clip(head.periventricular * 2.5 * patchy, 0, 1)
     t2_gain = 1 + infarct_t2 + 0.45 * chronic
     adc_change = -infarct_adc_drop + 0.2e-3 * chronic
     b0 += matter_b0 * (t2_gain - 1)
     trace += matter_trace * (t2_gain * np.exp(-b_value * adc_change) - 1)
-    pile_up = 1 + rng.uniform(0.1, 0.6) * head.near_air
+    pile_up = 1 + rng.uniform(*scanner.pile_up) * head.near_air
+    if scanner.fat:  # fat hardly diffuses: as bright on the trace image as at b = 0
+        fat = np.float32(scanner.fat) * np.roll(head.soft, -round(scanner.fat_shift_mm / GRID_MM), axis=1)
+        b0, trace = b0 + fat, trace + fat
     return b0 * pile_up, trace * pile_up
 
 
-def _infarct(lesion: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+def _with_ghost(image: FloatArray, scanner: Scanner) -> FloatArray:
+    """Odd and even echoes that disagree show the head again, half a field of view away along the phase encoding."""
+    if not scanner.ghost:
+        return image
+    return image + np.float32(scanner.ghost) * np.roll(image, image.shape[1] // 2, axis=1)
+
+
+def _infarct(lesion: FloatArray, cohort: Cohort, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Relative rise of T2 signal and drop of ADC (mm2/s) per voxel: uneven, and weaker in some patients."""
     unevenness = np.clip(1 + 0.25 * smooth_field(rng, CANVAS_SHAPE, order=20), 0.5, 1.5)
-    rise = rng.uniform(0.05, 0.5) * lesion * unevenness
-    drop = rng.uniform(0.27e-3, 0.5e-3) * lesion * unevenness
+    rise = rng.uniform(*cohort.t2_rise) * lesion * unevenness
+    drop = rng.uniform(*cohort.adc_drop) * lesion * unevenness
     return rise.astype(np.float32), drop.astype(np.float32)
 
 

@@ -37,7 +37,7 @@ def lesion_fractions(
     rng = np.random.default_rng([seed, share[0], 1])
     if folder is None:
         while True:
-            yield _grown(rng, volumes_ml)
+            yield grown(rng, volumes_ml)
     files = sorted(folder.glob("*.nii.gz"))
     if not files:
         raise FileNotFoundError(f"no lesion masks (*.nii.gz) in {folder}")
@@ -49,8 +49,11 @@ def lesion_fractions(
             yield fraction[::-1].copy() if number % 2 else fraction
 
 
-def _grown(rng: np.random.Generator, volumes_ml: tuple[float, float]) -> FloatArray:
-    """A shape of drawn volume around the seed of a drawn territory, with a ragged edge, inside the brain."""
+def grown(rng: np.random.Generator, volumes_ml: tuple[float, float]) -> FloatArray:
+    """A shape of drawn volume around the seed of a drawn territory, with a ragged edge, inside the brain.
+
+    The fraction of lesion per voxel of the canvas, float32 in [0, 1].
+    """
     names = list(TERRITORIES)
     shares = np.array([TERRITORIES[name][1] for name in names])
     centre, _, territory_ml = TERRITORIES[names[rng.choice(len(names), p=shares / shares.sum())]]

@@ -15,6 +15,10 @@ class Scanner:
     as a fraction of it; `bias` the logarithmic standard deviation of the coil's shading; `blur_mm` the sigma of the
     reconstruction filter; `tilt_degrees` the slices' rotation about the ear-to-ear axis; `slope` the rescale
     slope. `masks_flipped`: the annotator's program turned the rows, as dcm2niix does: same grid, other storage order.
+
+    What goes wrong in echo-planar images: `pile_up` is the range of the gain in signal near air (susceptibility);
+    `ghost` the share of the signal that comes again half a field of view away (Nyquist ghost); `fat` the signal of
+    scalp whose fat is not suppressed, which lies `fat_shift_mm` too far back (chemical shift).
     """
 
     name: str
@@ -40,6 +44,10 @@ class Scanner:
     slope: float = 1.0
     adc_series: bool = False
     masks_flipped: bool = False
+    pile_up: tuple[float, float] = (0.1, 0.6)
+    ghost: float = 0.0
+    fat: float = 0.0
+    fat_shift_mm: float = 24.0
 
     def coarser(self, factor: float) -> "Scanner":
         """The same scanner with voxels `factor` times as long on each axis: quicker to make and to train on."""
