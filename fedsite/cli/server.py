@@ -152,19 +152,21 @@ def open_round(
 
     One series of rounds runs at a time: a second is refused until the first has ended.
     """
+    from fedsite.jobs import algorithms
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
     from fedsite.server.rounds import open_series
-    from fedsite.tasks import request
+    from fedsite.wire.payload import layout_of
     from fedsite.wire.plans import read_draft
 
     federation = open_federation(folder)
     draft = read_draft(plan)
-    network = draft.network
-    request.check(draft.task, draft.channels, network.name, network.settings, draft.local.patch_voxels)
+    algorithms.check(draft)
     row = open_series(federation, draft, model, rounds)
-    text = f"Round {row.number} of {rounds} is open until {row.expires}."
-    Output.of(context).result("opened", round_report(federation, row.number), text)
+    composition = algorithms.composition(draft, layout_of(model).values)
+    text = f"Round {row.number} of {rounds} is open until {row.expires}.\n  {composition}"
+    report = round_report(federation, row.number)
+    Output.of(context).result("opened", report | {"composition": composition}, text)
 
 
 @round_app.command("list")
