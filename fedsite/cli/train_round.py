@@ -43,6 +43,7 @@ def _sentence(outcome: "Outcome") -> str:
             [
                 f"Round {data['round']}, dry run: nothing was charged, nothing left.",
                 f"  would leave    {len(data['tensors'])} tensors, {data['values']:,} values, {data['bytes']:,} bytes",
+                f"  algorithm      {data['composition']}",
                 f"  update's norm  {data['norm_before']:.4g} before clipping, {data['norm_after_clipping']:.4g} after",
                 f"  noise          standard deviation {data['noise_standard_deviation']:.4g} on every value",
                 f"  ledger before  {_epsilon(data['epsilon_before'])}",
