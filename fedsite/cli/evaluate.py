@@ -8,9 +8,10 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from fedsite.jobs.evaluate import Evaluation
+    from fedsite.jobs.evaluate import Done, Evaluation
     from fedsite.training.summary import Estimate, Row, Summary
 
 
@@ -22,6 +23,9 @@ def evaluate(
     plan: Annotated[
         Path | None, typer.Option(help="The plan that it was made for; default: the newest that this site has met.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the HTML page goes; default: below the state folder.")
+    ] = None,
 ) -> None:
     """Measures the newest global model on this site's held-out patients. The result stays at home."""
     from fedsite.jobs import evaluate as job
@@ -29,8 +33,15 @@ def evaluate(
 
     out = Output.of(context)
     with open_site(out.config_path) as site:
-        found = job.evaluate_at_home(site, job.Order(model, plan), out.step)
-    out.result("evaluated", _data(found), lambda console: console.print(*_tables(found), sep="\n"))
+        done = job.evaluate_at_home(site, job.Order(model, plan, report), out.step)
+    data = {**_data(done.found), "report": str(done.report)}
+    out.result("evaluated", data, lambda console: _show(console, done))
+
+
+def _show(console: "Console", done: "Done") -> None:
+    for table in _tables(done.found):
+        console.print(table)
+    console.print(f"Measured in {done.found.seconds:.0f} s; it stays at home. Pictures: {done.report}", markup=False)
 
 
 def _data(found: "Evaluation") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`fedsite train-round`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,13 +54,30 @@ def _sentence(outcome: "Outcome") -> str:
     lines.append(f"Spent so far: {data['guarantee']}.")
     if data["signal_to_noise"] is not None:
         lines.append(f"Signal to noise of this update: at most {data['signal_to_noise']:.3g}.")
-    if data["evaluation"]:
-        found = data["evaluation"]
-        lines.append(
-            f"Global model before this round: Dice {found['mean_dice']:.3f} on {found['cases']} held-out cases (stays"
-            " at home)."
-        )
+    lines += _quality(data)
     return "\n".join(lines)
+
+
+def _quality(data: dict[str, Any]) -> list[str]:
+    """What is known at home of the models before and after training here."""
+    before, after = data["evaluation"], data["evaluation_after"]
+    lines = []
+    if before:
+        told = f"Global model before this round: Dice {_dice(before)} on {before['cases']} held-out cases"
+        told += f", trained here {_dice(after)}" if after else ""
+        lines.append(f"{told}; measured in {_seconds(before, after)} s, it stays at home.")
+    if data["report"]:
+        lines.append(f"All rounds: {data['report']}")
+    return lines
+
+
+def _dice(found: dict[str, Any]) -> str:
+    interval = "" if found["low"] is None else f" (95%: {found['low']:.3f} to {found['high']:.3f})"
+    return f"{found['mean_dice']:.3f}{interval}"
+
+
+def _seconds(*found: dict[str, Any] | None) -> str:
+    return f"{sum(one['seconds'] or 0 for one in found if one):.0f}"
 
 
 def _epsilon(value: float | None) -> str:

@@ -19,21 +19,20 @@ from fedsite.dataset.cases import Case, verify_case
 from fedsite.dataset.manifest import CaseRecord
 from fedsite.dataset.restoring import to_source_grid
 from fedsite.errors import DataNotFit, FedsiteError, UsageError
-from fedsite.jobs import evaluations, local_work, models
+from fedsite.jobs import evaluations, local_work, models, pages, places
 from fedsite.jobs.local_work import PreparedData, Progress, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
+from fedsite.tasks.description import Task
 from fedsite.wire.messages import utc_now
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from fedsite.tasks.description import Task
     from fedsite.training.metrics import CaseMeasures
     from fedsite.training.summary import Estimate, MeasuredCase, Summary
 
-REPORT = Path("reports", "evaluation.html")
 # After training a model is measured only where the round stands for so many times as long as measuring takes.
 TIMES_TO_SPARE = 10
 
@@ -49,6 +48,7 @@ class Evaluation:
     """
 
     model: Model
+    task: Task
     data_sha256: str
     cases: tuple["MeasuredCase", ...]
     summaries: tuple["Summary", ...]
@@ -60,7 +60,7 @@ class Evaluation:
 class Segmenter:
     """A model, ready to segment on a device."""
 
-    task: "Task"
+    task: Task
     network: "nn.Module"
     patch_voxels: tuple[int, int, int]
     device: "torch.device"
@@ -121,6 +121,7 @@ def evaluate(
         progress(number, len(records))
     return Evaluation(
         model=model,
+        task=segmenter.task,
         data_sha256=data.sha256,
         cases=tuple(measured),
         summaries=summary.summarise(measured),
@@ -136,27 +137,56 @@ def _measures(case: Case, restored: Labels, structures: "dict[str, tuple[int, ..
     return metrics.measure(restored, case.source_label(), (x, y, z), structures)
 
 
+# --- `fedsite evaluate` ---------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Order:
-    """Which model is to be measured: the newest global one, or one in a file, for the plan in a file."""
+    """Which model is to be measured: the newest global one, or one in a file, for the plan in a file.
+
+    The page goes to `report`, else into the state folder.
+    """
 
     model: Path | None = None
     plan: Path | None = None
+    report: Path | None = None
 
 
-def evaluate_at_home(site: Site, order: Order, step: Steps) -> Evaluation:
-    """Measures a model on this site's held-out patients, and remembers the result.
+@dataclass(frozen=True)
+class Done:
+    """What was found, and the page that shows it."""
 
-    Raises UsageError, what `models.newest` and `models.from_file` raise, and what `evaluate` raises.
+    found: Evaluation
+    report: Path
+
+
+def evaluate_at_home(site: Site, order: Order, step: Steps) -> Done:
+    """Measures a model on this site's held-out patients, remembers the result, and writes its page.
+
+    Raises UsageError, CannotWrite, what `models.newest` and `models.from_file` raise, and what `evaluate` raises.
     """
+    from fedsite.dataset import pictures
+
     if order.plan is not None and order.model is None:
         raise UsageError("--plan says what a model of your own is for.", "Name that model, too: --model FILE.")
+    if order.report is not None:
+        places.require_writable(order.report.parent, "--report")
     model = models.from_file(site, order.model, order.plan) if order.model else models.newest(site, step)
     data = local_work.open_prepared(site, model.plan)
-    with step(f"Measuring the {model.title} at home") as progress:
-        found = evaluate(model, data, site.config.training.device, progress)
-    evaluations.keep(site.state, found)
-    return found
+    report = order.report or pages.place(site.state, pages.EVALUATION)
+    with pictures.Album() as album:
+
+        def look(record: CaseRecord, case: Case, prediction: Labels) -> None:
+            seen = pictures.look(case.image, case.label, data.manifest.spacing_mm, prediction)
+            album.keep(record.id, seen)
+
+        with step(f"Measuring the {model.title} at home") as progress:
+            found = evaluate(model, data, site.config.training.device, progress, look)
+        evaluations.keep(site.state, found)
+        records = {record.id: record for record in data.records("validation")}
+        history = evaluations.rounds(site.state, model.plan.federation)
+        pages.write_evaluation(report, found, records, album, history)
+    return Done(found, report)
 
 
 # --- around a round -------------------------------------------------------------------------------------------------

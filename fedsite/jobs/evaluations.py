@@ -20,17 +20,29 @@ _BRIEF = ("mean_dice", "low", "high", "patients", "cases", "seconds")
 
 @dataclass(frozen=True)
 class Point:
-    """One model's mean Dice, with its 95% interval where there is one, and how long measuring took.
+    """One model's mean Dice over held-out patients, and its 95% interval where there is one."""
 
-    `round` is the one that made a global model, or in which this site trained its own.
-    """
-
-    kind: str
-    round: int
     dice: float
     low: float | None
     high: float | None
-    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What is known at home of one round; round 0 stands for the untrained model.
+
+    `shared` is the global model that the round made, `trained` what this site trained in it. `loss` are means over
+    equal stretches of its `steps`. `measuring_seconds` is what measuring in the round took, before and after training.
+    """
+
+    number: int
+    state: str = ""
+    shared: Point | None = None
+    trained: Point | None = None
+    loss: tuple[float, ...] = ()
+    steps: int = 0
+    training_seconds: float = 0.0
+    measuring_seconds: float = 0.0
 
 
 def keep(state: State, found: "Evaluation") -> None:
@@ -83,16 +95,27 @@ def is_known(state: State, model_sha256: str, data_sha256: str) -> bool:
     return body is not None and body.get("data_sha256") == data_sha256
 
 
-def history(state: State) -> tuple[Point, ...]:
-    """How good the models of the rounds were, by round; of one kind and round the newest that was measured."""
-    found = {}
+def rounds(state: State, federation: str) -> tuple[RoundFacts, ...]:
+    """What is known of each round, in order; of one round's models those that were measured last."""
+    found: dict[int, dict[str, Any]] = {}
+    for record in state.rounds(federation):
+        training = record.body.get("training") or {}
+        found[record.round] = {
+            "state": record.state,
+            "loss": tuple(training.get("loss", ())),
+            "steps": training.get("steps", 0),
+            "training_seconds": training.get("seconds", 0.0),
+        }
     for body in state.evaluations().values():
-        if body.get("kind") in ("global", "trained") and body["round"] is not None:
-            point = Point(
-                body["kind"], body["round"], body["mean_dice"], body["low"], body["high"], float(body["seconds"])
-            )
-            found[point.kind, point.round] = point
-    return tuple(found[key] for key in sorted(found))
+        number = body.get("round")
+        if body.get("kind") not in ("global", "trained") or number is None:
+            continue
+        point = Point(body["mean_dice"], body["low"], body["high"])
+        found.setdefault(number, {})["shared" if body["kind"] == "global" else "trained"] = point
+        paid = found.get(number + (body["kind"] == "global"))
+        if paid is not None:
+            paid["measuring_seconds"] = paid.get("measuring_seconds", 0.0) + body["seconds"]
+    return tuple(RoundFacts(number, **found[number]) for number in sorted(found))
 
 
 def newest_seconds(state: State) -> float:

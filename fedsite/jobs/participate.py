@@ -16,7 +16,7 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
-from fedsite.jobs import evaluations
+from fedsite.jobs import evaluations, pages
 from fedsite.jobs import round as rounds
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.lock import only_run
@@ -158,8 +158,21 @@ def _ended(here: Round) -> Outcome:
             "signal_to_noise": gate.signal_to_noise if gate.noise_multiplier else None,
             "evaluation": evaluations.brief(here.site.state, here.offer.ticket.model_sha256),
             "evaluation_after": evaluations.brief_of_trained(here.site.state, here.number),
+            "report": _write_page(here),
         },
     )
+
+
+def _write_page(here: Round) -> str | None:
+    """The page of this site's rounds, made anew; None where that failed, which the audit tells: the round is done."""
+    try:
+        page = pages.place(here.site.state, pages.ROUNDS)
+        federation = here.offer.plan.federation
+        pages.write_rounds(page, federation, evaluations.rounds(here.site.state, federation))
+    except Exception as error:  # noqa: BLE001 - no picture is worth a round
+        here.site.state.audit("page failed", round=here.number, reason=type(error).__name__)
+        return None
+    return str(page)
 
 
 @contextmanager
