@@ -40,8 +40,7 @@ class MalformedMessage(ValueError):
 class Closed(BaseModel):
     """A message: immutable, without room for unknown fields, without silent conversions.
 
-    A field that a later version brought is left out at its default (`exclude_if`): a fedsite that does not know it
-    reads the message all the same, and a plan that does not use it has the bytes that it always had.
+    A field of a later version is left out at its default (`exclude_if`): who does not know it reads the message too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_inf_nan="null")
@@ -182,15 +181,12 @@ def _algorithm_kind(value: object) -> str | None:
     return name if name in ("fedprox", "personal") else None
 
 
+_FORMS = "fedavg, scaffold, fedbn, {name: fedprox, mu: M} or {name: personal, keep: head|decoder}"
 Algorithm = Annotated[
     Annotated[PlainAlgorithm, Tag("plain")]
     | Annotated[FedProx, Tag("fedprox")]
     | Annotated[PersonalLayers, Tag("personal")],
-    Discriminator(
-        _algorithm_kind,
-        custom_error_type="algorithm",
-        custom_error_message="fedavg, scaffold, fedbn, {name: fedprox, mu: M} or {name: personal, keep: head|decoder}",
-    ),
+    Discriminator(_algorithm_kind, custom_error_type="algorithm", custom_error_message=_FORMS),
 ]
 
 
@@ -278,14 +274,14 @@ class PlanDraft(Closed):
     @model_validator(mode="after")
     def _scaffold_in_range(self) -> "PlanDraft":
         """A control is an update over steps times learning rate: a mean gradient only where nothing else moves."""
-        if self.algorithm == "scaffold":
-            local = self.local
-            if local.optimizer != "sgd" or local.momentum != 0:
-                raise ValueError("scaffold needs plain SGD: local.optimizer sgd with local.momentum 0")
-            if local.steps == 0 or self.weights != "equal":
-                raise ValueError("scaffold needs local.steps above 0 and equal weights")
-            if local.schedule != "constant" or local.early_stop is not None:
-                raise ValueError("scaffold needs every step at one rate: local.schedule constant, no local.early_stop")
+        local = self.local
+        plain = local.optimizer == "sgd" and local.momentum == 0 and local.schedule == "constant"
+        if self.algorithm == "scaffold" and not (plain and local.steps and not local.early_stop):
+            raise ValueError(
+                "scaffold needs local steps of optimizer sgd, momentum 0, schedule constant, no early_stop"
+            )
+        if self.algorithm == "scaffold" and self.weights != "equal":
+            raise ValueError("scaffold needs equal weights")
         return self
 
     @model_validator(mode="after")
@@ -314,8 +310,7 @@ class Plan(PlanDraft):
 class Ticket(Closed):
     """One round of a plan, signed by the round key; tickets form a chain by the digest of the one before.
 
-    `control_sha256` names the server's control under SCAFFOLD: a file in the model's form, fetched as a model is. Where
-    it is missing the control is zero.
+    `control_sha256` names SCAFFOLD's control of the server, a file in the model's form; without it the control is zero.
     """
 
     federation: Name
