@@ -1,10 +1,11 @@
 """A training on disk, so that a kill costs minutes: weights, optimiser and losses, without pickle.
 
-One safetensors file: `network.NAME`, `optimizer.INDEX.KEY`, `best.NAME`, `losses`, and in `about` as JSON what is no
-tensor. The batch of a step depends on seed and step alone, so no generator's state is kept, and on a CPU a resumed
-training goes on bit by bit as if nothing had happened.
+One safetensors file: `network.NAME`, `optimizer.INDEX.KEY`, `best.NAME`, `losses`, as JSON in `about` what is no
+tensor, and in `sha256` the digest of all that. The batch of a step depends on seed and step alone, so no generator's
+state is kept, and on a CPU a resumed training goes on bit by bit as if nothing had happened.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from fedsite.files import PRIVATE_FILE, atomic_writer
 from fedsite.training.steps import SupervisedStep
 from fedsite.training.stopping import EarlyStop
 
-_KINDS = ("network", "optimizer", "best", "losses", "about")
+_KINDS = ("network", "optimizer", "best", "losses", "about", "sha256")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -75,7 +76,8 @@ class Checkpoints:
             about["scores"] = self._early_stop.scores
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         tensors["about"] = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content = save({**held, "sha256": _digest(held)})
         with atomic_writer(self.path, PRIVATE_FILE) as file:
             file.write(content)
 
@@ -112,10 +114,11 @@ class Checkpoints:
         """The file's bytes, if it is whole and of this purpose; else it goes, and there are none."""
         try:
             content = self.path.read_bytes()
-            tensors = _by_kind(content)
-            if json.loads(tensors["about"][""].numpy().tobytes())["purpose"] == self.purpose:
+            tensors = load(content)
+            whole = torch.equal(tensors.pop("sha256"), _digest(tensors))
+            if whole and json.loads(tensors["about"].numpy().tobytes())["purpose"] == self.purpose:
                 return content
-        except (SafetensorError, OSError, ValueError, LookupError, TypeError):
+        except (SafetensorError, OSError, LookupError):
             pass
         self.remove()
         return b""
@@ -128,3 +131,12 @@ def _by_kind(content: bytes) -> dict[str, Tensors]:
         kind, _, rest = name.partition(".")
         tensors[kind][rest] = tensor
     return tensors
+
+
+def _digest(tensors: Tensors) -> torch.Tensor:
+    """The SHA-256 of names and values, uint8 [32]: a bit that turned on the disk must not reach a model."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)

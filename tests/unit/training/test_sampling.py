@@ -5,16 +5,22 @@ import pytest
 import torch
 
 from fedsite.errors import DataNotFit
-from fedsite.training.sampling import SCALE, SHIFT, PatchSampler
+from fedsite.tasks.description import Channel, Task
+from fedsite.training.augmentation import SCALE, SHIFT, augment
+from fedsite.training.sampling import PatchSampler, optional_inputs
 
 
-def case(shape=(40, 48, 44), lesion=True, channels=1, seed=0):
+def stored(image, label, missing=()):
+    """What the case store gives."""
+    return SimpleNamespace(image=image, label=label, missing=missing, foreground=lambda: np.flatnonzero(label))
+
+
+def case(shape=(40, 48, 44), lesion=True, channels=1, seed=0, missing=()):
     random = np.random.default_rng(seed)
     label = np.zeros(shape, dtype=np.uint8)
     if lesion:
         label[4:7, 5:8, 6:9] = 1
-    image = random.standard_normal((channels, *shape)).astype(np.float16)
-    return SimpleNamespace(image=image, label=label)
+    return stored(random.standard_normal((channels, *shape)).astype(np.float16), label, missing)
 
 
 def holds_lesion(batch):
@@ -24,7 +30,7 @@ def holds_lesion(batch):
 def test_shapes_and_types():
     batch = PatchSampler([case(channels=2)], (16, 24, 32), 3, 0.5, seed=0)(0)
     assert batch.image.shape == (3, 2, 16, 24, 32)
-    assert batch.image.dtype == torch.float32
+    assert batch.image.dtype == torch.float16
     assert batch.label.shape == (3, 1, 16, 24, 32)
     assert batch.label.dtype == torch.uint8
 
@@ -35,6 +41,7 @@ def test_seed_and_step_alone_decide():
     second(0)
     assert torch.equal(first(5).image, second(5).image)
     assert torch.equal(first(5).label, second(5).label)
+    assert first(5).changes == second(5).changes
     assert not torch.equal(first(5).image, first(6).image)
     assert not torch.equal(first(5).image, PatchSampler(cases, (16, 16, 16), 4, 0.5, seed=10)(5).image)
 
@@ -52,7 +59,7 @@ def test_foreground_fraction(fraction):
 
 def test_every_lesion_voxel_gets_its_turn_wherever_in_the_patch():
     sampler = PatchSampler([case()], (16, 16, 16), 20, 1.0, seed=3)
-    places = torch.cat([torch.nonzero(sampler(step).label)[:, 2:] for step in range(20)])
+    places = torch.cat([torch.nonzero(augment(sampler(step)).label)[:, 2:] for step in range(20)])
     assert places.min() <= 1
     assert places.max() >= 14
 
@@ -88,33 +95,64 @@ def test_a_small_case_is_padded_with_air_around():
     assert batch.label.any()
 
 
-def test_augmentation_is_light_and_moves_image_and_label_together():
+def test_processes_share_out_a_batch():
+    """Each makes its own patches, and together they are those that one would have made."""
+    alone = PatchSampler([case(seed=1), case(seed=2)], (16, 16, 16), 5, 0.5, seed=3)(7)
+    parts = [
+        PatchSampler([case(seed=1), case(seed=2)], (16, 16, 16), 5, 0.5, seed=3, part=part)(7)
+        for part in (slice(0, 2), slice(2, 5))
+    ]
+    assert [len(part) for part in parts] == [2, 3]
+    assert torch.equal(torch.cat([part.image for part in parts]), alone.image)
+    assert torch.equal(torch.cat([part.label for part in parts]), alone.label)
+    assert parts[0].changes + parts[1].changes == alone.changes
+
+
+def test_augmentation_is_light():
     one = case()
     one.image[0] = one.label * 8.0
-    sampler = PatchSampler([one], (16, 16, 16), 20, 1.0, seed=0)
-    batch = sampler(0)
-    low, high = 8 * (1 - SCALE) - SHIFT, 8 * (1 + SCALE) + SHIFT
-    inside = batch.image[batch.label > 0]
-    assert low <= inside.min() <= inside.max() <= high
-    assert batch.image[batch.label == 0].abs().max() <= SHIFT + 1e-6
-    assert inside.std() > 0.1
+    batch = PatchSampler([one], (16, 16, 16), 40, 1.0, seed=0)(0)
+    calm = [number for number, change in enumerate(batch.changes) if not change.noise]
+    found = augment(batch)
+    image, label = found.image[calm], found.label[calm]
+    assert 8 * (1 - SCALE) - SHIFT <= image[label > 0].min() <= image[label > 0].max() <= 8 * (1 + SCALE) + SHIFT
+    assert image[label == 0].abs().max() <= SHIFT + 1e-6
+    assert image[label > 0].std() > 0.1
 
 
-def test_flips_happen_along_each_axis():
-    one = case(shape=(16, 16, 16), lesion=False)
-    one.image[0] = np.indices((16, 16, 16)).sum(axis=0) * np.float16(0.1)
-    batch = PatchSampler([one], (16, 16, 16), 64, 0.0, seed=0)(0)
-    for axis in (1, 2, 3):
-        rising = batch.image[:, 0].diff(dim=axis).flatten(1).mean(dim=1) > 0
-        assert 10 < rising.sum() < 54
+def test_optional_channels_are_dropped_as_often_as_said_and_missing_ones_always():
+    optional = {"adc": (1,), "flair": (2, 3)}
+    full, poor = case(channels=4, seed=1), case(channels=4, seed=2, missing=("flair",))
+    sampler = PatchSampler([full], (16, 16, 16), 100, 0, seed=0, optional=optional, channel_dropout=0.3)
+    dropped = [change.dropped for step in range(10) for change in sampler(step).changes]
+    assert set(dropped) == {(), (1,), (2, 3), (1, 2, 3)}
+    assert abs(np.mean([1 in each for each in dropped]) - 0.3) < 0.06
+    assert abs(np.mean([2 in each for each in dropped]) - 0.3) < 0.06
+    without = PatchSampler([poor], (16, 16, 16), 20, 0, seed=0, optional=optional)(0)
+    assert {change.dropped for change in without.changes} == {(2, 3)}
+    assert not augment(without).image[:, 2:].any()
+
+
+def test_a_channel_that_the_plan_does_not_ask_for_is_not_missed():
+    batch = PatchSampler([case(channels=1, missing=("flair",))], (16, 16, 16), 2, 0, seed=0)(0)
+    assert batch.changes[0].dropped == ()
+
+
+def test_which_inputs_are_optional():
+    channels = (
+        Channel("ct", "CT", "", windows=((0.0, 80.0), (-20.0, 180.0))),
+        Channel("cta", "CT", "", optional=True, windows=((0.0, 100.0), (0.0, 300.0))),
+        Channel("flair", "MR", "", optional=True),
+    )
+    task = Task("t", "T", channels, {0: "background", 1: "lesion"}, (1, 1, 1), ())
+    assert optional_inputs(task) == {"cta": (2, 3), "flair": (4,)}
+    assert optional_inputs(task.narrowed(["ct", "flair"])) == {"flair": (2,)}
 
 
 def test_cases_are_not_written_to(tmp_path):
     np.save(tmp_path / "image.npy", case().image)
     np.save(tmp_path / "label.npy", case().label)
-    mapped = SimpleNamespace(
-        image=np.load(tmp_path / "image.npy", mmap_mode="r"), label=np.load(tmp_path / "label.npy", mmap_mode="r")
-    )
+    mapped = stored(np.load(tmp_path / "image.npy", mmap_mode="r"), np.load(tmp_path / "label.npy", mmap_mode="r"))
     batch = PatchSampler([mapped], (16, 16, 16), 2, 0.5, seed=0)(0)
     assert batch.image.is_contiguous()
     batch.image.add_(1)
