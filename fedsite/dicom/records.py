@@ -1,7 +1,8 @@
 """What was read of some files as plain values for JSON, and back: frames with their instances, or the rule instead.
 
-Files that lie together have most of their values in common. So every value stands once, in a pool, and a file is a
-list of places in it; what comes back shares its values just so, which keeps 100,000 files in little memory.
+Files that lie together have most of their values in common. So every value stands once, in a pool, and a file says
+where it differs from the file before it, and the value's place in the pool. What comes back shares its values just so,
+which keeps 100,000 files in little memory.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,26 +28,44 @@ def pack(reads: Iterable[Read]) -> dict[str, Any]:
     def place(value: object) -> int:
         return pool.setdefault((type(value), value), len(pool))
 
+    def changes(values: Iterable[object], before: list[int]) -> list[int]:
+        """Pairs of numbers, which field and which value of the pool; `before` is brought up to date."""
+        found = []
+        for field, new in enumerate(map(place, values)):
+            if before[field] != new:
+                before[field] = new
+                found += [field, new]
+        return found
+
     def packed(read: Read) -> Any:  # noqa: ANN401 - as JSON has it
         if isinstance(read, str):
             return read
-        instance = [place(value) for value in _instance_values(read[0].instance)]
-        return [instance, *([place(value) for value in _frame_values(frame)] for frame in read)]
+        instance = changes(_instance_values(read[0].instance), instance_before)
+        return [instance, *(changes(_frame_values(frame), frame_before) for frame in read)]
 
+    instance_before, frame_before = [-1] * len(_INSTANCE), [-1] * len(_FRAME)
     files = [packed(read) for read in reads]
     return {"pool": [_plain(value) for _, value in pool], "files": files}
 
 
 def unpack(packed: Mapping[str, Any], places: Iterable[tuple[str, str]]) -> Iterator[Read]:
     """What `pack` was given; `places` are path and member of each file. Raises LookupError, TypeError, ValueError."""
-    value = [_value(plain) for plain in packed["pool"]].__getitem__
+    pool = [_value(plain) for plain in packed["pool"]]
+    of_instance: list[Any] = [None] * len(_INSTANCE)
+    of_frame: list[Any] = [None] * len(_FRAME)
+
+    def apply(changes: list[int], values: list[Any]) -> list[Any]:
+        for field, place in zip(changes[::2], changes[1::2], strict=True):
+            values[field] = pool[place]
+        return values
+
     for (path, member), file in zip(places, packed["files"], strict=True):
         if isinstance(file, str):
             yield file
         else:
-            values = [*map(value, file[0])]
+            values = apply(file[0], of_instance)
             instance = Instance(*[path, *values[:_MEMBER], member, *values[_MEMBER:]])
-            yield tuple(Frame(instance, *map(value, frame)) for frame in file[1:])
+            yield tuple(Frame(instance, *apply(frame, of_frame)) for frame in file[1:])
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - as above
