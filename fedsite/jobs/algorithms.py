@@ -25,7 +25,8 @@ from fedsite.tasks import parts, request
 from fedsite.tasks.description import Task
 from fedsite.tasks.parts import Part
 from fedsite.wire import payload
-from fedsite.wire.messages import FedProx, MalformedMessage, PersonalLayers, PlanDraft
+from fedsite.wire.messages import MalformedMessage
+from fedsite.wire.plans import FedProx, PersonalLayers, PlanDraft
 
 if TYPE_CHECKING:
     from torch import nn

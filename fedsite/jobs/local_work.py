@@ -25,7 +25,8 @@ from fedsite.jobs.site import Site
 from fedsite.site import withdrawals
 from fedsite.site.config import SiteConfig
 from fedsite.wire import payload
-from fedsite.wire.messages import MalformedMessage, Plan, PlanDraft
+from fedsite.wire.messages import MalformedMessage
+from fedsite.wire.plans import Plan, PlanDraft
 
 if TYPE_CHECKING:
     import torch

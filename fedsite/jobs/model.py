@@ -7,8 +7,8 @@ from fedsite.errors import ConfigurationError, DataNotFit
 from fedsite.files import sha256_of
 from fedsite.jobs import algorithms
 from fedsite.tasks import networks
-from fedsite.wire.messages import PlanDraft
 from fedsite.wire.payload import write_model
+from fedsite.wire.plans import PlanDraft
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from fedsite.jobs.site import Site
 from fedsite.tasks import networks
 from fedsite.tasks.description import Task
 from fedsite.wire import payload, signing
-from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PlanDraft, Result
-from fedsite.wire.plans import read_draft
+from fedsite.wire.messages import Envelope, MalformedMessage, Result
+from fedsite.wire.plans import Plan, PlanDraft, read_draft
 
 if TYPE_CHECKING:
     from torch import nn

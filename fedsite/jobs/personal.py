@@ -13,7 +13,8 @@ from fedsite.errors import RecordsDamaged, TryAgainLater
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder, sha256_of, write_atomically
 from fedsite.jobs.models import Model
 from fedsite.site.state import State
-from fedsite.wire.messages import Closed, PlanDraft, Sha256
+from fedsite.wire.messages import Closed, Sha256
+from fedsite.wire.plans import PlanDraft
 
 FOLDER = "personal"
 RECORD = "model.json"

@@ -11,7 +11,8 @@ from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
-from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PrivacyAsked, Receipt, Ticket
+from fedsite.wire.messages import Envelope, MalformedMessage, Receipt, Ticket
+from fedsite.wire.plans import Plan, PrivacyAsked
 
 _TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 

@@ -25,7 +25,7 @@ from fedsite.files import sha256_of
 from fedsite.jobs import algorithms, local_work
 from fedsite.jobs.algorithms import Carried
 from fedsite.jobs.local_work import PreparedData
-from fedsite.wire.messages import Plan
+from fedsite.wire.plans import Plan
 
 if TYPE_CHECKING:
     import torch

@@ -25,9 +25,9 @@ from fedsite.files import PRIVATE_FILE
 from fedsite.server.aggregation import Controls, Update, average, next_control
 from fedsite.server.federation import Federation
 from fedsite.server.storage import ControlRow, ModelRow, RoundRow, SeriesRow, UploadRow
-from fedsite.wire.messages import Envelope, MalformedMessage, Plan, PlanDraft, Ticket, parse
+from fedsite.wire.messages import Envelope, MalformedMessage, Ticket, parse
 from fedsite.wire.payload import chunks, layout_of, read_values
-from fedsite.wire.plans import complete
+from fedsite.wire.plans import Plan, PlanDraft, complete
 from fedsite.wire.signing import PLAN, TICKET, digest, open_envelope, public_key, sign
 
 LONGEST_TURN = 600.0

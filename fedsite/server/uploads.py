@@ -26,8 +26,9 @@ from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round, round_closed
 from fedsite.server.rounds import plan_of, series_of, update_path
 from fedsite.server.storage import RoundRow, UploadRow
-from fedsite.wire.messages import Plan, Receipt
+from fedsite.wire.messages import Receipt
 from fedsite.wire.payload import Layout, layout_of
+from fedsite.wire.plans import Plan
 from fedsite.wire.signing import RECEIPT, sign
 
 SYNC_BYTES = 8 << 20

@@ -9,9 +9,9 @@ import json
 import math
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 PROTOCOL_VERSIONS = (1,)
 MAX_MESSAGE_BYTES = 1 << 20
@@ -21,7 +21,6 @@ MAX_AGREEMENT = 200_000
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
-Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 Message = TypeVar("Message", bound="Closed")
 
 # A string, whether it ends or not, or a bracket. Possessive and never failing once begun: linear in any input.
@@ -30,7 +29,6 @@ _UNPRINTABLE = re.compile(r"[^\w.-]", re.ASCII)
 
 RefusalReason = Literal["policy", "budget", "window", "technical"]
 RoundStatus = Literal["open", "closing", "aggregated", "failed"]
-Encoding = Literal["float32", "float16"]
 
 
 class MalformedMessage(ValueError):
@@ -138,173 +136,6 @@ class Trust(Closed):
     plan_threshold: Annotated[int, Field(ge=1, le=16)]
     agreement: Annotated[str, Field(max_length=MAX_AGREEMENT)]
     agreement_sha256: Sha256
-
-
-class Preparation(Closed):
-    """How the images of a plan were prepared; a site's prepared data must say the same."""
-
-    input_state: Literal["whole-head", "skull-stripped"]
-    spacing_mm: Annotated[tuple[Millimetres, Millimetres, Millimetres], Field(strict=False)]
-
-
-class Network(Closed):
-    """Name and settings of a network; their ranges stand in the task's description (`fedsite.tasks`)."""
-
-    name: Name
-    settings: Annotated[
-        dict[Name, int | float | bool | Annotated[list[int], Field(max_length=16)]], Field(max_length=32)
-    ]
-
-
-class FedProx(Closed):
-    """FedProx (Li et al. 2020): the local loss plus mu/2 ||w - w_global||^2."""
-
-    name: Literal["fedprox"]
-    mu: Annotated[float, Field(gt=0, le=1000)]
-
-
-class PersonalLayers(Closed):
-    """Each site has a head or decoder of its own, which stays at home (Arivazhagan et al. 2019, FedPer)."""
-
-    name: Literal["personal"]
-    keep: Literal["head", "decoder"]
-
-
-PlainAlgorithm = Literal["fedavg", "scaffold", "fedbn"]
-
-
-def _algorithm_kind(value: object) -> str | None:
-    """Which of the algorithm's forms a value must be; None for none."""
-    if isinstance(value, str):
-        return "plain" if value in get_args(PlainAlgorithm) else None
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if name in ("fedprox", "personal") else None
-
-
-_FORMS = "fedavg, scaffold, fedbn, {name: fedprox, mu: M} or {name: personal, keep: head|decoder}"
-Algorithm = Annotated[
-    Annotated[PlainAlgorithm, Tag("plain")]
-    | Annotated[FedProx, Tag("fedprox")]
-    | Annotated[PersonalLayers, Tag("personal")],
-    Discriminator(_algorithm_kind, custom_error_type="algorithm", custom_error_message=_FORMS),
-]
-
-
-class EarlyStopping(Closed):
-    """Training ends when the held-out cases' Dice, measured `every` so many steps, has not risen `patience` times."""
-
-    every: Annotated[int, Field(ge=1, le=100_000)]
-    patience: Annotated[int, Field(ge=1, le=1000)]
-
-
-class LocalWork(Closed):
-    """What a site computes in one round. `steps: 0` is legal: nothing is trained, the release is pure noise.
-
-    A step sees `batch_size` times `accumulation` patches. `channel_dropout` is how often an optional channel is left
-    out of a patch.
-    """
-
-    steps: Annotated[int, Field(ge=0, le=100_000)]
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = 2
-    patch_voxels: Annotated[tuple[int, int, int], Field(strict=False)] = (40, 40, 40)
-    optimizer: Literal["adam", "sgd"] = "adam"
-    momentum: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda momentum: momentum == 0.9)] = 0.9
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.67
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
-    accumulation: Annotated[int, Field(ge=1, le=64, exclude_if=lambda count: count == 1)] = 1
-    schedule: Annotated[Literal["constant", "cosine"], Field(exclude_if=lambda name: name == "constant")] = "constant"
-    channel_dropout: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0.0
-    early_stop: Annotated[EarlyStopping | None, Field(exclude_if=lambda rule: rule is None)] = None
-
-    @model_validator(mode="after")
-    def _patch_in_range(self) -> "LocalWork":
-        if not all(16 <= side <= 512 and side % 8 == 0 for side in self.patch_voxels):
-            raise ValueError("patch_voxels: each side is a multiple of 8 from 16 to 512")
-        return self
-
-
-class PrivacyAsked(Closed):
-    """The mechanism that the plan asks for. The site's policy may demand more noise, never less."""
-
-    mechanism: Literal["gaussian-update"]
-    clip_norm: Annotated[float, Field(gt=0, le=1e6)]
-    noise_multiplier: Annotated[float, Field(ge=0, le=1e6)]
-    sampling_rate: Literal[1] = 1
-    steps: Literal[1] = 1
-
-
-class RoundRules(Closed):
-    """When a round ends: at its deadline if `quorum` updates are in, at once when `enough` are."""
-
-    quorum: Annotated[int, Field(ge=1, le=10_000)]
-    enough: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    deadline_seconds: Annotated[int, Field(ge=1, le=366 * 86_400)]
-
-    @model_validator(mode="after")
-    def _enough_is_a_quorum(self) -> "RoundRules":
-        if self.enough is not None and self.enough < self.quorum:
-            raise ValueError("enough must not be below quorum")
-        return self
-
-
-class PlanDraft(Closed):
-    """A plan as its coordinator writes it (YAML, `wire.plans`), before the server adds its keys."""
-
-    schema_version: Literal[1] = Field(alias="schema")
-    federation: Name
-    plan: Name
-    task: Name
-    channels: Annotated[list[Name], Field(min_length=1, max_length=8)]
-    preparation: Preparation
-    network: Network
-    algorithm: Algorithm
-    server_momentum: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda momentum: momentum == 0)] = 0.0
-    local: LocalWork
-    privacy: PrivacyAsked
-    max_update_norm: Annotated[float, Field(gt=0, le=1e12)]
-    weights: Literal["equal", "declared"] = "equal"
-    maximum_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    payload: Encoding = "float32"
-    rounds: RoundRules
-    expires: AwareDatetime
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    @model_validator(mode="after")
-    def _scaffold_in_range(self) -> "PlanDraft":
-        """A control is an update over steps times learning rate: a mean gradient only where nothing else moves."""
-        local = self.local
-        plain = local.optimizer == "sgd" and local.momentum == 0 and local.schedule == "constant"
-        if self.algorithm == "scaffold" and not (plain and local.steps and not local.early_stop):
-            raise ValueError(
-                "scaffold needs local steps of optimizer sgd, momentum 0, schedule constant, no early_stop"
-            )
-        if self.algorithm == "scaffold" and self.weights != "equal":
-            raise ValueError("scaffold needs equal weights")
-        return self
-
-    @model_validator(mode="after")
-    def _every_step_is_taken_under_noise(self) -> "PlanDraft":
-        """When training ends would tell something of the held-out patients (privacy.md)."""
-        if self.local.early_stop is not None and self.privacy.noise_multiplier > 0:
-            raise ValueError(
-                "local.early_stop: not under a private mechanism (privacy.noise_multiplier above 0), where nothing that"
-                " depends on a patient may decide what is released"
-            )
-        return self
-
-    @property
-    def algorithm_name(self) -> str:
-        """The algorithm in one word, as a site's policy names it."""
-        return self.algorithm if isinstance(self.algorithm, str) else self.algorithm.name
-
-
-class Plan(PlanDraft):
-    """One signed document for a series of rounds, with the keys that its tickets and receipts are signed by."""
-
-    round_key: PublicKey
-    receipt_key: PublicKey
 
 
 class Ticket(Closed):

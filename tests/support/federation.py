@@ -27,9 +27,9 @@ from fedsite.server.federation import Federation
 from fedsite.wire import enrolment
 from fedsite.wire.client import FederationClient, TlsIdentity
 from fedsite.wire.enrolment import Invitation
-from fedsite.wire.messages import PlanDraft, utc_now
+from fedsite.wire.messages import utc_now
 from fedsite.wire.payload import Layout, Tensor, write_model
-from fedsite.wire.plans import read_draft
+from fedsite.wire.plans import PlanDraft, read_draft
 
 FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
 NAME = "test-federation"

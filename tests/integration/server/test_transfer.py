@@ -19,8 +19,9 @@ from fedsite.server import enrolment as admissions
 from fedsite.server.reports import round_report
 from fedsite.wire import transfer
 from fedsite.wire.client import FederationClient, TlsIdentity
-from fedsite.wire.messages import Envelope, Participation, ParticipationRequest, Plan, Receipt, Result, Ticket, parse
+from fedsite.wire.messages import Envelope, Participation, ParticipationRequest, Receipt, Result, Ticket, parse
 from fedsite.wire.payload import tensors_of
+from fedsite.wire.plans import Plan
 from fedsite.wire.signing import PLAN, RECEIPT, RESULT, TICKET, digest, open_envelope, public_key
 
 BIG = {"weight": (1024, 1024)}

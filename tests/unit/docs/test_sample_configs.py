@@ -8,8 +8,7 @@ from fedsite.jobs.init import Answers, site_yaml
 from fedsite.privacy import accountant
 from fedsite.site import config, policy
 from fedsite.tasks import networks, registry, request
-from fedsite.wire.messages import PlanDraft
-from fedsite.wire.plans import read_draft
+from fedsite.wire.plans import PlanDraft, read_draft
 
 SAMPLES = Path(__file__).parents[3] / "sample_configs"
 ROUNDS_OF_THE_COMMENT = 20

@@ -18,7 +18,6 @@ from fedsite.wire.messages import (
     MalformedMessage,
     Participation,
     ParticipationRequest,
-    Plan,
     Receipt,
     Refusal,
     Signature,
@@ -26,6 +25,7 @@ from fedsite.wire.messages import (
     Tickets,
     parse,
 )
+from fedsite.wire.plans import Plan
 
 KEY = {"id": "0" * 16, "ed25519": "0" * 64}
 PLAN: dict[str, Any] = {

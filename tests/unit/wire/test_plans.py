@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.federation import plan
 
 from fedsite.errors import ConfigurationError, SourceMissing
-from fedsite.wire.messages import Plan, parse
-from fedsite.wire.plans import complete, read_draft
+from fedsite.wire.messages import parse
+from fedsite.wire.plans import Plan, complete, read_draft
 from fedsite.wire.signing import public_key
 
 

@@ -1,0 +1,133 @@
+"""Training in several processes: the same weights as in one, and an end in every case."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.federation import plan
+from support.site import Site, prepare_blobs
+
+from fedsite.dataset import manifest
+from fedsite.errors import DataNotFit
+from fedsite.files import sha256_of
+from fedsite.jobs import launch, local_work
+from fedsite.jobs.local_work import PreparedData
+from fedsite.jobs.worker import Task
+from fedsite.training.elastic import WorkersLost
+from fedsite.wire import payload
+from fedsite.wire.messages import parse
+from fedsite.wire.plans import Plan
+
+STEPS = 4
+LOCAL = {"steps": STEPS, "patch_voxels": [16, 16, 16], "batch_size": 3, "optimizer": "sgd", "learning_rate": 0.1}
+KEY = {"id": "0" * 16, "ed25519": "0" * 64}
+TWO = ("cpu", "cpu")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A small training: a batch of three, which two processes cannot halve."""
+    from fedsite.tasks import networks, registry
+    from fedsite.training import weights
+
+    home = tmp_path_factory.mktemp("site")
+    site = Site(home)
+    prepare_blobs(site)
+    asked = parse(Plan, json.dumps(plan(local=LOCAL) | {"round_key": KEY, "receipt_key": KEY}).encode())
+    network = networks.build(registry.get(asked.task), asked.network.name, asked.network.settings, seed=1)
+    payload.write_model(home / "model.safetensors", weights.export(network))
+    digest = sha256_of(site.data / manifest.FILE_NAME)
+    return Task(
+        plan=asked,
+        seed=3,
+        model=home / "model.safetensors",
+        data=site.data,
+        data_sha256=digest,
+        destination=home / "trained.safetensors",
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(task: Task) -> dict[str, np.ndarray]:
+    """What one process makes of it."""
+    data = PreparedData(task.data, manifest.load(task.data), task.data_sha256)
+    local_work.train(task.plan, task.seed, task.model, data, "cpu", task.destination, ignore)
+    found = {name: np.array(value) for name, value in payload.tensors_of(task.destination).items()}
+    task.destination.unlink()
+    return found
+
+
+def ignore(done: int, total: int, note: str = "") -> None:
+    pass
+
+
+def descriptors(process: int) -> set[str]:
+    """What a process has open: paths, and `socket:[NUMBER]`."""
+    return {str(one.readlink()) for one in Path(f"/proc/{process}/fd").iterdir()}
+
+
+def listening() -> dict[str, str]:
+    """The address of every listening TCP socket of this machine, by the name that a process has it open under."""
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    return {f"socket:[{row[9]}]": row[1].partition(":")[0] for row in rows if row[3] == "0A"}
+
+
+def test_two_processes_give_the_weights_of_one(task: Task, alone: dict[str, np.ndarray]) -> None:
+    told: list[Any] = []
+    seen: dict[int, set[str]] = {}
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        told.append((done, total))
+        if done == 1:
+            seen.update({child.pid: descriptors(child.pid) for child in multiprocessing.active_children()})
+            sockets = listening()
+            places = {sockets[name] for names in seen.values() for name in names if name in sockets}
+            assert places == {"0100007F"}, "something listens beyond 127.0.0.1"
+
+    launch.train(task, TWO, 1, "", progress)
+
+    trained = payload.tensors_of(task.destination)
+    assert trained.keys() == alone.keys()
+    for name, value in alone.items():
+        np.testing.assert_allclose(trained[name], value, atol=2e-6)
+    start = payload.tensors_of(task.model)
+    assert max(np.abs(start[name] - value).max() for name, value in alone.items()) > 1e-3, "nothing was learned"
+    assert told == [(number, STEPS) for number in range(1, STEPS + 1)], "the leader alone tells of the steps"
+    assert len(seen) == 2
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_it_by_name_and_the_next_run_goes_on(task: Task, killed: int) -> None:
+    def progress(done: int, total: int, note: str = "") -> None:
+        if done == 2:
+            children = sorted(multiprocessing.active_children(), key=lambda child: child.name)
+            os.kill(children[killed].pid, signal.SIGKILL)
+
+    with pytest.raises(WorkersLost, match="was ended by SIGKILL") as lost:
+        launch.train(task, TWO, 1, "", progress)
+    assert lost.value.exit_code == 75
+    assert not multiprocessing.active_children()
+
+
+def test_an_interruption_ends_the_workers_first(task: Task) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.train(task, TWO, 1, "", progress)
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_worker_refuses_is_what_the_command_says(task: Task) -> None:
+    other = task.model_copy(update={"data_sha256": "0" * 64})
+    with pytest.raises(DataNotFit, match="not those that the training began with"):
+        launch.train(other, TWO, 1, "", ignore)
