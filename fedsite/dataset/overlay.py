@@ -59,7 +59,7 @@ def overlay(
     drawing = _Drawing(values, labels, size, window(values), colours)
     tiles = [_slice(drawing, z) for z in slices_to_show(labels)]
     file = io.BytesIO()
-    _sheet(tiles, {name: colours[label] for label, name in names.items()}, lines).save(file, "PNG", optimize=True)
+    _sheet(tiles, {name: colours[label] for label, name in names.items()}, lines).save(file, "PNG")
     return file.getvalue()
 
 

@@ -93,9 +93,12 @@ class Refused(DataNotFit):
 
     def __init__(self, refused: Sequence[Exclusion]) -> None:
         first = refused[0]
-        mend = "Name the one that is meant: --only ID." if first.reason.id == _SEVERAL else first.reason.mend
-        more = f" (and {len(refused) - 1} more studies)" if len(refused) > 1 else ""
-        super().__init__(f"Study {first.id}{more}: {first.reason.message}", mend)
+        # The last one is the most particular: of a missing image, why those that there are will not do.
+        errors = {problem.id: problem for problem in first.findings if problem.severity == "error"}
+        told, last = " ".join(problem.message for problem in errors.values()), list(errors.values())[-1]
+        mend = "Name the one that is meant: --only ID." if last.id == _SEVERAL else last.mend
+        more = f" {len(refused) - 1} more studies were refused, too." if len(refused) > 1 else ""
+        super().__init__(f"Study {first.id} was refused. {told}{more}", mend)
         self.data = {"refused": [study.model_dump(exclude={"fingerprint"}) for study in refused]}
 
 
