@@ -56,7 +56,8 @@ def test_the_plan_lies_within_its_task() -> None:
 
 def test_honest_noise_passes_the_plans_norm() -> None:
     plan = read_draft(SAMPLES / "plan.yaml")
-    network = networks.build(registry.get(plan.task), plan.network.name, plan.network.settings)
+    task = registry.get(plan.task).narrowed(plan.channels)
+    network = networks.build(task, plan.network.name, plan.network.settings)
     values = sum(tensor.numel() for tensor in network.state_dict().values())
     assert f"(here {values:,})" in (SAMPLES / "plan.yaml").read_text()
     honest = plan.privacy.clip_norm * (1 + plan.privacy.noise_multiplier * (math.sqrt(values) + 6))
