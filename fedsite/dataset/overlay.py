@@ -59,7 +59,7 @@ def overlay(
     drawing = _Drawing(values, labels, size, window(values), colours)
     tiles = [_slice(drawing, z) for z in slices_to_show(labels)]
     file = io.BytesIO()
-    _sheet(tiles, {name: colours[label] for label, name in names.items()}, lines).save(file, "PNG")
+    _sheet(tiles, {name: colours[label] for label, name in names.items()}, lines).save(file, "PNG", compress_level=3)
     return file.getvalue()
 
 
@@ -105,7 +105,7 @@ def _sheet(tiles: Sequence[Image.Image], legend: Mapping[str, Colour], lines: Se
     columns = min(COLUMNS, len(tiles))
     width, height = tiles[0].size
     rows = math.ceil(len(tiles) / columns)
-    words = [(f"\u25a0 {name}", ink) for name, ink in legend.items()] + [(line, _WORDS) for line in lines]
+    words = [*legend.items(), *((line, _WORDS) for line in lines)]
     sheet = Image.new("RGB", (max(columns, 2) * width, rows * height + _LINE * len(words) + _LINE // 2), _BAND)
     for index, tile in enumerate(tiles):
         sheet.paste(tile, (index % columns * width, index // columns * height))
