@@ -24,7 +24,7 @@ from fedsite.training.fit import Machine, Recipe, fit
 from fedsite.training.schedules import make_optimizer
 
 STEPS = 120
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 RECIPE = Recipe(STEPS, 2, (16, 16, 16), "adam", 0.01, 0.5, seed=1, schedule="cosine")
 CPU = torch.device("cpu")
 

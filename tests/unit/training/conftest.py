@@ -8,7 +8,7 @@ from fedsite.tasks import networks, registry
 from fedsite.tasks.stroke_dwi import loss
 from fedsite.training.sampling import PatchSampler
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 
 
 def stored_case(image, label, missing=()):

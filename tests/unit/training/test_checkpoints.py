@@ -19,7 +19,7 @@ from fedsite.training.schedules import follow, make_optimizer
 from fedsite.training.steps import SupervisedStep
 from fedsite.training.stopping import EarlyStop
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 STEPS = 8
 
 

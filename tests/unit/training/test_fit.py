@@ -12,7 +12,7 @@ from fedsite.training.schedules import make_optimizer
 from fedsite.training.steps import DeviceTooSmall, SupervisedStep
 from fedsite.training.stopping import MinutesSpent
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 RECIPE = Recipe(
     steps=4,
     batch_size=2,

@@ -9,7 +9,7 @@ from fedsite.tasks import registry
 from fedsite.tasks.description import Region
 from fedsite.training import inference
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 NESTED = replace(
     TASK, labels={0: "background", 1: "shell", 2: "core"}, regions=(Region("whole", (1, 2)), Region("core", (2,)))
 )

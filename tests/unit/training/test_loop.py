@@ -13,7 +13,7 @@ from fedsite.training.schedules import make_optimizer
 from fedsite.training.steps import SupervisedStep
 from fedsite.training.stopping import EarlyStop, MinutesSpent, TimeLimit
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 
 
 def trained(sampler, loss, count, name="sgd", rate=0.1):

@@ -6,7 +6,7 @@ from fedsite.errors import ServerBrokeProtocol
 from fedsite.tasks import networks, registry
 from fedsite.training import weights
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 
 
 def test_there_and_back(network):
