@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dataset.cases import Case, verify_case
+from fedsite.dataset.cases import Case, SourceGrid, verify_case
 from fedsite.dataset.manifest import CaseRecord
 from fedsite.dataset.restoring import to_source_grid
 from fedsite.errors import DataNotFit, FedsiteError, UsageError
@@ -73,13 +73,15 @@ class Segmenter:
         where = devices.choose_device(device)
         return cls(models.task_of(model), models.network_of(model).to(where), model.plan.local.patch_voxels, where)
 
-    def __call__(self, case: Case) -> tuple[Labels, Labels]:
-        """The labels of a case on its prepared grid [X, Y, Z], and on its source's [i, j, k]."""
+    def __call__(
+        self, image: NDArray[np.float16], affine: NDArray[np.float64], source: SourceGrid
+    ) -> tuple[Labels, Labels]:
+        """The labels of an image [C, X, Y, Z] on its prepared grid (`affine`), and on its source's [i, j, k]."""
         from fedsite.training import inference
 
         decode = partial(inference.decode, self.task)
-        sure = inference.probabilities(self.network, self.task, case.image, self.patch_voxels, self.device)
-        return decode(sure), to_source_grid(sure, case.affine, case.source_grid, decode)
+        sure = inference.probabilities(self.network, self.task, image, self.patch_voxels, self.device)
+        return decode(sure), to_source_grid(sure, affine, source, decode)
 
 
 def _silent(done: int, total: int, note: str = "") -> None:
@@ -114,7 +116,7 @@ def evaluate(
     for number, record in enumerate(records, start=1):
         verify_case(data.folder / record.file, record.sha256)
         case = data.cases("validation", segmenter.task.inputs)[number - 1]
-        prediction, restored = segmenter(case)
+        prediction, restored = segmenter(case.image, case.affine, case.source_grid)
         found = _measures(case, restored, structures)
         measured.append(summary.MeasuredCase(record.id, record.patient, record.scanner, found))
         look(record, case, prediction)

@@ -5,17 +5,15 @@ refused there is refused here, with its finding. For research only: nothing here
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsite import __version__
-from fedsite.dataset import convert, loading, nifti, overlay, restoring
-from fedsite.dataset.cases import Content, SourceGrid
+from fedsite.dataset import convert, loading, nifti, overlay
+from fedsite.dataset.cases import SourceGrid
 from fedsite.dataset.folder import withdrawal
 from fedsite.dataset.loading import Loaded
 from fedsite.dataset.manifest import Exclusion
@@ -29,16 +27,13 @@ from fedsite.dicom.model import Volume
 from fedsite.errors import DataNotFit, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder, write_atomically
 from fedsite.jobs import models, personal, places
+from fedsite.jobs.evaluate import Segmenter
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site, header_index, open_site
 from fedsite.site import identity, withdrawals
 from fedsite.tasks import outputs
 from fedsite.tasks.description import Task
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 RESEARCH = writing.RESEARCH_TEXT
 Labels = NDArray[np.uint8]
@@ -107,10 +102,13 @@ class _Predictor:
     """A model that is ready to work, and how its results are written."""
 
     model: Model
-    task: Task
-    network: "nn.Module" = field(repr=False)
-    device: "torch.device"
+    segmenter: Segmenter
     order: Order
+
+    @property
+    def task(self) -> Task:
+        """What the model was trained for, with the channels of its plan."""
+        return self.segmenter.task
 
 
 def predict(config_path: Path | None, order: Order, step: Steps) -> Predicted:
@@ -126,7 +124,7 @@ def predict(config_path: Path | None, order: Order, step: Steps) -> Predicted:
         model = _chosen(site, order, step)
         collected = _collected(site, order, models.task_of(model), step)
         studies, refused = _selected(collected, order, withdrawals.withdrawn(site.state))
-        predictor = _predictor(model, site.config.training.device, order)
+        predictor = _Predictor(model, Segmenter.of(model, site.config.training.device), order)
     predictions = []
     with step("Segmenting") as progress:
         for number, study in enumerate(studies, start=1):
@@ -203,13 +201,6 @@ def _names(study: Study) -> set[str]:
     return {study.id, *(image.id for image in study.images)}
 
 
-def _predictor(model: Model, device: str, order: Order) -> _Predictor:
-    from fedsite.training import devices
-
-    where = devices.choose_device(device)
-    return _Predictor(model, models.task_of(model), models.network_of(model).to(where), where, order)
-
-
 def _predict(study: Study, predictor: _Predictor) -> Prediction | Exclusion:
     """What the model finds in a study, written down; or why it was not asked. Raises SourceMissing, CannotWrite."""
     volumes = () if predictor.order.as_nifti else _volumes(study)
@@ -225,7 +216,8 @@ def _predict(study: Study, predictor: _Predictor) -> Prediction | Exclusion:
     content = convert.preprocess(loaded, predictor.task, predictor.model.plan.preparation.spacing_mm)
     if not np.isfinite(content.image).all():
         return _refusal(study, finding("case-not-storable", study.id))
-    labels = _segment(content, predictor)
+    source = SourceGrid(study.images[0].shape, content.source_affine)
+    _, labels = predictor.segmenter(content.image, content.affine, source)
     structures = _structures(labels, loaded.affine, predictor.task)
     make_folder(predictor.order.out, PRIVATE_FOLDER)
     try:
@@ -238,17 +230,6 @@ def _predict(study: Study, predictor: _Predictor) -> Prediction | Exclusion:
 
 def _refusal(study: Study, *findings: Finding) -> Exclusion:
     return exclusion(study.id, study.patient, findings)
-
-
-def _segment(content: Content, predictor: _Predictor) -> Labels:
-    """The label of every voxel [i, j, k] on the grid that the study came on."""
-    from fedsite.training import inference
-
-    task, patch = predictor.task, predictor.model.plan.local.patch_voxels
-    sure = inference.probabilities(predictor.network, task, content.image, patch, predictor.device)
-    i, j, k = content.source_label.shape
-    source = SourceGrid((i, j, k), content.source_affine)
-    return restoring.to_source_grid(sure, content.affine, source, partial(inference.decode, task))
 
 
 def _structures(labels: Labels, affine: NDArray[np.float64], task: Task) -> dict[str, Structure]:
