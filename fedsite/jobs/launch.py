@@ -5,12 +5,13 @@ Lock, state, ledger, gate and wire stay in this process.
 
 from collections.abc import Sequence
 from multiprocessing import Pipe, set_forkserver_preload
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedsite.errors import FedsiteError
-from fedsite.jobs import worker
+from fedsite.jobs import devices, worker
 from fedsite.jobs.local_work import Progress
 from fedsite.jobs.worker import Broken, Task
+from fedsite.site.config import TrainingSettings
 
 if TYPE_CHECKING:
     from fedsite.training.elastic import WorkersLost
@@ -24,34 +25,47 @@ class WorkerBroken(FedsiteError):
     code = "worker-broken"
 
 
-def train(task: Task, devices: Sequence[str], machines: int, meeting: str, progress: Progress) -> None:
-    """Trains with one process for each device (`cuda:0`, `cpu`) here, and those of the other machines.
+def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[str, Any] | None:
+    """Trains on one device in this process, or on several with a process for each; gives what the training was.
 
-    Raises what a worker raised, WorkersLost when one died, WorkerBroken; the last checkpoint is kept.
+    Raises as `local_work.train` does; where there are several, WorkersLost when one dies, and WorkerBroken. What the
+    last checkpoint holds is kept, and the next call goes on from there.
     """
+    if task.data is None:
+        return worker.train(task, "cpu", progress)  # no step is taken, and torch is not imported
+    if len(settings.devices) < 2 and settings.machines == 1:
+        return worker.train(task, devices.one(settings), progress)
+    return side_by_side(devices.every(settings), task, progress, settings.machines, settings.meeting)
+
+
+def side_by_side(
+    names: Sequence[str], task: Task, progress: Progress, machines: int = 1, meeting: str = ""
+) -> dict[str, Any] | None:
+    """Trains with one process for each device (`cuda:0`, `cpu`) here, and those of the other machines."""
     from fedsite.training import elastic
 
     hearing, voice = Pipe(duplex=False)
-    heard: list[FedsiteError | Broken] = []
+    heard: list[dict[str, Any] | FedsiteError | Broken] = []
 
     def hear() -> None:
         while hearing.poll():
             said = hearing.recv()
             if isinstance(said, tuple):
                 progress(*said)
-            else:
+            elif said is not None:
                 heard.append(said)
 
     set_forkserver_preload(list(IMPORTED_ONCE))
-    layout = elastic.Layout(len(devices), machines, meeting)
+    layout = elastic.Layout(len(names), machines, meeting)
     with hearing, voice:
         try:
-            elastic.run(layout, worker.work, (tuple(devices), machines == 1, task.to_bytes(), voice), hear)
+            elastic.run(layout, worker.work, (tuple(names), machines == 1, task.to_bytes(), voice), hear)
         except elastic.WorkersLost as lost:
             raise _cause(heard, lost) from None
+    return next((said for said in heard if isinstance(said, dict)), None)
 
 
-def _cause(heard: list[FedsiteError | Broken], lost: "WorkersLost") -> FedsiteError:
+def _cause(heard: Sequence[object], lost: "WorkersLost") -> FedsiteError:
     """An error of fedsite's own goes before the end of a process, and that before what the others made of it."""
     errors = [said for said in heard if isinstance(said, FedsiteError)]
     broken = [said for said in heard if isinstance(said, Broken)]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,30 +22,37 @@ from fedsite.dataset import manifest as manifests
 from fedsite.dataset.pool import end_with_parent
 from fedsite.errors import DataNotFit, FedsiteError
 from fedsite.files import sha256_of
-from fedsite.jobs import algorithms, local_work
+from fedsite.jobs import algorithms, local_work, tasks
 from fedsite.jobs.algorithms import Carried
-from fedsite.jobs.local_work import PreparedData
+from fedsite.jobs.local_work import DEFAULT_MEANS, Means, PreparedData
 from fedsite.wire.plans import Plan
 
 if TYPE_CHECKING:
     import torch
+
+    from fedsite.training.distributed import Group
 
 # A process that was left alone waits so long before it ends: then the launcher has seen which one died first.
 LINGER_SECONDS = 10.0
 
 
 class Task(BaseModel):
-    """What is to be trained: all that a worker is told. `data_sha256` is that of the prepared folder's manifest."""
+    """What is to be trained: all that a worker is told.
+
+    `data_sha256` is that of the manifest in the prepared folder `data`; `own_tasks` are the files of the site's own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: Plan
     seed: int
     model: Path
-    data: Path
-    data_sha256: str
     destination: Path
+    data: Path | None = None
+    data_sha256: str = ""
     carried: Carried = algorithms.NOTHING
+    means: Means = DEFAULT_MEANS
+    own_tasks: tuple[Path, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The task as JSON."""
@@ -80,7 +87,8 @@ def work(meeting: str, devices: Sequence[str], local: bool, task: bytes, voice: 
         voice.send((done, total, note))
 
     try:
-        _train(meeting, torch.device(devices[distributed.get_node_local_rank()]), task, progress)
+        device = torch.device(devices[distributed.get_node_local_rank()])
+        voice.send(_in_group(meeting, device, task, progress))
     except FedsiteError as error:
         voice.send(error)
         sys.exit(error.exit_code)
@@ -90,25 +98,50 @@ def work(meeting: str, devices: Sequence[str], local: bool, task: bytes, voice: 
         sys.exit(1)
 
 
-def _train(meeting: str, device: "torch.device", content: bytes, progress: local_work.Progress) -> None:
+def train(
+    task: Task, device: str, progress: local_work.Progress, group: "Group | None" = None
+) -> dict[str, Any] | None:
+    """Trains, alone or as one of a group; gives what the training was. Raises as `local_work.train` does."""
+    tasks.add_own(task.own_tasks)
+    return local_work.train(
+        task.plan,
+        task.seed,
+        task.model,
+        _prepared(task.data, task.data_sha256) if task.data else None,
+        device,
+        task.destination,
+        progress,
+        group,
+        task.carried,
+        task.means,
+    )
+
+
+def _prepared(folder: Path, sha256: str) -> PreparedData:
+    """Raises DataNotFit when the folder's manifest is another one than when the training began."""
+    data = PreparedData(folder, manifests.load(folder), sha256_of(folder / manifests.FILE_NAME))
+    if data.sha256 != sha256:
+        raise DataNotFit(
+            "The prepared data are not those that the training began with.",
+            "Let every machine see the same prepared folder, and do not prepare while a round is trained.",
+        )
+    return data
+
+
+def _in_group(
+    meeting: str, device: "torch.device", content: bytes, progress: local_work.Progress
+) -> dict[str, Any] | None:
+    """What the training was, from the leader; nothing from the others, who took the same steps."""
     from fedsite.training import distributed
 
     with distributed.joined(meeting, device) as group:
         task = Task.model_validate_json(distributed.tell(content, device))
-        data = PreparedData(task.data, manifests.load(task.data), sha256_of(task.data / manifests.FILE_NAME))
-        if data.sha256 != task.data_sha256:
-            raise DataNotFit(
-                "The prepared data are not those that the training began with.",
-                "Let every machine see the same prepared folder, and do not prepare while a round is trained.",
-            )
-        heard = progress if group.leads else _unheard
-        local_work.train(
-            task.plan, task.seed, task.model, data, str(device), task.destination, heard, group, task.carried
-        )
+        record = train(task, str(device), progress if group.leads else _unheard, group)
+        return record if group.leads else None
 
 
 def _unheard(done: int, total: int, note: str = "") -> None:
-    """All take the same steps: the leader tells of them."""
+    """The leader tells of the steps."""
 
 
 def _broken(error: Exception) -> Broken:
@@ -133,7 +166,7 @@ def main() -> None:
     if device.type == "cuda":
         device = torch.device("cuda", distributed.get_node_local_rank())
     try:
-        _train("env://", device, b"", _unheard)
+        _in_group("env://", device, b"", _unheard)
     except FedsiteError as error:
         sys.exit(f"Error: {error}")
 

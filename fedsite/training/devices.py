@@ -2,9 +2,12 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from fedsite.errors import ConfigurationError
 
 ASK_EVERY_SECONDS = 2.0
 
@@ -14,6 +17,26 @@ def choose_device(name: str = "auto") -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_devices(name: str, numbers: Sequence[int]) -> list[torch.device]:
+    """The GPUs of these numbers; on a CPU it is that as often; without numbers, the device of that name.
+
+    Raises ConfigurationError when there is no such GPU.
+    """
+    device = choose_device(name)
+    if not numbers:
+        return [device]
+    if device.type != "cuda":
+        return [device] * len(numbers)
+    count = torch.cuda.device_count()
+    missing = [number for number in numbers if number >= count]
+    if missing:
+        raise ConfigurationError(
+            f"There is no GPU {missing[0]}: this machine shows {count}, numbered from 0.",
+            "Mend training.devices, or --devices; nvidia-smi lists the GPUs.",
+        )
+    return [torch.device("cuda", number) for number in numbers]
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def fit(
         lambda done, total, note="": progress(done, total, ", ".join(filter(None, (note, use.lately())))),
         before_step=follow(step.optimizer, recipe.schedule, recipe.learning_rate, recipe.steps),
         checkpoints=_checkpoints(machine, group, step, early_stop),
-        limit=TimeLimit(machine.limit_seconds / group.size),
+        limit=TimeLimit(machine.limit_seconds / group.size if group.leads else math.inf),
         early_stop=early_stop,
     )
     return replace(record, events=(*record.events, *_memory_events(recipe.batch_size, planned, step)))

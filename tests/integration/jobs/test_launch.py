@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +14,13 @@ from support.site import Site, prepare_blobs
 from fedsite.dataset import manifest
 from fedsite.errors import DataNotFit
 from fedsite.files import sha256_of
-from fedsite.jobs import launch, local_work
-from fedsite.jobs.local_work import PreparedData
+from fedsite.jobs import launch, worker
+from fedsite.jobs.local_work import Means, kept_beside
 from fedsite.jobs.worker import Task
+from fedsite.tasks import networks, registry
+from fedsite.training import weights
 from fedsite.training.elastic import WorkersLost
 from fedsite.wire import payload
-from fedsite.wire.messages import parse
 from fedsite.wire.plans import Plan
 
 STEPS = 4
@@ -32,38 +32,34 @@ TWO = ("cpu", "cpu")
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """A small training: a batch of three, which two processes cannot halve."""
-    from fedsite.tasks import networks, registry
-    from fedsite.training import weights
-
     home = tmp_path_factory.mktemp("site")
     site = Site(home)
     prepare_blobs(site)
-    asked = parse(Plan, json.dumps(plan(local=LOCAL) | {"round_key": KEY, "receipt_key": KEY}).encode())
-    network = networks.build(registry.get(asked.task), asked.network.name, asked.network.settings, seed=1)
+    asked = plan_of(STEPS)
+    narrowed = registry.get(asked.task).narrowed(asked.channels)
+    network = networks.build(narrowed, asked.network.name, asked.network.settings, seed=1)
     payload.write_model(home / "model.safetensors", weights.export(network))
-    digest = sha256_of(site.data / manifest.FILE_NAME)
     return Task(
         plan=asked,
         seed=3,
         model=home / "model.safetensors",
-        data=site.data,
-        data_sha256=digest,
         destination=home / "trained.safetensors",
+        data=site.data,
+        data_sha256=sha256_of(site.data / manifest.FILE_NAME),
+        means=Means(checkpoint_minutes=0.1 / 60),
     )
 
 
-@pytest.fixture(scope="module")
-def alone(task: Task) -> dict[str, np.ndarray]:
-    """What one process makes of it."""
-    data = PreparedData(task.data, manifest.load(task.data), task.data_sha256)
-    local_work.train(task.plan, task.seed, task.model, data, "cpu", task.destination, ignore)
-    found = {name: np.array(value) for name, value in payload.tensors_of(task.destination).items()}
-    task.destination.unlink()
-    return found
+def plan_of(steps: int) -> Plan:
+    local = LOCAL | {"steps": steps}
+    return Plan.model_validate_json(json.dumps(plan(local=local) | {"round_key": KEY, "receipt_key": KEY}))
 
 
-def ignore(done: int, total: int, note: str = "") -> None:
-    pass
+class Told(list[tuple[int, int]]):
+    """Keeps what a training tells of its steps."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self.append((done, total))
 
 
 def descriptors(process: int) -> set[str]:
@@ -77,19 +73,21 @@ def listening() -> dict[str, str]:
     return {f"socket:[{row[9]}]": row[1].partition(":")[0] for row in rows if row[3] == "0A"}
 
 
-def test_two_processes_give_the_weights_of_one(task: Task, alone: dict[str, np.ndarray]) -> None:
-    told: list[Any] = []
-    seen: dict[int, set[str]] = {}
+def test_two_processes_give_the_weights_of_one(task: Task) -> None:
+    worker.train(task, "cpu", Told())
+    alone = {name: np.array(value) for name, value in payload.tensors_of(task.destination).items()}
+    task.destination.unlink()
+    told, seen = Told(), dict[int, set[str]]()
 
     def progress(done: int, total: int, note: str = "") -> None:
-        told.append((done, total))
-        if done == 1:
+        told(done, total)
+        if not seen:
             seen.update({child.pid: descriptors(child.pid) for child in multiprocessing.active_children()})
             sockets = listening()
             places = {sockets[name] for names in seen.values() for name in names if name in sockets}
             assert places == {"0100007F"}, "something listens beyond 127.0.0.1"
 
-    launch.train(task, TWO, 1, "", progress)
+    record = launch.side_by_side(TWO, task, progress)
 
     trained = payload.tensors_of(task.destination)
     assert trained.keys() == alone.keys()
@@ -98,21 +96,31 @@ def test_two_processes_give_the_weights_of_one(task: Task, alone: dict[str, np.n
     start = payload.tensors_of(task.model)
     assert max(np.abs(start[name] - value).max() for name, value in alone.items()) > 1e-3, "nothing was learned"
     assert told == [(number, STEPS) for number in range(1, STEPS + 1)], "the leader alone tells of the steps"
+    assert record is not None
+    assert record["steps"] == STEPS
     assert len(seen) == 2
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_it_by_name_and_the_next_run_goes_on(task: Task, killed: int) -> None:
+    longer = task.model_copy(update={"plan": plan_of(60), "seed": killed})
+    kept = kept_beside(task.destination)
+
     def progress(done: int, total: int, note: str = "") -> None:
-        if done == 2:
-            children = sorted(multiprocessing.active_children(), key=lambda child: child.name)
+        children = sorted(multiprocessing.active_children(), key=lambda child: child.name)
+        if kept.exists() and children:
             os.kill(children[killed].pid, signal.SIGKILL)
 
     with pytest.raises(WorkersLost, match="was ended by SIGKILL") as lost:
-        launch.train(task, TWO, 1, "", progress)
+        launch.side_by_side(TWO, longer, progress)
     assert lost.value.exit_code == 75
     assert not multiprocessing.active_children()
+
+    told = Told()
+    worker.train(longer, "cpu", told)
+    assert 1 < told[0][0] < 60, "the next run goes on from the checkpoint, also with fewer processes"
+    assert told[-1] == (60, 60)
 
 
 def test_an_interruption_ends_the_workers_first(task: Task) -> None:
@@ -122,7 +130,7 @@ def test_an_interruption_ends_the_workers_first(task: Task) -> None:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        launch.train(task, TWO, 1, "", progress)
+        launch.side_by_side(TWO, task, progress)
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -130,4 +138,4 @@ def test_an_interruption_ends_the_workers_first(task: Task) -> None:
 def test_what_a_worker_refuses_is_what_the_command_says(task: Task) -> None:
     other = task.model_copy(update={"data_sha256": "0" * 64})
     with pytest.raises(DataNotFit, match="not those that the training began with"):
-        launch.train(other, TWO, 1, "", ignore)
+        launch.side_by_side(TWO, other, Told())
