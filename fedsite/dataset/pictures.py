@@ -108,6 +108,8 @@ def look(
     point = middle_of_lesion(np.maximum.reduce(masks))
     planes: list[Plane] = []
     for channel, volume in enumerate(image):
+        if channel and not volume.any():
+            continue  # the study did not have it
         grey = window(volume)
         axes = (2, 1, 0) if channel == 0 else (2,)
         planes += [_plane(volume, masks, spacing_mm, channel, axis, point[axis], grey) for axis in axes]

@@ -1,5 +1,5 @@
-"""The server and the site of every end-to-end test."""
+"""The server, the site and the browser of every end-to-end test."""
 
-from support.fixtures import server, site, untraced
+from support.fixtures import server, site, tab, untraced
 
-__all__ = ["server", "site", "untraced"]
+__all__ = ["server", "site", "tab", "untraced"]

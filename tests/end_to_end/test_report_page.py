@@ -1,14 +1,11 @@
 """The report of a preparation in a real browser: what an operator and a radiologist see of it."""
 
-import io
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from support.bids_maker import head, write_nifti, write_subject
-from support.browser import Browser, browser
+from support.browser import Browser, of_colour
 from support.site import Site
 
 WIDE, NARROW = 1280, 400
@@ -38,20 +35,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(answer.json["data"]["report"])
 
 
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-def seen(tab: Browser) -> Image.Image:
-    """The whole page, cases that are scrolled out of sight included."""
-    for _ in range(2):  # the height is a guess as long as some cases were never in sight
-        tab.resize(tab.ask("innerWidth"), tab.ask("document.documentElement.scrollHeight"))
-        tab.ask("new Promise(painted => requestAnimationFrame(() => requestAnimationFrame(painted)))")
-    return Image.open(io.BytesIO(tab.picture())).convert("RGB")
-
-
 def shown(tab: Browser) -> int:
     """How many cases are on the page."""
     return int(tab.ask("[...document.querySelectorAll('.case')].filter(one => one.offsetHeight > 0).length"))
@@ -59,7 +42,7 @@ def shown(tab: Browser) -> int:
 
 def of_outline(picture: Image.Image) -> int:
     """How many pixels have the outline's colour."""
-    return int((np.abs(np.asarray(picture, np.int16) - OUTLINE) < 25).all(-1).sum())
+    return of_colour(picture, OUTLINE)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
@@ -74,7 +57,7 @@ def test_the_page_fits_and_shows_its_pictures(tab: Browser, page: Path, width: i
     assert tab.complaints == []
     assert [url for url in tab.requests if not url.startswith(("data:image/jpeg", page.as_uri()[:60]))] == []
 
-    picture = seen(tab)
+    picture = tab.seen()
     paper = picture.getpixel((0, 0))
     assert (sum(paper) > 3 * 128) == (scheme == "light")
     colours = {colour: count for count, colour in picture.getcolors(1 << 24)}
@@ -85,30 +68,10 @@ def test_the_page_fits_and_shows_its_pictures(tab: Browser, page: Path, width: i
 
 def test_text_can_be_read(tab: Browser, page: Path) -> None:
     """Contrast of 4.5 to 1 and better (WCAG 2.2, 1.4.3), in both schemes, of every colour of text on its background."""
-    script = """
-        (() => {
-            const linear = part => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-            const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-            const parts = colour => colour.match(/[0-9.]+/g).map(Number);
-            const behind = one => {
-                for (; one; one = one.parentElement) {
-                    const colour = getComputedStyle(one).backgroundColor;
-                    if (parts(colour)[3] !== 0) return parts(colour);
-                }
-                return [255, 255, 255];
-            };
-            const texts = [...document.querySelectorAll('body *')].filter(one =>
-                [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
-            return texts.map(one => {
-                const pair = [light(parts(getComputedStyle(one).color)), light(behind(one))].sort((a, b) => b - a);
-                return [(pair[0] + 0.05) / (pair[1] + 0.05), one.className || one.tagName];
-            });
-        })()
-    """
     for scheme in SCHEMES:
         tab.like(prefers_color_scheme=scheme)
         tab.open(page, WIDE)
-        found = tab.ask(script)
+        found = tab.contrasts()
         assert len(found) > 100
         assert [pair for pair in found if pair[0] < 4.5] == []
 
@@ -122,9 +85,9 @@ def test_groups_are_shown_alone_and_outlines_hidden_without_any_script(tab: Brow
     for choice, count in (("look", 2), ("none", 1), ("r-b-value-assumed", 1), ("all", 6)):
         tab.ask(f"document.querySelector('[for=c-{choice}]').click()")
         assert shown(tab) == count, choice
-    before = of_outline(seen(tab))
+    before = of_outline(tab.seen())
     tab.ask("document.querySelector('[for=plain]').click()")
-    assert of_outline(seen(tab)) < before / 5
+    assert of_outline(tab.seen()) < before / 5
     narrow = tab.ask("document.querySelector('.case').offsetWidth")
     tab.ask("document.querySelector('[for=large]').click()")
     assert tab.ask("document.querySelector('.case').offsetWidth") > 1.8 * narrow
@@ -147,7 +110,7 @@ def test_what_needs_a_look_comes_first_and_reasons_can_be_opened(tab: Browser, p
 def test_it_prints(tab: Browser, page: Path) -> None:
     tab.like(prefers_color_scheme="dark", media="print")
     tab.open(page, WIDE)
-    picture = seen(tab)
+    picture = tab.seen()
     assert picture.getpixel((0, 0)) == (255, 255, 255), "paper is white, whatever the reader prefers"
     assert of_outline(picture) > 300, "every case is printed, also what was out of sight"
     printed = tab.printed()

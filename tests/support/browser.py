@@ -7,6 +7,7 @@ file descriptor 3 to the browser and 4 from it.
 import base64
 import contextlib
 import fcntl
+import io
 import itertools
 import json
 import os
@@ -18,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60.0
@@ -85,6 +88,17 @@ class Browser:
         """A PNG of the whole page, or of what the window shows."""
         return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
+    def seen(self) -> Image.Image:
+        """The whole page as a picture, what is scrolled out of sight included."""
+        for _ in range(2):  # the height is a guess as long as some of it was never in sight
+            self.resize(self.ask("innerWidth"), self.ask("document.documentElement.scrollHeight"))
+            self.ask("new Promise(painted => requestAnimationFrame(() => requestAnimationFrame(painted)))")
+        return Image.open(io.BytesIO(self.picture())).convert("RGB")
+
+    def contrasts(self) -> list[tuple[float, str]]:
+        """The contrast of each text against what is behind it (WCAG 2.2, 1.4.3), and the class of its element."""
+        return [(float(contrast), name) for contrast, name in self.ask(_CONTRASTS)]
+
     def printed(self) -> bytes:
         """The page as PDF, as the browser would print it."""
         return base64.b64decode(self.send("Page.printToPDF", printBackground=False)["data"])
@@ -111,6 +125,33 @@ class Browser:
             self.complaints.append(json.dumps(facts)[:200])
         elif event == "Page.loadEventFired":
             self._loaded = True
+
+
+_CONTRASTS = """
+(() => {
+    const linear = part => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    const parts = colour => colour.match(/[0-9.]+/g).map(Number);
+    const behind = one => {
+        for (; one; one = one.parentElement) {
+            const colour = getComputedStyle(one).backgroundColor;
+            if (parts(colour)[3] !== 0) return parts(colour);
+        }
+        return [255, 255, 255];
+    };
+    const texts = [...document.querySelectorAll('body *')].filter(one =>
+        [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
+    return texts.map(one => {
+        const pair = [light(parts(getComputedStyle(one).color)), light(behind(one))].sort((a, b) => b - a);
+        return [(pair[0] + 0.05) / (pair[1] + 0.05), one.className || one.tagName];
+    });
+})()
+"""
+
+
+def of_colour(picture: Image.Image, colour: tuple[int, int, int]) -> int:
+    """How many pixels of a picture have nearly this colour."""
+    return int((np.abs(np.asarray(picture, np.int16) - colour) < 25).all(-1).sum())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from support.browser import Browser, browser
 from support.federation import Server, running
 from support.site import Site
 
@@ -21,6 +22,13 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Site:
     site.init()
     site.enroll(server.invite("site-a"))
     return site
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser's tab; the tests that need it skip where there is no browser."""
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -184,3 +184,21 @@ def test_an_album_gives_back_what_it_was_given(record_of):
         ]
         with pytest.raises(KeyError):
             album.of(record_of("e-7"))
+
+
+def test_an_image_that_the_study_did_not_have_is_not_shown() -> None:
+    image = np.random.default_rng(0).normal(size=(3, 12, 10, 8)).astype(np.float16)
+    image[1] = 0
+    planes = pictures.look(image, np.zeros((12, 10, 8), np.uint8), (1.0, 1.0, 1.0)).planes
+    assert [plane.channel for plane in planes] == [0, 0, 0, 2]
+
+
+def test_a_segmentation_is_outlined_beside_the_mask() -> None:
+    """The planes lie where either is large, also where nothing is drawn."""
+    image = np.random.default_rng(0).normal(size=(1, 12, 10, 8)).astype(np.float16)
+    drawn, segmented = np.zeros((2, 12, 10, 8), np.uint8)
+    segmented[2:5, 3:6, 6] = 1
+    axial = pictures.look(image, drawn, (1.0, 1.0, 1.0), segmented).planes[0]
+    assert (axial.outlines, [outline.label for outline in axial.segmented]) == ((), [1])
+    assert axial.segmented[0].path == pictures.outline(pictures.radiological(segmented[:, :, 6]) > 0)
+    assert pictures.look(image, drawn, (1.0, 1.0, 1.0)).planes[0].segmented == ()
