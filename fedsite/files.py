@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import os
+import socket
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +38,7 @@ def atomic_writer(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     On any exception the temporary file is removed and `path` is untouched.
     Raises CannotWrite when the folder does not take the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         try:
@@ -54,6 +56,12 @@ def atomic_writer(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
         if error.errno in _WRITE_FAULTS:
             raise cannot_write(path, error) from error
         raise
+
+
+def unfinished(path: Path) -> Path:
+    """Where a file lies while this process writes it: machines that share a folder may have processes of one number."""
+    machine = zlib.crc32(socket.gethostname().encode())
+    return path.with_name(f".{path.name}.{os.getpid()}{machine:010d}.tmp")
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:

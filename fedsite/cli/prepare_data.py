@@ -30,6 +30,9 @@ def prepare_data(
     resample: Annotated[
         str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
     ] = "",
+    dask: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster whose workers prepare the studies.")
+    ] = "",
     layout: Annotated[
         str, typer.Option(help="How a public data set is laid out, where that cannot be told; see: fedsite tasks show.")
     ] = "",
@@ -43,7 +46,7 @@ def prepare_data(
 
     out_put = Output.of(context)
     order = job.Order(
-        source, task, labels, out, workers, check_only, report, input_state, regrid.chosen(resample), layout
+        source, task, labels, out, workers, check_only, report, input_state, regrid.chosen(resample), layout, dask
     )
     done = job.prepare_data(out_put.config_path, order, out_put.step)
     manifest = done.prepared.manifest

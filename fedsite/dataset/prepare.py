@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsite import __version__
-from fedsite.dataset import folder, identity, pool
-from fedsite.dataset.convert import Settings, Work
+from fedsite.dataset import cluster, folder, identity, pool
+from fedsite.dataset.convert import Result, Settings, Work
 from fedsite.dataset.folder import Outcome, PreparedFolder, withdrawal
 from fedsite.dataset.manifest import CaseRecord, Exclusion, InputState, Manifest, Remark, Split, Triple
 from fedsite.dataset.pictures import Look
@@ -27,15 +27,16 @@ Withdrawn = Callable[[], Collection[str]]
 _OTHER_STATE = "input-state-other"
 _SEE_REPORT = "With --check-only a report tells about each study."
 # What may have been the fault of the disk, the network or another study is tried again, even where no file changed.
-_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels", DOUBTFUL})
+_TRIED_AGAIN = frozenset({"image-unreadable", "label-unreadable", "undecodable-pixels", "worker-lost", DOUBTFUL})
 
 
 @dataclass(frozen=True)
 class Request:
     """How to prepare: the task, its grid (mm), the share of patients held out, and what to do with them.
 
-    `input_state` selects what to keep where a source mixes whole heads and skull-stripped images;
-    `require_deidentified` is the site's policy.
+    `input_state` selects what to keep where a source mixes whole heads and skull-stripped images; `workers` are
+    processes here, or with `cluster` those of the Dask cluster at that address; `require_deidentified` is the site's
+    policy.
     """
 
     task: Task
@@ -43,6 +44,7 @@ class Request:
     validation_fraction: float = DEFAULT_VALIDATION_FRACTION
     input_state: InputState | None = None
     workers: int = 1
+    cluster: str = ""
     require_deidentified: bool = False
 
 
@@ -93,9 +95,9 @@ def prepare(
         _refuse_other_task(before, request.task)
         works = _works(collected.studies, request, pseudonyms, withdrawn())
         outcomes = _reusable(held, works, request.input_state)
-        settings = Settings(request.task, request.spacing_mm, out)
+        settings = Settings(request.task, request.spacing_mm, out.absolute())
         todo = [work for work in works if work.study.id not in outcomes]
-        with closing(pool.run(todo, settings, request.workers)) as results:
+        with closing(_results(todo, settings, request)) as results:
             for result in results:
                 held.record(result.outcome)
                 outcomes[result.outcome.id] = result.outcome
@@ -133,7 +135,7 @@ def check(
     works = _works(collected.studies, request, pseudonyms, withdrawn())
     outcomes: list[Outcome] = []
     settings = Settings(request.task, request.spacing_mm, None)
-    with closing(pool.run(works, settings, request.workers)) as results:
+    with closing(_results(works, settings, request)) as results:
         for result in results:
             outcomes.append(result.outcome)
             if result.look:
@@ -141,6 +143,13 @@ def check(
             progress(len(outcomes), len(works))
     manifest = _assemble(collected, outcomes, request, withdrawn())
     return Prepared(manifest, True, new=len(manifest.cases), unchanged=0, removed=0)
+
+
+def _results(works: Sequence[Work], settings: Settings, request: Request) -> Generator[Result, None, None]:
+    """What becomes of each study, as it comes."""
+    if request.cluster:
+        return cluster.run(works, settings, request.cluster)
+    return pool.run(works, settings, request.workers)
 
 
 def _refuse_other_task(before: Manifest | None, task: Task) -> None:

@@ -166,6 +166,12 @@ _IMAGE = (
         "Export the study as the others are, or prepare it into a folder of its own.",
     ),
     Rule(
+        "worker-lost",
+        "error",
+        "Every worker of the Dask cluster that prepared the study ended while it did.",
+        "It is tried again by the next run: see to the workers' memory (dask worker --memory-limit) and logs.",
+    ),
+    Rule(
         "case-not-storable",
         "error",
         "The preprocessed image holds values that the case store cannot hold.",

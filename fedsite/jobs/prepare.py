@@ -12,7 +12,7 @@ from fedsite.dataset.prepare import NothingUsable, Prepared, Request, Withdrawn,
 from fedsite.dataset.sources import collect
 from fedsite.dataset.studies import Progress, Pseudonyms
 from fedsite.dicom.index import Index
-from fedsite.errors import CannotWrite
+from fedsite.errors import CannotWrite, UsageError
 from fedsite.files import PRIVATE_FOLDER, make_folder
 from fedsite.jobs import places
 from fedsite.jobs.site import header_index, open_site
@@ -43,6 +43,7 @@ class Order:
     input_state: InputState | None = None
     resample: frozenset[str] = frozenset()
     layout: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -
         validation_fraction=config.preparation.validation_fraction,
         input_state=order.input_state,
         workers=order.workers,
+        cluster=order.cluster,
         require_deidentified=config.policy.require_deidentified_input,
     )
     return run(order, order.out or config.paths.data, request, pseudonyms, step, withdrawn, index)
@@ -91,11 +93,13 @@ def run(
 ) -> Done:
     """The same with the site's settings as values."""
     report = order.report or out / (CHECK_REPORT if order.check_only else REPORT)
+    if order.cluster and order.workers > 1:
+        raise UsageError("--workers and --dask do not go together.", "A Dask cluster's workers are its own.")
     _check_places(order, out)
     with step("Reading headers") as progress:
         collected = collect(
-            order.source,
-            order.labels,
+            order.source.absolute(),  # as workers on other machines see it
+            order.labels and order.labels.absolute(),
             request.task,
             pseudonyms,
             progress,

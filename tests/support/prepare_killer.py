@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from fedsite import files
 from fedsite.dataset import cases, folder, report
 from fedsite.dataset.manifest import Manifest
 from fedsite.site import withdrawals
@@ -58,7 +59,7 @@ def at_a_case() -> None:
 
     def store_half(place: Path, encoded: cases.EncodedCase) -> None:
         if next(done) == int(NUMBER):
-            half = place / f"{cases.FOLDER}/.{Path(encoded.file).name}.{os.getpid()}.tmp"
+            half = files.unfinished(place / encoded.file)
             half.parent.mkdir(exist_ok=True)
             half.write_bytes(encoded.content[: len(encoded.content) // 2])
             die()

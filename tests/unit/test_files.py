@@ -123,7 +123,7 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
 
 def test_a_planted_link_in_the_place_of_the_temporary_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"untouched")
-    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to("victim")
+    files.unfinished(tmp_path / "a").symlink_to("victim")
     with pytest.raises(CannotWrite):
         files.write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "victim").read_bytes() == b"untouched"
