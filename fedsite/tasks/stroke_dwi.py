@@ -1,4 +1,4 @@
-"""Acute ischaemic stroke on diffusion-weighted MR: the lesion, as it is bright on the trace image.
+"""Acute ischaemic stroke on diffusion-weighted MR: the lesion, as it is bright on the trace image and dark on the ADC.
 
 Reference: ISLES'22 (Hernandez Petzsche et al. 2022, Scientific Data 9:762), whose BIDS layout is read as it is.
 """
@@ -19,6 +19,23 @@ DESCRIPTION = Task(
             b_values=(700, 1500),
             bids_suffix="dwi",
         ),
+        Channel(
+            name="adc",
+            modality="MR",
+            summary="map of the apparent diffusion coefficient",
+            bids_suffix="adc",
+            quantity="adc",
+            optional=True,
+        ),
+        Channel(
+            name="flair",
+            modality="MR",
+            summary="T2-weighted image with suppressed fluid (FLAIR)",
+            bids_suffix="FLAIR",
+            weighting="FLAIR",
+            contrast_agent=False,
+            optional=True,
+        ),
     ),
     labels={0: "background", 1: "lesion"},
     layouts=(Layout("bids", "bids", label_values={1: 1}),),
@@ -27,7 +44,8 @@ DESCRIPTION = Task(
     preprocessing_version=2,
     networks=(UNET, SEGRESNET, SEGRESNET_DS),
     reference="ISLES'22, https://doi.org/10.1038/s41597-022-01875-5",
-    notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside.",
+    notes="One trace volume with b from 700 to 1500 s/mm2 a study; b = 0 and single directions are left aside. ADC and"
+    " FLAIR are used where a plan names them, and may be missing.",
 )
 preprocessing = chain.mr
 loss = losses.of_labels

@@ -7,7 +7,6 @@ from fedsite.tasks.description import Channel, Task
 
 if TYPE_CHECKING:
     import torch
-    from monai.data.meta_tensor import MetaTensor
 
 Chain = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -52,10 +51,11 @@ def _chain(
 
     def normalised(case: dict[str, Any]) -> dict[str, Any]:
         """Without the foreground, which has done its work."""
-        return {"image": _normalised(case["image"], case["foreground"], channels), "label": case["label"]}
+        return {"image": _normalised(case, channels), "label": case["label"]}
 
     steps: Chain = Compose(
         [
+            _without_missing,
             RasSpacingd(("image", "label"), spacing_mm, ("bilinear", "nearest")),
             with_foreground,
             CropForegroundd(
@@ -72,14 +72,22 @@ def _chain(
     return steps
 
 
-def _normalised(image: "MetaTensor", foreground: "MetaTensor", channels: Sequence[Channel]) -> "torch.Tensor":
+def _without_missing(case: dict[str, Any]) -> dict[str, Any]:
+    """Zeros need no resampling. `present` says of each channel whether it is there."""
+    present = [bool(one.any()) for one in case["image"].as_tensor()]
+    held = [index for index, there in enumerate(present) if there]
+    return {**case, "present": present, "image": case["image"] if all(present) else case["image"][held]}
+
+
+def _normalised(case: dict[str, Any], channels: Sequence[Channel]) -> "torch.Tensor":
+    """The network's inputs [inputs, X, Y, Z]: exact zeros for what is missing."""
     import torch
 
-    inputs = [
-        each
-        for one, channel in zip(image.split(1), channels, strict=True)
-        for each in _inputs(one, foreground, channel)
-    ]
+    images, foreground = iter(case["image"].split(1)), case["foreground"]
+    inputs: list[torch.Tensor] = []
+    for channel, there in zip(channels, case["present"], strict=True):
+        absent = [torch.zeros_like(case["image"][:1])] * len(channel.inputs)
+        inputs += _inputs(next(images), foreground, channel) if there else absent
     return inputs[0] if len(inputs) == 1 else torch.cat(inputs)
 
 
@@ -92,8 +100,6 @@ def _inputs(image: "torch.Tensor", foreground: "torch.Tensor", channel: Channel)
     # Not NormalizeIntensity(nonzero=True): it writes into its input, and does not know a whole head's air.
     from fedsite.tasks.steps.intensity import robust_z_score
 
-    if not image.any():
-        return [image] * len(channel.inputs)  # missing: zeros stay zeros
     if channel.windows:
         return [((image - low) / (high - low)).clamp_(0, 1) for low, high in channel.windows]
     if channel.quantity == "adc":

@@ -17,7 +17,7 @@ def pseudonyms() -> Pseudonyms:
 
 @pytest.fixture
 def task() -> Task:
-    return registry.get("stroke-dwi")
+    return registry.get("stroke-dwi").narrowed(["dwi"])
 
 
 @pytest.fixture

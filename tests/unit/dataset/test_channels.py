@@ -19,9 +19,8 @@ from fedsite.tasks.steps.grid import RasSpacingd
 
 FLAIR = Channel(name="flair", modality="MR", summary="FLAIR", bids_suffix="flair")
 ADC = Channel(name="adc", modality="MR", summary="ADC", bids_suffix="adc", quantity="adc")
-TASK = dataclasses.replace(
-    stroke_dwi.DESCRIPTION, name="two-images", channels=(*stroke_dwi.DESCRIPTION.channels, FLAIR)
-)
+DWI = stroke_dwi.DESCRIPTION.channels[0]
+TASK = dataclasses.replace(stroke_dwi.DESCRIPTION, name="two-images", channels=(DWI, FLAIR))
 
 
 class TwoImages:

@@ -38,7 +38,9 @@ def chosen(tmp_path: Path, both: Task) -> Chosen:
         write(tmp_path, images)
         volumes = scan(tmp_path, Pseudonyms(b"k" * 32)).volumes
         channels, reasons = choose(volumes, task)
-        return {name: [choice.image() for choice in choices] for name, choices in channels.items()}, reasons
+        return {name: [choice.image() for choice in choices] for name, choices in channels.items()}, [
+            each for of_channel in reasons.values() for each in of_channel
+        ]
 
     return write_and_choose
 

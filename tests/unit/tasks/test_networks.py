@@ -8,11 +8,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedsite.tasks import networks, registry
 from fedsite.tasks.description import OutOfRange, Range
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 
 
 def test_defaults_are_filled_in():
-    assert networks.validate(TASK, "unet", {}) == {"channels": [16, 32, 64, 128], "num_res_units": 0}
+    assert networks.validate(TASK, "unet", {}) == {"channels": [16, 32, 64, 128], "num_res_units": 0, "affine": 0}
     assert networks.validate(TASK, "unet", {"num_res_units": 2})["num_res_units"] == 2
     assert networks.validate(TASK, "segresnet", {"init_filters": 8})["init_filters"] == 8
 

@@ -6,7 +6,7 @@ from torch import nn
 from fedsite.tasks import networks, parts, registry
 from fedsite.tasks.description import OutOfRange
 
-TASK = registry.get("stroke-dwi")
+TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 NETWORKS = [
     ("unet", {"channels": [4, 8], "affine": 1}),
     ("unet", {"channels": [4, 8, 8, 4], "affine": 1, "num_res_units": 2}),

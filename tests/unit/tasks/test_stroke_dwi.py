@@ -8,6 +8,7 @@ from fedsite.tasks import stroke_dwi
 from fedsite.tasks.steps.chain import MARGIN_MM
 from fedsite.tasks.steps.intensity import foreground, robust_z_score
 
+TASK = stroke_dwi.DESCRIPTION.narrowed(["dwi"])
 SPACING = (3.0, 3.0, 3.0)
 
 
@@ -24,7 +25,7 @@ def head(scale=1.0, noise=0.0, inside=100.0, seed=0):
 
 
 def prepared(**settings):
-    return stroke_dwi.preprocessing(stroke_dwi.DESCRIPTION, SPACING)(head(**settings))
+    return stroke_dwi.preprocessing(TASK, SPACING)(head(**settings))
 
 
 def test_ras_spacing_and_one_grid():
@@ -83,7 +84,7 @@ def test_the_median_of_the_brain_is_zero_and_its_spread_one():
 def test_input_is_left_as_it_was():
     study = head()
     copy = {key: value.clone() for key, value in study.items()}
-    stroke_dwi.preprocessing(stroke_dwi.DESCRIPTION, SPACING)(study)
+    stroke_dwi.preprocessing(TASK, SPACING)(study)
     assert all(torch.equal(study[key], copy[key]) for key in study)
 
 
@@ -96,7 +97,7 @@ def test_a_real_stroke(real_data):
 
     name = "sub-strokecase0009/ses-0001/sub-strokecase0009_ses-0001"
     study = {"image": load(f"rawdata/{name}_dwi.nii.gz"), "label": load(f"derivatives/{name}_msk.nii.gz")}
-    case = stroke_dwi.preprocessing(stroke_dwi.DESCRIPTION, (2, 2, 2))(study)
+    case = stroke_dwi.preprocessing(TASK, (2, 2, 2))(study)
     assert case["label"].sum() == study["label"].sum() == 523
     assert case["image"].numel() < 0.6 * study["image"].numel()
     brain = foreground(study["image"])
