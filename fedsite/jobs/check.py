@@ -134,14 +134,23 @@ def _data(site: Site) -> Check:
 def _device(site: Site) -> Check:
     import torch
 
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
+    from fedsite.training.devices import choose_devices
+
+    settings = site.config.training
+    gpus = [device for device in choose_devices(settings.device, settings.devices) if device.type == "cuda"]
+    if not gpus:
         return Check(
-            "device", "ok", f"GPU {torch.cuda.get_device_name()}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free."
+            "device", "warning", "No GPU: training runs on the CPU, which is slow.", "Fine for a small network."
         )
-    if site.config.training.device == "cuda":
-        return Check("device", "error", "training.device asks for CUDA and there is none.", "See nvidia-smi.", 78)
-    return Check("device", "warning", "No GPU: training runs on the CPU, which is slow.", "Fine for a small network.")
+    told, crowded = [], False
+    for device in gpus:
+        free, total = torch.cuda.mem_get_info(device)
+        crowded |= free < total / 2
+        told.append(f"{torch.cuda.get_device_name(device)}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    words = f"{'GPUs' if len(gpus) > 1 else 'GPU'} {'; '.join(told)}."
+    if crowded:
+        return Check("device", "warning", words, "Others compute there too: train at another time, or on another GPU.")
+    return Check("device", "ok", words)
 
 
 CHECKS: dict[str, Callable[[Site], Check]] = {

@@ -183,7 +183,7 @@ def evaluate_at_home(site: Site, order: Order, step: Steps) -> Done:
             album.keep(record.id, seen)
 
         with step(f"Measuring the {model.title} at home") as progress:
-            found = evaluate(model, data, site.config.training.device, progress, look)
+            found = evaluate(model, data, site.device, progress, look)
         evaluations.keep(site.state, found)
         records = {record.id: record for record in data.records("validation")}
         history = evaluations.rounds(site.state, model.plan.federation)
@@ -214,7 +214,7 @@ def in_round(
             site.state.audit("evaluation left out", round=model.after_round, model=model.kind)
             return
         with step(f"Measuring the {model.title} at home") as progress:
-            evaluations.keep(site.state, evaluate(model, prepared, site.config.training.device, progress))
+            evaluations.keep(site.state, evaluate(model, prepared, site.device, progress))
     except Exception as error:  # noqa: BLE001 - whatever it is, the round must not be lost with it
         site.state.audit("evaluation failed", round=model.after_round, model=model.kind, reason=_reason(error))
 

@@ -33,9 +33,14 @@ def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[st
     """
     if task.data is None:
         return worker.train(task, "cpu", progress)  # no step is taken, and torch is not imported
-    if len(settings.devices) < 2 and settings.machines == 1:
+    patches = task.plan.local.batch_size * task.plan.local.accumulation
+    if min(len(settings.devices), patches) < 2 and settings.machines == 1:
         return worker.train(task, devices.one(settings), progress)
-    return side_by_side(devices.every(settings), task, progress, settings.machines, settings.meeting)
+    names = devices.every(settings)
+    record = side_by_side(names[:patches], task, progress, settings.machines, settings.meeting)
+    if record and len(names) > patches:
+        record["events"].append(f"{patches} of {len(names)} devices computed: a batch has no more patches")
+    return record
 
 
 def side_by_side(

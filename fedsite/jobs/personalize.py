@@ -116,7 +116,7 @@ def _train(
     for record in (*learning, *stopping):
         verify_case(data.folder / record.file, record.sha256)
     own = replace(data, manifest=data.manifest.model_copy(update={"cases": (*learning, *_as_validation(stopping))}))
-    task, device = models.task_of(base), devices.choose_device(site.config.training.device)
+    task, device = models.task_of(base), devices.choose_device(site.device)
     network = models.network_of(base).to(device)
     candidate = personal.file_of(site.state, "candidate")
     checkpoint = local_work.kept_beside(candidate)
@@ -155,7 +155,7 @@ def _compare(site: Site, base: Model, tuned: Model, data: PreparedData, step: St
     measured = []
     for model in (base, tuned):
         with step(f"Measuring the {model.title} at home") as progress:
-            measured.append(evaluate.evaluate(model, data, site.config.training.device, progress).cases)
+            measured.append(evaluate.evaluate(model, data, site.device, progress).cases)
     return gained(*measured)
 
 

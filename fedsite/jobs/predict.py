@@ -124,7 +124,7 @@ def predict(config_path: Path | None, order: Order, step: Steps) -> Predicted:
         model = _chosen(site, order, step)
         collected = _collected(site, order, models.task_of(model), step)
         studies, refused = _selected(collected, order, withdrawals.withdrawn(site.state))
-        predictor = _Predictor(model, Segmenter.of(model, site.config.training.device), order)
+        predictor = _Predictor(model, Segmenter.of(model, site.device), order)
     predictions = []
     with step("Segmenting") as progress:
         for number, study in enumerate(studies, start=1):

@@ -17,11 +17,12 @@ from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.jobs import algorithms, evaluate, kept, local_work, models
-from fedsite.jobs.local_work import Means, PreparedData, Steps
+from fedsite.jobs import algorithms, evaluate, kept, launch, local_work, models
+from fedsite.jobs.local_work import PreparedData, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_receipt
+from fedsite.jobs.worker import Task
 from fedsite.privacy import accountant, mechanism
 from fedsite.privacy.ledger import Charge
 from fedsite.privacy.mechanism import Gate
@@ -217,16 +218,14 @@ def _train(here: Round) -> None:
         here.model.unlink(missing_ok=True)
         here.move("offered")  # somebody tidied up, or the disk failed: it is fetched again
         return
-    plan, device = here.offer.plan, here.site.config.training.device
+    plan, config = here.offer.plan, here.site.config
     seed_text = f"{plan.local.seed}:{here.offer.ticket_sha256}:{here.site.pinned.site}"
     seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big")
     withdrawn, carried = kept.withdrawn_now(state), kept.for_training(state, offer)
     data = here.data() if plan.local.steps else None
-    means = Means.of(here.site.config)
+    task = Task.of(config, plan, seed, here.model, data, carried, here.checkpoint)
     with here.step("Training") as progress:
-        training = local_work.train(
-            plan, seed, here.model, data, device, here.checkpoint, progress, carried=carried, means=means
-        )
+        training = launch.train(config.training, task, progress)
     facts = {"data_sha256": data.sha256 if data else None, "training": training}
     here.move("trained", **facts, **kept.after_training(carried, withdrawn))
     _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.jobs import tasks
+from fedsite.jobs import devices, tasks
 from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
@@ -42,6 +42,11 @@ class Site:
     def pinned(self) -> Pinned:
         """What the site holds the federation to. Raises NotAuthorised before enrolment."""
         return identity.pinned(self.files)
+
+    @property
+    def device(self) -> str:
+        """Where what needs one device computes. Raises ConfigurationError when it is not there."""
+        return devices.one(self.config.training)
 
     def on_devices(self, numbers: str) -> "Site":
         """The same site for one run on other devices, such as `0,1`. Raises UsageError."""

@@ -25,6 +25,7 @@ from fedsite.files import sha256_of
 from fedsite.jobs import algorithms, local_work, tasks
 from fedsite.jobs.algorithms import Carried
 from fedsite.jobs.local_work import DEFAULT_MEANS, Means, PreparedData
+from fedsite.site.config import SiteConfig
 from fedsite.wire.plans import Plan
 
 if TYPE_CHECKING:
@@ -53,6 +54,29 @@ class Task(BaseModel):
     carried: Carried = algorithms.NOTHING
     means: Means = DEFAULT_MEANS
     own_tasks: tuple[Path, ...] = ()
+
+    @staticmethod
+    def of(
+        config: SiteConfig,
+        plan: Plan,
+        seed: int,
+        model: Path,
+        data: PreparedData | None,
+        carried: Carried,
+        destination: Path,
+    ) -> "Task":
+        """A round's training at this site; without data nothing is trained."""
+        return Task(
+            plan=plan,
+            seed=seed,
+            model=model,
+            destination=destination,
+            data=data.folder if data else None,
+            data_sha256=data.sha256 if data else "",
+            carried=carried,
+            means=Means.of(config),
+            own_tasks=tuple(config.paths.tasks),
+        )
 
     def to_bytes(self) -> bytes:
         """The task as JSON."""

@@ -13,10 +13,17 @@ ASK_EVERY_SECONDS = 2.0
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto`: CUDA where there is a device, else the CPU; any other name is torch's own."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto`: CUDA where there is a device, else the CPU; any other name is torch's own.
+
+    Raises ConfigurationError when CUDA is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    device = torch.device(("cuda" if there else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and not there:
+        raise ConfigurationError(
+            "training.device asks for CUDA, and there is none.", "See what nvidia-smi says; or set it to auto or cpu."
+        )
+    return device
 
 
 def choose_devices(name: str, numbers: Sequence[int]) -> list[torch.device]:
