@@ -160,7 +160,7 @@ def train(
             shutil.copyfileobj(source, file)
         return None
     from fedsite.tasks import networks, registry
-    from fedsite.training import devices, distributed, weights
+    from fedsite.training import devices, distributed
     from fedsite.training.algorithms import freeze
     from fedsite.training.fit import fit
 
@@ -193,13 +193,20 @@ def train(
         validate=validation(network, task, plan, data, where) if plan.local.early_stop else None,
     )
     if group.leads:
-        trained = weights.export(network)
-        if carried.layers is not None and algorithms.learns_at_home(plan):
-            payload.write_model(carried.layers, {name: trained[name] for name in sorted(kept)}, PRIVATE_FILE)
-        travels = {name: values for name, values in trained.items() if name not in kept}
-        payload.write_model(destination, travels, PRIVATE_FILE)
+        _write(network, kept, destination, carried.layers if algorithms.learns_at_home(plan) else None)
         progress_file.unlink(missing_ok=True)
     return record.summary()
+
+
+def _write(network: "nn.Module", kept: frozenset[str], destination: Path, layers: Path | None) -> None:
+    """The weights that travel to `destination`; those that are `kept` at home to `layers`, if they were trained."""
+    from fedsite.training import weights
+
+    trained = weights.export(network)
+    if layers is not None:
+        payload.write_model(layers, {name: trained[name] for name in sorted(kept)}, PRIVATE_FILE)
+    travels = {name: values for name, values in trained.items() if name not in kept}
+    payload.write_model(destination, travels, PRIVATE_FILE)
 
 
 def kept_beside(destination: Path) -> Path:
