@@ -106,7 +106,7 @@ def imported_modules() -> set[str]:
 def test_every_dependency_is_used() -> None:
     providers = packages_distributions()
     used = {canonicalize_name(name) for module in imported_modules() for name in providers.get(module, [])}
-    declared = direct([PROJECT["dependencies"], EXTRAS["server"]])
+    declared = direct([PROJECT["dependencies"], EXTRAS["server"], EXTRAS["dask"]])
     assert declared - used - set(NEVER_IMPORTED) == set()
     assert used - declared - {"fedsite"} == set(), "imported, but only by luck there"
 
