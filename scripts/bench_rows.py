@@ -30,16 +30,25 @@ def compare(what: str, value: float, unit: str, against: str, reference: float, 
     return Row(what, round(value, 4), unit, against, round(ratio, 3), target, holds)
 
 
+def reach(what: str, value: float, unit: str, against: str, asked: float) -> Row:
+    """A row of a value that must not be below another: its ratio is that of what is asked to what is reached."""
+    return Row(what, round(value, 4), unit, against, round(asked / max(value, 1e-9), 3), 1.0, value >= asked)
+
+
 def main(description: str, measure: Callable[[bool], list[Row]]) -> int:
     """The command line of a bench: `measure(quick)` gives its rows. The exit code is 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repeats; ends within a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     options = parser.parse_args()
-    rows = measure(options.quick)
+    return report(measure(options.quick), options.json)
+
+
+def report(rows: list[Row], file: Path | None) -> int:
+    """Prints the rows and writes them to the file, if there is one. Gives the exit code."""
     Console(width=100).print(_table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    if file:
+        file.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     return int(any(row.holds is False for row in rows))
 
 

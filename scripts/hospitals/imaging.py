@@ -81,7 +81,7 @@ def _signals(
     infarct_t2, infarct_adc_drop = _infarct(lesion, cohort, rng)
     patchy = smooth_field(rng, CANVAS_SHAPE, 16) - rng.uniform(*cohort.spared)
     chronic = np.clip(head.periventricular * 2.5 * patchy, 0, 1)
-    t2_gain = 1 + infarct_t2 + 0.45 * chronic
+    t2_gain = 1 + infarct_t2 + cohort.chronic_t2_rise * chronic
     adc_change = -infarct_adc_drop + 0.2e-3 * chronic
     b0 += matter_b0 * (t2_gain - 1)
     trace += matter_trace * (t2_gain * np.exp(-b_value * adc_change) - 1)

@@ -1,0 +1,176 @@
+"""Learning from hospitals' cases in one process: no server, no noise; everything else is what sites and server run.
+
+The loop, the patches, the step and the algorithms' corrections are those of `fedsite.training`, the averaging is that
+of `fedsite.server`, on files. A site by itself is a federation of one, and so are all cases in one place.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedsite.dataset.cases import Case
+from fedsite.server import aggregation
+from fedsite.tasks import networks, parts, registry
+from fedsite.tasks.description import Task
+from fedsite.training import algorithms, inference, loop, metrics, sampling, schedules, steps, weights
+from fedsite.wire import payload
+from fedsite.wire.algorithms import next_control
+from utility.recipes import NETWORK, PATCH, Recipe
+from utility.sites import CHANNELS, TASK
+
+FOREGROUND_FRACTION = 0.67
+CPU = torch.device("cpu")
+
+Cases = Sequence[Case]
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What one site does in one round, from the weights that the network holds."""
+
+    recipe: Recipe
+    steps: int
+    learning_rate: float
+    seed: int
+    correction: algorithms.Correction | None = None
+
+
+def openly(network: nn.Module, cases: Cases, work: LocalWork) -> None:
+    """The ordinary training: nothing is clipped, nothing is noised."""
+    sampler = sampling.PatchSampler(cases, PATCH, work.recipe.batch_size, FOREGROUND_FRACTION, work.seed)
+    optimizer = schedules.make_optimizer(network, "sgd", work.learning_rate, work.recipe.momentum)
+    step = steps.SupervisedStep(network, optimizer, registry.module(TASK).loss(), CPU, correction=work.correction)
+    before_step = schedules.follow(optimizer, work.recipe.schedule, work.learning_rate, work.steps)
+    loop.train(network, sampler, step, work.steps, before_step=before_step)
+
+
+MECHANISMS: dict[str, Callable[[nn.Module, Cases, LocalWork], None]] = {"none": openly}
+"""How a site trains, by the name of the privacy mechanism."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The last global model, whole; and for each site the layers that it kept to itself (FedBN: its normalisation).
+
+    Where layers stay at home, the global model has them as they were built: who took no part gets no others.
+    """
+
+    model: Tensors
+    kept: tuple[Tensors, ...]
+
+
+def build(recipe: Recipe, seed: int) -> nn.Module:
+    """The network with its first weights."""
+    return networks.build(_task(), NETWORK, recipe.network, seed)
+
+
+def learn(recipe: Recipe, sites: Sequence[Cases], seed: int) -> Learned:
+    """Takes all rounds of a federation of these sites."""
+    with tempfile.TemporaryDirectory() as folder:
+        federation = _Federation(recipe, sites, seed, Path(folder))
+        for number in range(recipe.rounds):
+            federation.take_round(number)
+        return Learned({**federation.built, **_tensors(federation.model)}, tuple(federation.kept))
+
+
+def dice(recipe: Recipe, tensors: Tensors, cases: Cases) -> list[float]:
+    """Each case's Dice on the prepared grid, by sliding windows of the size of the training's patches."""
+    network = build(recipe, 0)
+    weights.load(network, tensors)
+    return [metrics.dice(inference.segment(network, _task(), case.image, PATCH, CPU), case.label) for case in cases]
+
+
+class _Federation:
+    """The sites of a federation, what each keeps to itself, and the server's files."""
+
+    def __init__(self, recipe: Recipe, sites: Sequence[Cases], seed: int, folder: Path) -> None:
+        self.recipe, self.sites, self.seed, self.folder = recipe, sites, seed, folder
+        self.network = build(recipe, seed)
+        tensors = weights.export(self.network)
+        home = parts.of(NETWORK, "normalisation", tensors) if recipe.algorithm == "fedbn" else frozenset()
+        self.built = {name: values for name, values in tensors.items() if name in home}
+        self.kept = [self.built for _ in sites]
+        self.model = folder / "model-0.safetensors"
+        self.layout = payload.write_model(
+            self.model, {name: values for name, values in tensors.items() if name not in home}
+        )
+        self.previous: Path | None = None
+        self.controls: list[Tensors | None] = [None for _ in sites]
+        self.control: Path | None = None
+
+    def take_round(self, number: int) -> None:
+        """Every site trains from the global model; the server makes the next one of their updates."""
+        updates = [self._updated(site, number) for site in range(len(self.sites))]
+        following = self.folder / f"model-{number + 1}.safetensors"
+        blocks = aggregation.average(
+            self.model, self.layout, updates, self.layout.encoding, self.recipe.server_momentum, self.previous
+        )
+        following.write_bytes(b"".join(blocks))
+        self.model, self.previous = following, self.model
+        if self.recipe.algorithm == "scaffold":
+            self._control(updates, number)
+
+    def _updated(self, site: int, number: int) -> aggregation.Update:
+        """A site's part of a round: its update, as a file."""
+        before = _tensors(self.model)
+        weights.load(self.network, {**before, **self.kept[site]})
+        seed = hashlib.sha256(f"{self.seed}:{number}:{site}".encode()).digest()[:8]
+        work = LocalWork(
+            recipe=self.recipe,
+            steps=self.recipe.steps_in(number),
+            learning_rate=self.recipe.learning_rate_in(number),
+            seed=int.from_bytes(seed, "big"),
+            correction=self._correction(site),
+        )
+        MECHANISMS[self.recipe.mechanism](self.network, self.sites[site], work)
+        trained = weights.export(self.network)
+        self.kept[site] = {name: trained[name] for name in self.built}
+        path = self.folder / f"update-{site}.safetensors"
+        payload.write_model(path, {name: trained[name] - values for name, values in before.items()})
+        return aggregation.Update(path, 1.0)
+
+    def _correction(self, site: int) -> algorithms.Correction | None:
+        if self.recipe.algorithm == "fedprox":
+            return algorithms.proximal(self.network, self.recipe.mu)
+        if self.recipe.algorithm == "scaffold":
+            control = _tensors(self.control) if self.control else None
+            return algorithms.controlled(self.network, self.controls[site], control)
+        return None
+
+    def _control(self, updates: Sequence[aggregation.Update], number: int) -> None:
+        """SCAFFOLD's next controls: each site's own, then the server's, from the same updates."""
+        reach = self.recipe.steps_in(number) * self.recipe.learning_rate_in(number)
+        present = _tensors(self.control) if self.control else None
+        for site, update in enumerate(updates):
+            own = self.controls[site]
+            self.controls[site] = {
+                name: next_control(
+                    own[name].astype(np.float64) if own else 0.0,
+                    present[name].astype(np.float64) if present else 0.0,
+                    values.astype(np.float64),
+                    reach,
+                ).astype(np.float32)
+                for name, values in _tensors(update.path).items()
+            }
+        known = len(updates)
+        controls = aggregation.Controls(self.control, reach, known_before=known if self.control else 0, known=known)
+        self.control = self.folder / f"control-{number + 1}.safetensors"
+        blocks = aggregation.next_control(controls, self.layout, updates, self.layout.encoding)
+        self.control.write_bytes(b"".join(blocks))
+
+
+def _task() -> Task:
+    return registry.get(TASK).narrowed(CHANNELS)
+
+
+def _tensors(file: Path) -> Tensors:
+    """Copies: the file may be written anew."""
+    return {name: np.array(values, np.float32) for name, values in payload.tensors_of(file).items()}

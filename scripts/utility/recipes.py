@@ -1,0 +1,71 @@
+"""The ways of learning that are compared. In each of them every site takes the same number of steps, a lone one too."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+STEPS = 360
+PATCH = (40, 40, 40)
+NETWORK = "unet"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How is learned: what the plans of a series of rounds say of it.
+
+    `steps` is what each site takes in all rounds together, `batch_size` counts its patches, `schedule` is that of the
+    learning rate within a round. In the last `late_rounds` (a share) a second plan goes on with a tenth of it. `mu` is
+    FedProx's, `server_momentum` FedAvgM's. `mechanism` says how a site trains: `federation.MECHANISMS` has a function
+    for each.
+    """
+
+    name: str
+    rounds: int = 1
+    steps: int = STEPS
+    batch_size: int = 2
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    schedule: Literal["constant", "cosine"] = "constant"
+    late_rounds: float = 0.0
+    algorithm: Literal["fedavg", "fedprox", "scaffold", "fedbn"] = "fedavg"
+    mu: float = 0.0
+    server_momentum: float = 0.0
+    mechanism: str = "none"
+
+    @property
+    def network(self) -> dict[str, object]:
+        """The network's settings: FedBN needs a normalisation that has weights."""
+        return {"channels": [8, 16, 32, 64], **({"affine": 1} if self.algorithm == "fedbn" else {})}
+
+    def shorter(self, steps: int) -> "Recipe":
+        """The same with fewer steps, and no more rounds than these."""
+        return replace(self, steps=steps, rounds=min(self.rounds, steps))
+
+    def of_patches(self, factor: int) -> "Recipe":
+        """The same with so many times the patches in each step: as many as a federation of so many sites sees."""
+        return replace(self, batch_size=self.batch_size * factor)
+
+    def learning_rate_in(self, number: int) -> float:
+        """That of the round with this number, from 0."""
+        late = number >= round(self.rounds * (1 - self.late_rounds))
+        return self.learning_rate * (0.1 if late and self.late_rounds else 1.0)
+
+    def steps_in(self, number: int) -> int:
+        """How many of the steps a site takes in the round with this number, from 0."""
+        return self.steps * (number + 1) // self.rounds - self.steps * number // self.rounds
+
+
+ALONE = (Recipe("constant rate"), Recipe("cosine", schedule="cosine"))
+"""A lone site, and all data in one place, may choose too."""
+
+FEDERATED = (
+    Recipe("fedavg, 8 rounds", rounds=8),
+    Recipe("fedavg, 24 rounds", rounds=24),
+    Recipe("fedavg, 96 rounds", rounds=96),
+    Recipe("fedavg, 24 rounds, cosine in each", rounds=24, schedule="cosine"),
+    Recipe("fedavg, 24 rounds, rate falls late", rounds=24, late_rounds=0.25),
+    Recipe("fedavg, 96 rounds, rate falls late", rounds=96, late_rounds=0.25),
+    Recipe("fedprox 0.1, 24 rounds", rounds=24, algorithm="fedprox", mu=0.1),
+    Recipe("scaffold, 24 rounds", rounds=24, algorithm="scaffold", momentum=0.0),
+    Recipe("fedbn, 24 rounds", rounds=24, algorithm="fedbn"),
+    Recipe("server momentum 0.5, 24 rounds", rounds=24, server_momentum=0.5),
+)
