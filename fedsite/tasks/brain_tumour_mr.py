@@ -8,7 +8,7 @@ values for the same tissue. The task's own are those of BraTS 2023.
 from functools import partial
 
 from fedsite.tasks import losses
-from fedsite.tasks.description import Channel, Layout, Region, Task
+from fedsite.tasks.description import Channel, Concept, Layout, Region, Task
 from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
@@ -49,6 +49,11 @@ DESCRIPTION = Task(
         Region("core", (CORE, ENHANCING)),
         Region("enhancing", (ENHANCING,)),
     ),
+    concepts={
+        CORE: Concept("6574001", "Necrosis"),
+        OEDEMA: Concept("79654002", "Edema"),
+        ENHANCING: Concept("108369006", "Neoplasm"),
+    },
     layouts=(
         Layout(
             "brats",

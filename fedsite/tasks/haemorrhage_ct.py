@@ -5,7 +5,7 @@ are read as they are; of BHSD's five kinds of haemorrhage one is made.
 """
 
 from fedsite.tasks import losses
-from fedsite.tasks.description import Channel, Layout, Task
+from fedsite.tasks.description import Channel, Concept, Layout, Task
 from fedsite.tasks.networks import SEGRESNET, SEGRESNET_DS, UNET
 from fedsite.tasks.steps import chain
 
@@ -26,6 +26,7 @@ DESCRIPTION = Task(
         ),
     ),
     labels={0: "background", 1: "haemorrhage"},
+    concepts={1: Concept("50960005", "Hemorrhage")},
     layouts=(
         Layout("bids", "bids", label_values={1: 1}),
         Layout("decathlon", "decathlon", images={"ct": 0}, label_values={1: 1}),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from highdicom.seg import Segmentation, segread
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from support.dicom_maker import AXIAL, SAGITTAL, Grid, classic, diffusion_group, enhanced, names
 from support.dicom_maker import write as write_images
 from support.label_scene import Scene, scene
@@ -22,6 +23,7 @@ from fedsite.dicom.model import Volume
 from fedsite.dicom.scan import scan
 from fedsite.errors import SourceMissing
 from fedsite.site.pseudonyms import Pseudonyms
+from fedsite.tasks import registry
 
 LESION = Segment(1, "lesion", "301766008", "Lesion of Brain")
 TUMOUR = (
@@ -117,6 +119,15 @@ def test_several_labels_keep_their_values(tmp_path: Path) -> None:
     assert {code.scheme_designator for code in made.segmented_property_types} == {"SCT"}
     read = there.read(made, {segment.value: segment.name for segment in TUMOUR})
     np.testing.assert_array_equal(read.values, values)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_the_standard_knows_what_labels_show(name: str) -> None:
+    task, known = registry.get(name), codes.cid7151
+    concepts = [task.concept(label) for label in task.labels if label]
+    meant = {(code.value, code.scheme_designator, code.meaning) for code in map(known.__getattr__, known.dir())}
+    assert {(concept.code, "SCT", concept.meaning) for concept in concepts} <= meant
+    assert len({one.code for one in concepts}) == len(concepts)
 
 
 def test_nothing_found_is_a_result(tmp_path: Path) -> None:
