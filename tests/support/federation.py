@@ -164,6 +164,15 @@ class Server:
         self.close_rounds()
         return rounds.open_series(self.federation, read_draft(plan), model, count).number
 
+    def wait_for(self, number: int, status: str = "open") -> None:
+        """Until a round has the status: the server closes and opens rounds by itself."""
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if any(one["round"] == number and one["status"] == status for one in reports.rounds(self.federation)):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"round {number} did not become {status}")
+
     def close_rounds(self) -> None:
         """Closes rounds until none follows."""
         federation = self.federation

@@ -142,9 +142,9 @@ def test_a_site_that_missed_rounds_follows_the_chain(server: Server, site: Site,
     first = server.open_round(tmp_path, count=4, **enough(1))
     site.ok("train-round")
     for number in (first + 1, first + 2):
-        wait_for(server, number)
+        server.wait_for(number)
         assert other.ok("train-round")["data"]["round"] == number
-    wait_for(server, first + 3)
+    server.wait_for(first + 3)
     assert site.ok("train-round")["data"]["round"] == first + 3
 
 
@@ -161,7 +161,7 @@ def test_the_global_model_is_the_mean_of_what_the_sites_sent(server: Server, sit
         sent.append(tensors_of(next((one.state / "outbox").glob(f"round-{number}.*"))))
         sent[-1] = {name: np.array(values, dtype=np.float64) for name, values in sent[-1].items()}
         one.ok("train-round")
-    wait_for(server, number, "aggregated")
+    server.wait_for(number, "aggregated")
     exported = tmp_path / "result.safetensors"
     assert server.run("model", "export", "--round", str(number), "-o", str(exported)).returncode == 0
     before = tensors_of(tmp_path / "model.safetensors")
@@ -178,18 +178,6 @@ def test_another_agreement_must_be_accepted(server: Server, tmp_path: Path) -> N
     assert site.run("train-round").code == 75
     site.ok("enroll", "--accept-agreement", "Ada Tester")
     assert site.run("train-round").code == 0
-
-
-def wait_for(server: Server, number: int, status: str = "open") -> None:
-    """Until a round of the series has the status: the server closes and opens rounds by itself."""
-    import time
-
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if any(row["round"] == number and row["status"] == status for row in reports.rounds(server.federation)):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"round {number} did not become {status}")
 
 
 @pytest.mark.parametrize("state", ["reserved", "released", "uploading"])
