@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def predict(
     context: typer.Context,
-    study: Annotated[Path, typer.Argument(help="A DICOM export with the study (folder, zip), or a BIDS folder.")],
+    study: Annotated[Path, typer.Argument(help="A DICOM export with the study (folder, zip), or NIfTI images.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; not within STUDY.")],
     only: Annotated[
         list[str] | None, typer.Option(help="The study, or the image, that is meant where there are several: its id.")
@@ -27,6 +27,9 @@ def predict(
     ] = None,
     resample: Annotated[
         str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
+    ] = "",
+    layout: Annotated[
+        str, typer.Option(help="How NIfTI images are laid out, where that cannot be told; see: fedsite tasks show.")
     ] = "",
 ) -> None:
     """Segments a new study with the newest global model, or another; for research use only.
@@ -46,6 +49,7 @@ def predict(
         every_study=every_study,
         as_nifti=as_nifti,
         resample=regrid.chosen(resample),
+        layout=layout,
         model=model,
         plan=plan,
         personalised=personalised,

@@ -50,6 +50,7 @@ class Order:
     every_study: bool = False
     as_nifti: bool = False
     resample: frozenset[str] = frozenset()
+    layout: str = ""
     model: Path | None = None
     plan: Path | None = None
     personalised: bool = False
@@ -164,6 +165,7 @@ def _collected(site: Site, order: Order, task: Task, step: Steps) -> Collected:
             resample=order.resample,
             require_deidentified=site.config.policy.require_deidentified_input,
             unmarked=Unmarked(order.only),
+            layout=order.layout,
         )
 
 
