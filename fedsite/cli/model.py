@@ -20,13 +20,14 @@ def init(
     plan: Annotated[Path, typer.Argument(help="The plan (YAML, see sample_configs/plan.yaml).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the model.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
+    task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
 ) -> None:
     """Makes model 0 of a plan: its network with fresh weights (needs torch)."""
-    from fedsite.jobs import model
+    from fedsite.jobs import model, tasks
     from fedsite.wire.plans import read_draft
 
     out = Output.of(context)
-    draft = read_draft(plan)
+    draft = tasks.described_by(read_draft(plan), task)
     with out.step("Building the network"):
         made = model.init(draft, output, seed)
     data = {"path": str(output), "sha256": made.sha256, "bytes": made.bytes, "values": made.values, "seed": seed}

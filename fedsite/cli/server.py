@@ -147,12 +147,13 @@ def open_round(
     model: Annotated[Path, typer.Option(help="The model to start from (see fedsite model init).")],
     folder: Folder = HERE,
     rounds: Annotated[int, typer.Option(min=1, max=100_000, help="How many rounds run one after the other.")] = 1,
+    task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
 ) -> None:
     """Signs a plan and opens the first of its rounds; the others follow by themselves.
 
     One series of rounds runs at a time: a second is refused until the first has ended.
     """
-    from fedsite.jobs import algorithms
+    from fedsite.jobs import algorithms, tasks
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
     from fedsite.server.rounds import open_series
@@ -160,7 +161,7 @@ def open_round(
     from fedsite.wire.plans import read_draft
 
     federation = open_federation(folder)
-    draft = read_draft(plan)
+    draft = tasks.described_by(read_draft(plan), task)
     algorithms.check(draft)
     row = open_series(federation, draft, model, rounds)
     composition = algorithms.composition(draft, layout_of(model).values)

@@ -53,7 +53,9 @@ NOTHING = Carried()
 def check(plan: PlanDraft) -> Task:
     """The plan's task, narrowed to its channels. Raises OutOfRange unless all that it asks for lies within the task."""
     network = plan.network
-    task = request.check(plan.task, plan.channels, network.name, network.settings, plan.local.patch_voxels)
+    task = request.check(
+        plan.task, plan.channels, network.name, network.settings, plan.local.patch_voxels, plan.task_digest
+    )
     if part := _part(plan):
         parts.check(task, network.name, network.settings, part)
     return task

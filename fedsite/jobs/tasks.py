@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from fedsite.errors import ConfigurationError
+from fedsite.errors import ConfigurationError, UsageError
 from fedsite.site import config as configuration
 from fedsite.tasks import registry
 from fedsite.tasks.description import Task
+
+if TYPE_CHECKING:
+    from fedsite.wire.plans import PlanDraft
 
 
 def known(config_path: Path | None) -> list[Task]:
@@ -26,6 +30,20 @@ def add_own(files: Iterable[Path]) -> None:
     """Makes the tasks of these files known. Raises ConfigurationError naming file and key."""
     for file in files:
         registry.add(read_own(file))
+
+
+def described_by(draft: "PlanDraft", file: Path | None) -> "PlanDraft":
+    """The plan for the task that the file describes, with its digest: sites whose own file says otherwise refuse it.
+
+    Without a file the plan as it is. Raises ConfigurationError, UsageError where the plan is for another task.
+    """
+    if file is None:
+        return draft
+    own = read_own(file)
+    if own.name != draft.task:
+        raise UsageError(f"{file.name} describes {own.name}; the plan is for {draft.task}.")
+    registry.add(own)
+    return draft.model_copy(update={"task_digest": own.digest})
 
 
 def read_own(file: Path) -> Task:

@@ -231,8 +231,8 @@ def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str, 
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = [*known_keys(schema), *_keys_beside(first["loc"], schema)]
-        return ConfigurationError(f"{name}: unknown key {path}.", _nearest(path, known) or mend or _EVERY_KEY)
+        near = _beside(first["loc"], schema) or _nearest(path, known_keys(schema) if len(first["loc"]) <= 2 else [])
+        return ConfigurationError(f"{name}: unknown key {path}.", near or mend or _EVERY_KEY)
     if first["type"] == "missing":
         return ConfigurationError(f"{name}: {path} is missing.", "Add it; sample_configs shows every key.")
     message = f"{name}: {path}: {first['msg']}."
@@ -247,18 +247,18 @@ def suggestion(key: str, schema: type[BaseModel]) -> str:
 _EVERY_KEY = "fedsite config schema lists the keys that there are."
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def _nearest(key: str, known: list[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else ""
+    return f"Did you mean {prefix}{near[0]}?" if near else ""
 
 
-def _keys_beside(place: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
-    """The keys that may stand where one stands that is unknown, by their dotted paths, within mappings too."""
+def _beside(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+    """The nearest of the keys that may stand where one stands that is unknown, within mappings too."""
     annotation: Any = schema
     for part in place[:-1]:
         fields = getattr(annotation, "model_fields", None)
         annotation = fields[part].annotation if fields else get_args(annotation)[-1]
-    return [".".join(map(str, (*place[:-1], name))) for name in annotation.model_fields]
+    return _nearest(str(place[-1]), list(annotation.model_fields), "".join(f"{part}." for part in place[:-1]))
 
 
 def describe(key: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from fedsite.errors import ConfigurationError, SourceMissing
-from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, parse
+from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, Sha256, parse
 
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 Encoding = Literal["float32", "float16"]
@@ -133,6 +133,7 @@ class PlanDraft(Closed):
     federation: Name
     plan: Name
     task: Name
+    task_digest: Annotated[Sha256 | None, Field(exclude_if=lambda digest: digest is None)] = None
     channels: Annotated[list[Name], Field(min_length=1, max_length=8)]
     preparation: Preparation
     network: Network
