@@ -26,6 +26,9 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Where the HTML page goes; default: below the state folder.")
     ] = None,
+    training_cases: Annotated[
+        bool, typer.Option("--training-cases", help="Measure on what was learned from instead; nothing is remembered.")
+    ] = False,
 ) -> None:
     """Measures the newest global model on this site's held-out patients. The result stays at home."""
     from fedsite.jobs import evaluate as job
@@ -33,7 +36,7 @@ def evaluate(
 
     out = Output.of(context)
     with open_site(out.config_path) as site:
-        done = job.evaluate_at_home(site, job.Order(model, plan, report), out.step)
+        done = job.evaluate_at_home(site, job.Order(model, plan, report, training_cases), out.step)
     data = {**_data(done.found), "report": str(done.report)}
     out.result("evaluated", data, lambda console: _show(console, done))
 
@@ -56,6 +59,7 @@ def _data(found: "Evaluation") -> dict[str, Any]:
         "low": found.dice.low,
         "high": found.dice.high,
         "patients": found.dice.patients,
+        "split": found.split,
         "dice": {case.id: case.dice for case in found.cases},
         "seconds": round(found.seconds, 1),
         "summaries": [asdict(summary) for summary in found.summaries],

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsite.dataset.cases import Case, SourceGrid, verify_case
-from fedsite.dataset.manifest import CaseRecord
+from fedsite.dataset.manifest import CaseRecord, Split
 from fedsite.dataset.restoring import to_source_grid
 from fedsite.errors import DataNotFit, FedsiteError, UsageError
 from fedsite.jobs import evaluations, local_work, models, pages, places
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # After training a model is measured only where the round stands for so many times as long as measuring takes.
 TIMES_TO_SPARE = 10
+CALLED: dict[Split, str] = {"validation": "held-out", "training": "training"}
 
 Labels = NDArray[np.uint8]
 Look = Callable[[CaseRecord, Case, Labels], None]
@@ -44,12 +45,13 @@ Look = Callable[[CaseRecord, Case, Labels], None]
 class Evaluation:
     """What a model was measured to be: every case, what they come to, the mean Dice, and how long it took.
 
-    `data_sha256` is the digest of the manifest that names the cases.
+    `data_sha256` is the digest of the manifest that names the cases, and `split` says which of them these are.
     """
 
     model: Model
     task: Task
     data_sha256: str
+    split: Split
     cases: tuple["MeasuredCase", ...]
     summaries: tuple["Summary", ...]
     dice: "Estimate"
@@ -93,20 +95,25 @@ def _unseen(record: CaseRecord, case: Case, prediction: Labels) -> None:
 
 
 def evaluate(
-    model: Model, data: PreparedData, device: str, progress: Progress = _silent, look: Look = _unseen
+    model: Model,
+    data: PreparedData,
+    device: str,
+    progress: Progress = _silent,
+    look: Look = _unseen,
+    split: Split = "validation",
 ) -> Evaluation:
-    """Segments every held-out case with the model and compares it with what was drawn.
+    """Segments every case of a split, the held-out ones, with the model and compares it with what was drawn.
 
-    `look` is shown each case with its segmentation on the prepared grid. Raises DataNotFit without held-out cases, when
-    a case is not what the manifest says, or the model is not one of its plan's network.
+    `look` is shown each case with its segmentation on the prepared grid. Raises DataNotFit without any case, when a
+    case is not what the manifest says, or the model is not one of its plan's network.
     """
     from fedsite.tasks import outputs
     from fedsite.training import summary
 
-    records = data.records("validation")
+    records = data.records(split)
     if not records:
         raise DataNotFit(
-            "There is no held-out case to measure on.",
+            f"There is no {CALLED[split]} case to measure on.",
             "Prepare more patients: a keyed hash holds out some of them (preparation.validation_fraction).",
         )
     started = time.monotonic()
@@ -115,7 +122,7 @@ def evaluate(
     measured = []
     for number, record in enumerate(records, start=1):
         verify_case(data.folder / record.file, record.sha256)
-        case = data.cases("validation", segmenter.task.inputs)[number - 1]
+        case = data.cases(split, segmenter.task.inputs)[number - 1]
         prediction, restored = segmenter(case.image, case.affine, case.source_grid)
         found = _measures(case, restored, structures)
         measured.append(summary.MeasuredCase(record.id, record.patient, record.scanner, found))
@@ -125,6 +132,7 @@ def evaluate(
         model=model,
         task=segmenter.task,
         data_sha256=data.sha256,
+        split=split,
         cases=tuple(measured),
         summaries=summary.summarise(measured),
         dice=summary.mean_dice(measured),
@@ -146,12 +154,14 @@ def _measures(case: Case, restored: Labels, structures: "dict[str, tuple[int, ..
 class Order:
     """Which model is to be measured: the newest global one, or one in a file, for the plan in a file.
 
-    The page goes to `report`, else into the state folder.
+    The page goes to `report`, else into the state folder. With `training_cases` it is measured on what was learned
+    from: that says what was learned and not how good the model is, and nothing of it is kept.
     """
 
     model: Path | None = None
     plan: Path | None = None
     report: Path | None = None
+    training_cases: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ def evaluate_at_home(site: Site, order: Order, step: Steps) -> Done:
     model = models.from_file(site, order.model, order.plan) if order.model else models.newest(site, step)
     data = local_work.open_prepared(site, model.plan)
     report = order.report or pages.place(site.state, pages.EVALUATION)
+    split: Split = "training" if order.training_cases else "validation"
     with pictures.Album() as album:
 
         def look(record: CaseRecord, case: Case, prediction: Labels) -> None:
@@ -183,11 +194,12 @@ def evaluate_at_home(site: Site, order: Order, step: Steps) -> Done:
             album.keep(record.id, seen)
 
         with step(f"Measuring the {model.title} at home") as progress:
-            found = evaluate(model, data, site.device, progress, look)
-        evaluations.keep(site.state, found)
-        records = {record.id: record for record in data.records("validation")}
+            found = evaluate(model, data, site.device, progress, look, split)
+        if split == "validation":
+            evaluations.keep(site.state, found)
+        records = {record.id: record for record in data.records(split)}
         history = evaluations.rounds(site.state, model.plan.federation)
-        pages.write_evaluation(report, found, records, album, history)
+        pages.write_evaluation(report, found, records, album, CALLED[split], history)
     return Done(found, report)
 
 

@@ -62,11 +62,12 @@ def write_evaluation(
     found: "Evaluation",
     records: Mapping[str, CaseRecord],
     album: "Album",
+    called: str,
     rounds: Sequence[RoundFacts],
 ) -> None:
     """The page of a model: what it was measured to be, curves over rounds, and its best, median and worst cases.
 
-    `records` are the manifest's, by case. Raises CannotWrite.
+    `records` are the manifest's, by case; `called` says which cases these are. Raises CannotWrite.
     """
     chosen = [(kind, case, records[case.id]) for kind, case in choose(found.cases)]
     _write(
@@ -74,6 +75,7 @@ def write_evaluation(
         "evaluation.html.j2",
         found=found,
         pictures=(Picture(kind, case, record, album.of(record)) for kind, case, record in chosen),
+        called=called,
         cases=sorted(found.cases, key=lambda case: (case.dice, case.id)),
         charts=curves.charts(rounds),
         found_by_size=found_by_size,

@@ -54,6 +54,7 @@ class AtHome:
     state: State
     config: Any
     steps: list[str] = field(default_factory=list)
+    device: str = "cpu"
 
     def step(self, description: str) -> Any:
         self.steps.append(description)

@@ -279,6 +279,15 @@ def test_the_page_goes_where_it_is_asked_for(site: AtHome, order: Order, thresho
     assert place.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_was_learned_from_can_be_measured_and_is_not_remembered(
+    site: AtHome, order: Order, threshold: None
+) -> None:
+    done = evaluate_at_home(site, replace(order, training_cases=True), site.step)
+    assert (done.found.split, len(done.found.cases)) == ("training", 1)
+    assert "1 training case of 1 patient\n" in done.report.read_text()
+    assert site.state.evaluations() == {}
+
+
 def test_pictures_leave_with_a_withdrawn_patient(site: AtHome, order: Order, threshold: None) -> None:
     done = evaluate_at_home(site, order, site.step)
     pages.forget_pictures(site.state)

@@ -1,0 +1,132 @@
+"""Evaluation and what leaves: the bytes of a release are the same whatever is measured, or fails, or is held out."""
+
+import shutil
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from support.evaluation_maker import AtHome, model_of, prepared
+from support.federation import draft
+
+from fedsite.files import sha256_of
+from fedsite.jobs import evaluate as job
+from fedsite.jobs import evaluations, local_work
+from fedsite.jobs import round as rounds
+from fedsite.jobs.round import Round
+from fedsite.jobs.verification import Offer
+from fedsite.privacy import mechanism
+from fedsite.site.config import Paths, Policy, TrainingSettings
+from fedsite.site.state import State
+from fedsite.wire.messages import PublicKey, Ticket, utc_now
+from fedsite.wire.plans import Plan
+
+KEY = PublicKey(id="0" * 16, ed25519="0" * 64)
+LOCAL = {"steps": 2, "patch_voxels": [16, 16, 16], "optimizer": "sgd", "learning_rate": 0.1}
+
+
+class SeededNoise(mechanism.SystemNoise):
+    """A test's noise: the same in every round."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(7)
+
+    def standard_normal(self, count: int) -> np.ndarray:
+        return self.random.standard_normal(count)
+
+
+class Client:
+    """A server that has one model."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+
+    def download_model(self, _sha256: str, _size: int, destination: Path, _progress: Any) -> None:
+        shutil.copyfile(self.model, destination)
+
+
+def begin(folder: Path, state: State, **training: Any) -> Round:
+    """A round in state `offered`, for prepared data in `folder`."""
+    model = model_of(folder, local=LOCAL)
+    plan = Plan(**draft(folder, local=LOCAL).model_dump(by_alias=True), round_key=KEY, receipt_key=KEY)
+    ticket = Ticket(
+        federation=plan.federation, plan_sha256="1" * 64, round=1, previous_ticket=None,
+        model_sha256=model.sha256, model_bytes=model.path.stat().st_size,
+        opened=utc_now(), expires=utc_now() + timedelta(days=1),
+    )  # fmt: skip
+    settings = TrainingSettings(device="cpu", **training)
+    paths = Paths(state=folder / "state", data=folder / "data")
+    config = SimpleNamespace(training=settings, paths=paths, policy=Policy())
+    site: Any = AtHome(state, config)
+    site.pinned = SimpleNamespace(site="site-a")
+    client: Any = Client(model.path)
+    step = lambda description: nullcontext(lambda done, total, note="": None)  # noqa: E731
+    return Round(site, client, Offer(plan, ticket, "1" * 64, "2" * 64), step, "offered", {"plan_sha256": "1" * 64})
+
+
+def released(here: Round) -> bytes:
+    """Trains the round and seals its update as a release is sealed."""
+    rounds.advance(here, until="trained")
+    read, layout = local_work.open_update(here.model, here.checkpoint)
+    encoded, gate = layout.encoded(here.offer.plan.payload), rounds.gate_for(here.offer, layout.values)
+    mechanism.seal(read, gate, encoded.header, encoded.dtype, here.payload)
+    return here.payload.read_bytes()
+
+
+def test_what_leaves_does_not_know_of_any_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mechanism, "SystemNoise", SeededNoise)
+
+    def run(name: str, held_out: int, **training: Any) -> tuple[bytes, list[str], int]:
+        folder = tmp_path / name
+        prepared(folder, patients=2, held_out=held_out)
+        with State.create(folder / "state") as state:
+            here = begin(folder, state, **training)
+            payload = released(here)
+            kinds = [body["kind"] for body in state.evaluations().values()]
+            failures = [one for one in state.records("audit") if one.body["event"] == "evaluation failed"]
+            return payload, kinds, len(failures)
+
+    without = run("without", 2, evaluate=False)
+    assert without[1:] == ([], 0)
+    assert run("both", 2, evaluate=True) == (without[0], ["global", "trained"], 0)
+    assert run("before", 2, evaluate="before") == (without[0], ["global"], 0)
+    assert run("others", 5, evaluate=True) == (without[0], ["global", "trained"], 0), "other patients are held out"
+
+    def fails(*_: object) -> None:
+        np.random.default_rng(0).normal(size=3)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(job, "evaluate", fails)
+    assert run("failing", 2, evaluate=True) == (without[0], [], 2)
+
+
+def test_another_training_is_another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above would not notice if it compared nothing."""
+    monkeypatch.setattr(mechanism, "SystemNoise", SeededNoise)
+    payloads = set()
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        prepared(folder, patients=2, held_out=0, seed=seed)
+        with State.create(folder / "state") as state:
+            payloads.add(released(begin(folder, state, evaluate=False)))
+    assert len(payloads) == 2
+
+
+def test_the_round_remembers_its_models(tmp_path: Path) -> None:
+    prepared(tmp_path, patients=2, held_out=2)
+    with State.create(tmp_path / "state") as state:
+        here = begin(tmp_path, state)
+        rounds.advance(here, until="trained")
+        before, after = (
+            evaluations.brief(state, here.offer.ticket.model_sha256),
+            evaluations.brief_of_trained(state, 1),
+        )
+        assert before is not None
+        assert after is not None
+        assert after["cases"] == before["cases"] == 2
+        assert state.evaluation(sha256_of(here.checkpoint)) is not None
+        zero, one = evaluations.rounds(state, here.offer.plan.federation)
+        assert (zero.shared is not None, one.trained is not None, len(one.loss)) == (True, True, 2)
