@@ -4,10 +4,11 @@ A study is what shares subject and session (`sub-`, `ses-`). Images are taken by
 an agent was given) from anywhere but `derivatives`, or from there if they lie nowhere else, as in ATLAS. Masks are
 taken by their suffix from anywhere, or from a derivatives folder of their own.
 
-A mask belongs to the images of its subject and session that it does not contradict (another `run-`, say); one that
-names no session to the only one of its subject. Of several, those that name the image's space go first, where it names
-none those that do not lie in a template's, and then those whose `label-` or `desc-` is a label of the task before
-others. Masks of the brain are none.
+A mask belongs to the images of its subject and session that it does not contradict (another `run-`, say). One that
+names no session belongs to the only one of its subject, and so does one that lies in the space of an image of that
+(`space-ncct`: ISLES'24 draws on a later MR what the CT is to show). Of several, those that name the image's space go
+first, where it names none those that do not lie in a template's, and then those whose `label-` or `desc-` is a label of
+the task before others. Masks of the brain are none.
 """
 
 import re
@@ -80,7 +81,7 @@ def collect(
     for channel in task.channels:
         for file in _of_channel(images, channel):
             by_study[file.key][channel.name].append(file)
-    masks_of = _by_study(masks, by_study.keys())
+    masks_of = _by_study(masks, by_study.keys(), task.channels[0])
     found = []
     for number, (key, channels) in enumerate(sorted(by_study.items()), start=1):
         known = {
@@ -140,7 +141,9 @@ def _is_mask(file: _Named, layout: Layout) -> bool:
     return file.suffix in suffixes and _ANATOMY.isdisjoint(file.others)
 
 
-def _by_study(masks: Iterable[_Named], studies: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[_Named]]:
+def _by_study(
+    masks: Iterable[_Named], studies: Collection[tuple[str, str]], first: Channel
+) -> dict[tuple[str, str], list[_Named]]:
     """The masks of each study."""
     sessions: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for study in studies:
@@ -148,7 +151,8 @@ def _by_study(masks: Iterable[_Named], studies: Collection[tuple[str, str]]) -> 
     masks_of: dict[tuple[str, str], list[_Named]] = defaultdict(list)
     for mask in masks:
         subject, session = mask.key
-        only = sessions[subject] if not session and len(sessions[subject]) == 1 else [mask.key]
+        floats = not session or mask.entity("space") == f"space-{first.bids_suffix.lower()}"
+        only = sessions[subject] if floats and len(sessions[subject]) == 1 else [mask.key]
         masks_of[only[0]].append(mask)
     return masks_of
 

@@ -120,6 +120,39 @@ def test_a_mask_lies_in_the_space_of_its_image(source, collected):
     assert study.mask.files == (path,)
 
 
+def ct(content):
+    """The head in Hounsfield units."""
+    return np.where(content.image > 400, 70, np.where(content.image > 150, 35, content.image * 8 - 1000))
+
+
+def test_isles_24_draws_on_a_later_mr_what_the_ct_is_to_show(source, collected, case_of):
+    task, content = registry.get("ischaemia-ct"), head(1)
+    raw = source / "raw_data" / "sub-stroke0001"
+    derived = source / "derivatives" / "sub-stroke0001" / "ses-02"
+    write_nifti(raw / "ses-01" / "sub-stroke0001_ses-01_ncct.nii.gz", ct(content), content.affine)
+    write_nifti(raw / "ses-02" / "sub-stroke0001_ses-02_dwi.nii.gz", content.image, content.affine)
+    for kind in ("lesion", "lvo"):
+        mask = derived / f"sub-stroke0001_ses-02_space-ncct_{kind}-msk.nii.gz"
+        write_nifti(mask, content.mask, content.affine)
+    found = collected(task)
+    assert (found.kind, found.excluded, found.findings) == ("bids", (), ())
+    (study,) = found.studies
+    assert "lesion" in study.mask.files[0].name
+    case = case_of(study, task)
+    assert case.inputs == ("ct:20..45", "ct:0..80")
+    np.testing.assert_array_equal(case.source_label(), content.mask)
+
+
+@pytest.mark.parametrize(("layout", "value"), [("instance22", 1), ("bhsd", 4), ("decathlon", 1)])
+def test_haemorrhages_of_one_kind_are_made_of_all(source, collected, case_of, layout, value):
+    task, content = registry.get("haemorrhage-ct"), head(2)
+    folders = next(each.folders for each in task.layouts if each.name == layout)
+    for folder, voxels in zip(folders, (ct(content), content.mask * value), strict=True):
+        write_nifti(source / folder / "001.nii.gz", voxels, content.affine)
+    (study,) = collected(task).studies
+    np.testing.assert_array_equal(case_of(study, task).source_label(), content.mask)
+
+
 def test_in_bids_an_agent_is_told_by_its_entity(source, collected, case_of):
     content = tumour()
     images = {"T1w": 1, "ce-gadolinium_T1w": 2, "T2w": 3, "FLAIR": 4}
