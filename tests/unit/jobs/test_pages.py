@@ -1,0 +1,116 @@
+"""Which cases a page shows, and what its curves say."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsite.errors import CannotWrite
+from fedsite.jobs import curves, pages
+from fedsite.jobs.curves import HEIGHT, WIDTH, Chart
+from fedsite.jobs.evaluations import Point, RoundFacts
+from fedsite.training.metrics import Measures
+from fedsite.training.summary import Detection, MeasuredCase
+
+
+def case(number: int, dice: float) -> MeasuredCase:
+    return MeasuredCase(f"e-{number}", f"p-{number}", "", {"lesion": Measures(dice, None, 1.0, 1.0, (), 0)})
+
+
+def points(chart: Chart | None, kind: str, series: int = 0) -> list[tuple[float, float]]:
+    """Where the shapes of a kind begin and bend."""
+    assert chart is not None
+    paths = [shape.path for shape in chart.shapes if (shape.kind, shape.series) == (kind, series)]
+    pairs = [re.findall(r"[ML]([\d.]+) ([\d.]+)", path) for path in paths]
+    return [(float(x), float(y)) for found in pairs for x, y in found]
+
+
+@pytest.mark.parametrize(
+    ("count", "kinds"),
+    [
+        (1, ["worst"]),
+        (2, ["worst", "best"]),
+        (3, ["worst", "median", "best"]),
+        (5, ["worst", "median", "best"]),
+        (7, ["worst"] * 2 + ["median"] * 2 + ["best"] * 2),
+        (20, ["worst"] * 3 + ["median"] * 3 + ["best"] * 3),
+    ],
+)
+def test_no_case_is_shown_twice(count: int, kinds: list[str]) -> None:
+    chosen = pages.choose([case(number, number / 100) for number in reversed(range(count))])
+    assert [kind for kind, _ in chosen] == kinds
+    dices = [found.dice for _, found in chosen]
+    assert dices == sorted(set(dices))
+    assert (dices[0], dices[-1]) == (0, (count - 1) / 100)
+
+
+def test_the_median_is_in_the_middle() -> None:
+    chosen = pages.choose([case(number, number / 100) for number in range(20)])
+    assert [found.dice for kind, found in chosen if kind == "median"] == pytest.approx([0.09, 0.10, 0.11])
+
+
+def test_found_lesions_are_bars() -> None:
+    (bar,) = pages.found_by_size([Detection("< 1 ml", 8, 2)])
+    assert (bar.label, bar.share, bar.count) == ("< 1 ml", 25, "2 of 8")
+
+
+def test_a_page_needs_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match="no folder"):
+        pages.write_rounds(tmp_path / "missing" / "page.html", "north", ())
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    pages.write_rounds(page, "<b>north</b>", (RoundFacts(1, "fetched"),))
+    assert "&lt;b&gt;north" in page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600
+
+
+def test_dice_lies_between_tenths_and_its_interval_around_it() -> None:
+    rounds = [
+        RoundFacts(0, shared=Point(0.25, 0.22, 0.31)),
+        RoundFacts(1, trained=Point(0.3, None, None)),
+        RoundFacts(2, shared=Point(0.4, None, None), trained=Point(0.55, None, None)),
+    ]
+    chart = curves.dice_chart(rounds)
+    assert chart is not None
+    assert (chart.bottom, chart.top) == ("0.2", "0.6")
+    assert points(chart, "line") == [(0, 262.5), (WIDTH, 150)]
+    assert points(chart, "dots", 1) == [(WIDTH / 2, 225), (WIDTH, 37.5)]
+    assert points(chart, "band") == [(0, 217.5), (0, 285)]
+    assert chart.along == ((0.0, "0"), (0.5, "1"), (1.0, "2"))
+
+
+def test_losses_follow_each_other_by_steps() -> None:
+    chart = curves.loss_chart(
+        [RoundFacts(4, loss=(2.0, 1.0), steps=10), RoundFacts(5), RoundFacts(6, loss=(0.5,), steps=30)]
+    )
+    assert chart is not None
+    assert (chart.bottom, chart.top) == ("0", "2")
+    assert points(chart, "line") == [(62.5, 0), (187.5, 150), (625, 225)]
+    assert points(chart, "dots") == [(625, 225)], "a line of one point could not be seen"
+    assert points(chart, "rule") == [(250, 0)]
+    assert chart.along == ((0.125, "4"), (0.625, "6"))
+
+
+def test_seconds_are_stacked() -> None:
+    rounds = [RoundFacts(1, training_seconds=30, measuring_seconds=10), RoundFacts(2, training_seconds=20)]
+    chart = curves.seconds_chart(rounds)
+    assert chart is not None
+    assert chart.top == "40 s"
+    assert points(chart, "bar", 0) == [(75, HEIGHT - 225), (575, HEIGHT - 150)]
+    assert points(chart, "bar", 1) == [(75, 0), (575, HEIGHT - 150)]
+
+
+def test_many_rounds_have_few_labels() -> None:
+    rounds: list[Any] = [RoundFacts(number, shared=Point(0.5, None, None)) for number in range(400)]
+    chart = curves.dice_chart(rounds)
+    assert chart is not None
+    assert len(chart.along) <= curves.MOST_LABELS
+    assert len(points(chart, "line")) == 400
+
+
+def test_nothing_known_is_nothing_drawn() -> None:
+    assert curves.charts([]) == ()
+    assert curves.charts([RoundFacts(1, "fetched")]) == ()
