@@ -88,8 +88,7 @@ def fit(
         correction=correction,
         compiled=machine.compiled,
     )
-    if device.type == "cuda":
-        planning.plan(step, (len(task.inputs), *recipe.patch_voxels), recipe.batch_size)
+    planning.plan(step, (len(task.inputs), *recipe.patch_voxels), recipe.batch_size)
     planned, use = step.micro_batch, GpuUse(device)
     early_stop = _early_stop(network, recipe, group, device, validate)
     record = loop.train(

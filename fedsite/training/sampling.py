@@ -1,6 +1,7 @@
 """Patches for training, read straight from memory-mapped cases: what is not in a patch never leaves the disk."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from fedsite.training.augmentation import draw
 from fedsite.training.batches import Batch, Change
 
 Sides = tuple[int, int, int]
+# So many cases stay open: opening one costs as much as reading a patch, and an open one hardly more than an address.
+OPEN_CASES = 256
 Patch = tuple[NDArray[np.float16], NDArray[np.uint8], Change]
 
 
@@ -69,7 +72,8 @@ class PatchSampler:
     ) -> None:
         if not cases:
             raise DataNotFit("There is no case to train on.", "Prepare data for this plan's task first.")
-        self.cases = cases
+        self._cases = len(cases)
+        self._case = lru_cache(OPEN_CASES)(cases.__getitem__)
         self.patch_voxels = patch_voxels
         self.foreground_fraction = foreground_fraction
         self.seed = seed
@@ -84,7 +88,7 @@ class PatchSampler:
 
     def _patch(self, step: int, place: int) -> Patch:
         random = np.random.default_rng([self.seed, step, place])
-        case = self.cases[int(random.integers(len(self.cases)))]
+        case = self._case(int(random.integers(self._cases)))
         region = self._region(case, random)
         image, label = np.asarray(case.image[:, *region]), np.asarray(case.label[region])
         image, label = _padded(image, label, self.patch_voxels)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedsite.tasks import networks, registry
-from fedsite.training import inference, metrics
+from fedsite.training import inference, metrics, planning
 from fedsite.training.fit import Machine, Recipe, fit
 from fedsite.training.sampling import PatchSampler
 from fedsite.training.schedules import make_optimizer
@@ -52,6 +52,7 @@ def test_it_learns(fitted, blob, cpu):
 def test_it_is_the_loop_with_its_sampler_and_step(fitted, blob, task_loss, cpu):
     network = networks.build(TASK, "unet", {"channels": [4, 8]}, seed=1)
     step = SupervisedStep(network, make_optimizer(network, "adam", 0.02), task_loss, cpu)
+    step.use_layout(planning.CPU_LAYOUT)
     sampler = PatchSampler([blob], (16, 16, 16), 2, 0.67, seed=4)
     for number in range(4):
         step(sampler(number))

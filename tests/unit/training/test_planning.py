@@ -44,6 +44,14 @@ def test_the_faster_layout_is_taken_and_leaves_weights_alone(network, task_loss,
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_a_cpu_is_not_measured(network, task_loss, cpu):
+    """What depends on a clock would not give the same bits again."""
+    step = SupervisedStep(network, make_optimizer(network, "sgd", 0.1), task_loss, cpu, micro_batch=3)
+    step.gradients = None
+    planning.plan(step, (1, 16, 16, 16), 3)
+    assert (step.layout, step.micro_batch) == (planning.CPU_LAYOUT, 3)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_plan_on_a_gpu_foresees_the_memory_of_a_step(network, task_loss):
