@@ -77,8 +77,6 @@ def open_prepared(site: Site, plan: PlanDraft) -> PreparedData:
     folder = site.config.paths.data
     manifest = manifests.load(folder)
     require_nobody_withdrawn(site, manifest)
-    # Of the channels a plan may ask for some: the cases' reader picks them by name.
-    lacking = [name for name in plan.channels if name not in manifest.channels]
     wanted = {
         "task": plan.task,
         "channels": tuple(plan.channels),
@@ -87,7 +85,8 @@ def open_prepared(site: Site, plan: PlanDraft) -> PreparedData:
     }
     found = {
         "task": manifest.task,
-        "channels": tuple(manifest.channels) if lacking else tuple(plan.channels),
+        # A plan may use some of what was prepared: the cases' reader picks the inputs by name.
+        "channels": tuple(name for name in manifest.channels if name in plan.channels),
         "input state": manifest.input_state,
         "spacing in mm": tuple(manifest.spacing_mm),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.bids_maker import Head, dim_rim, head, write_nifti, write_subject
 
 from fedsite.dataset import cases, convert, manifest, prepare
@@ -564,6 +565,20 @@ def test_a_study_that_was_left_out_is_withdrawn_too(source, out, task, pseudonym
     collected = collect(source, None, task, pseudonyms)
     found = prepare.prepare(collected, out, request_of(), pseudonyms, withdrawn=lambda: {gone}).manifest
     assert [rules(study) for study in found.excluded] == [["patient-withdrawn"]]
+
+
+def test_what_an_earlier_format_holds_is_prepared_anew(source, out, preparing, converted):
+    write_subject(source, "one", head(1))
+    (record,) = preparing().manifest.cases
+    case = cases.open_case(out / record.file)
+    save_file({"image": case.image.copy(), "label": case.label.copy()}, out / record.file)
+    content = json.loads((out / "manifest.json").read_text()) | {"schema": 1}
+    (out / "manifest.json").write_text(json.dumps(content))
+    prepared = preparing()
+    assert converted == [record.id] * 2
+    assert prepared.manifest.cases == (record,)
+    assert manifest.load(out).schema_version == 2
+    cases.verify_case(out / record.file, record.sha256)
 
 
 def test_another_version_of_the_preprocessing_prepares_anew(source, out, preparing, request_of, task, converted):

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,23 @@ def train(data: PreparedData, model: Path, tmp_path: Path) -> Callable[..., Any]
         return local_work.train(chosen, 3, model, data, "cpu", tmp_path / to, progress, means=means)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("prepared", "fits"), [(("dwi",), True), (("dwi", "adc", "flair"), True), (("adc", "flair"), False)]
+)
+def test_a_plan_may_use_some_of_the_prepared_channels(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: tuple[str, ...], fits: bool
+) -> None:
+    monkeypatch.setattr(local_work, "require_nobody_withdrawn", lambda site, manifest: None)
+    content = data.manifest.model_copy(update={"channels": prepared})
+    manifest.save(tmp_path, content)
+    site = SimpleNamespace(config=SimpleNamespace(paths=SimpleNamespace(data=tmp_path)))
+    if fits:
+        assert local_work.open_prepared(site, asked()).manifest == content
+    else:
+        with pytest.raises(DataNotFit, match="channels"):
+            local_work.open_prepared(site, asked())
 
 
 def test_a_killed_training_goes_on_and_ends_the_same(train: Callable[..., Any], tmp_path: Path) -> None:
