@@ -42,7 +42,7 @@ def stroke_dwi(spacing_mm: Sequence[float]) -> list[Step]:
 
 
 def ct_window() -> list[Step]:
-    """Hounsfield units from 0 to 80 as 0 to 1, cropped to what is above 0: a task on CT, for want of a real one."""
+    """Hounsfield units from 0 to 80 as 0 to 1, cropped to what is above 0: CT in its plainest form."""
     return [
         ScaleIntensityRanged("image", a_min=0, a_max=80, b_min=0, b_max=1, clip=True),
         CropForegroundd(KEYS, source_key="image", allow_smaller=True, start_coord_key=None, end_coord_key=None),
