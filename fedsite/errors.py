@@ -12,7 +12,9 @@
      |   +- UpdateRefused     76   the server did not admit this site's update
      +- NotAuthorised         77   not enrolled, certificate expired or revoked
      +- ConfigurationError    78   the configuration is missing, foreign, unreadable or wrong
+     |   +- DeviceTooSmall    78   not even one patch fits into the memory of the training device
      +- PolicyRefused         80   this site's policy says no
+     |   +- MinutesSpent      80   the round's training has used its GPU minutes; progress is kept
      +- BudgetSpent           81   the privacy budget does not pay for this
 
 The numbers follow BSD's sysexits.h where it has one. `code` is the stable word for programs (`--json`),
@@ -113,11 +115,23 @@ class ConfigurationError(FedsiteError):
     exit_code = 78
 
 
+class DeviceTooSmall(ConfigurationError):
+    """Not even one patch at a time fits into the memory of the training device."""
+
+    code = "device-too-small"
+
+
 class PolicyRefused(FedsiteError):
     """The plan asks for more than this site's policy allows."""
 
     code = "policy-refused"
     exit_code = 80
+
+
+class MinutesSpent(PolicyRefused):
+    """The round's training has used the minutes that the site's policy gives it. Its checkpoint is kept."""
+
+    code = "gpu-minutes-spent"
 
 
 class BudgetSpent(FedsiteError):

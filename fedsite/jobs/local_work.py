@@ -158,9 +158,8 @@ def train(
         with atomic_writer(destination, PRIVATE_FILE) as file, model.open("rb") as source:
             shutil.copyfileobj(source, file)
         return None
-    from fedsite.tasks import networks, registry
+    from fedsite.tasks import registry
     from fedsite.training import devices, distributed
-    from fedsite.training.algorithms import freeze
     from fedsite.training.fit import fit
 
     group = group or distributed.Group()
@@ -168,12 +167,7 @@ def train(
         for case in data.records("training"):
             verify_case(data.folder / case.file, case.sha256)
     task = algorithms.check(plan)
-    network = networks.build(task, plan.network.name, plan.network.settings)
-    if group.leads:
-        algorithms.load(network, plan, model, carried.own)
-    kept = algorithms.at_home(plan, network.state_dict())
-    if not algorithms.learns_at_home(plan):
-        freeze(network, kept)
+    network, kept = _network(plan, task, model if group.leads else None, carried)
     where = devices.choose_device(device)
     network.to(where)
     group.same(network)
@@ -195,6 +189,23 @@ def train(
         _write(network, kept, destination, carried.layers if algorithms.learns_at_home(plan) else None)
         progress_file.unlink(missing_ok=True)
     return record.summary()
+
+
+def _network(plan: Plan, task: "Task", model: Path | None, carried: Carried) -> tuple["nn.Module", frozenset[str]]:
+    """The plan's network as the round begins with it, and the names of its tensors that stay at home.
+
+    Without a model it is as built: the group's leader gives its weights to all.
+    """
+    from fedsite.tasks import networks
+    from fedsite.training.algorithms import freeze
+
+    network = networks.build(task, plan.network.name, plan.network.settings)
+    if model is not None:
+        algorithms.load(network, plan, model, carried.own)
+    kept = algorithms.at_home(plan, network.state_dict())
+    if not algorithms.learns_at_home(plan):
+        freeze(network, kept)
+    return network, kept
 
 
 def _write(network: "nn.Module", kept: frozenset[str], destination: Path, layers: Path | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedsite.errors import ConfigurationError
+from fedsite.errors import DeviceTooSmall
 from fedsite.training.augmentation import augment
 from fedsite.training.batches import Batch
 from fedsite.training.devices import Precision
@@ -15,12 +15,6 @@ from fedsite.training.devices import Precision
 Logits = torch.Tensor | list[torch.Tensor]
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 GradientHook = Callable[[nn.Module], None]
-
-
-class DeviceTooSmall(ConfigurationError):
-    """Not even one patch at a time fits into the memory of the training device."""
-
-    code = "device-too-small"
 
 
 class SupervisedStep:

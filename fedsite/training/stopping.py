@@ -7,13 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fedsite.errors import PolicyRefused
-
-
-class MinutesSpent(PolicyRefused):
-    """The round's training has used the minutes that the site's policy gives it. Its checkpoint is kept."""
-
-    code = "gpu-minutes-spent"
+from fedsite.errors import MinutesSpent
 
 
 class TimeLimit:

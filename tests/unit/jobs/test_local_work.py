@@ -13,12 +13,11 @@ from support.federation import plan
 from support.site import Site, prepare_blobs
 
 from fedsite.dataset import manifest
-from fedsite.errors import CannotWrite, DataNotFit
+from fedsite.errors import CannotWrite, DataNotFit, MinutesSpent
 from fedsite.files import sha256_of
 from fedsite.jobs import local_work
 from fedsite.jobs.local_work import Means, PreparedData, kept_beside
 from fedsite.site.config import SiteConfig
-from fedsite.training.stopping import MinutesSpent
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage, parse
 from fedsite.wire.plans import Plan

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fedsite.errors import DeviceTooSmall, MinutesSpent
 from fedsite.tasks import networks, registry
 from fedsite.training import inference, metrics, planning
 from fedsite.training.fit import Machine, Recipe, fit
 from fedsite.training.sampling import PatchSampler
 from fedsite.training.schedules import make_optimizer
-from fedsite.training.steps import DeviceTooSmall, SupervisedStep
-from fedsite.training.stopping import MinutesSpent
+from fedsite.training.steps import SupervisedStep
 
 TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 RECIPE = Recipe(

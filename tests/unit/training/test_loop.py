@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fedsite.errors import CannotWrite, DataNotFit
+from fedsite.errors import CannotWrite, DataNotFit, MinutesSpent
 from fedsite.tasks import networks, registry
 from fedsite.training import inference, loop, metrics
 from fedsite.training.sampling import PatchSampler
 from fedsite.training.schedules import make_optimizer
 from fedsite.training.steps import SupervisedStep
-from fedsite.training.stopping import EarlyStop, MinutesSpent, TimeLimit
+from fedsite.training.stopping import EarlyStop, TimeLimit
 
 TASK = registry.get("stroke-dwi").narrowed(["dwi"])
 

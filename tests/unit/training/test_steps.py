@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from fedsite.errors import DeviceTooSmall
 from fedsite.training.batches import Batch
 from fedsite.training.devices import Precision
 from fedsite.training.schedules import make_optimizer
-from fedsite.training.steps import DeviceTooSmall, SupervisedStep
+from fedsite.training.steps import SupervisedStep
 
 
 @pytest.fixture
