@@ -48,8 +48,8 @@ def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: i
     """Signs the plan, stores the model and opens the first of a series of rounds.
 
     One series runs at a time: sites follow one chain of tickets, forwards only. Raises UsageError while a round is
-    open, ConfigurationError when the plan is another federation's or has expired, SourceMissing and DataNotFit when
-    the model is not there or is no float32 model file.
+    open, or for a plan of SCAFFOLD that has run before; ConfigurationError when the plan is another federation's or has
+    expired, SourceMissing and DataNotFit when the model is not there or is no float32 model file.
     """
     now = federation.clock()
     if draft.federation != federation.name:
@@ -62,6 +62,7 @@ def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: i
     sha256, size = federation.models.add(_blocks(model), f"model.{os.getpid()}")
     with federation.database.writing() as session:
         _refuse_while_open(session)
+        _refuse_a_second_time(session, plan, digest(envelope))
         made = Made(sha256, size)
         _remember(session, made, now)
         series = SeriesRow(plan_sha256=digest(envelope), plan=envelope.to_bytes().decode(), rounds=rounds)
@@ -153,6 +154,16 @@ def _refuse_while_open(session: Session) -> None:
         raise UsageError(
             f"Round {row.number} has not ended.",
             f"Wait for it, or end it first: fedsite server round close {row.number}",
+        )
+
+
+def _refuse_a_second_time(session: Session, plan: Plan, plan_sha256: str) -> None:
+    """A site's control belongs to a plan: the zero that a second series begins with would not be the sites' mean."""
+    again = session.scalars(select(SeriesRow.id).where(SeriesRow.plan_sha256 == plan_sha256)).first() is not None
+    if again and plan.algorithm == "scaffold":
+        raise UsageError(
+            "This plan has run before, and the sites still hold their controls of it.",
+            "Give the plan another name (plan: ...): then all controls begin at zero.",
         )
 
 

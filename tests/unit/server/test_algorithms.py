@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import inspect
 from support.federation import tensors
 
+from fedsite.errors import UsageError
 from fedsite.server import federation as federations
 from fedsite.server import participation, rounds
 from fedsite.server.reports import models, round_report
@@ -99,6 +100,16 @@ def test_the_control_is_the_mean_of_the_sites_controls(bench, encoding: str) -> 
             np.testing.assert_allclose(values, server[name], atol=1e-6)
     control = bench.federation.models.path(digest)
     assert layout_of(control) == layout_of(bench.federation.models.path(tickets(bench)[-1].model_sha256))
+
+
+def test_a_plan_of_scaffold_runs_once(bench) -> None:
+    """Sites keep their controls by plan: a second series of it would begin with a zero that is not their mean."""
+    same = {"expires": "2090-01-01T00:00:00Z", **rules(1)}
+    for algorithm in ({}, SCAFFOLD, {}):
+        play(bench, bench.open(**algorithm, **same), {"a": 1})
+    with pytest.raises(UsageError, match="has run before"):
+        bench.open(**SCAFFOLD, **same)
+    bench.open(plan="another", **SCAFFOLD, **same)
 
 
 def test_a_control_is_no_model_of_the_federation(bench) -> None:
