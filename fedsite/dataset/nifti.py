@@ -71,16 +71,20 @@ def read_geometry(path: Path) -> Geometry:
     return Geometry(_without_trailing_ones(image.shape), affine, stated, _FRAMES.get(code, ""))
 
 
-def read_voxels(path: Path) -> NDArray[np.float32]:
-    """The values with the header's slope and intercept applied. Raises DataNotFit, SourceMissing."""
+def read_voxels(path: Path, volume: int | None = None) -> NDArray[np.float32]:
+    """The values, or those of one volume, with the header's slope and intercept applied.
+
+    Of a compressed file no more is read than up to that volume's end. Raises DataNotFit, SourceMissing.
+    """
     image = _load(path)
     try:
-        values = np.asarray(image.dataobj, dtype=np.float32)
+        stored = image.dataobj if volume is None else image.dataobj[_place(image.shape, volume)]
+        values = np.asarray(stored, dtype=np.float32)
     except FileNotFoundError:
         raise _vanished() from None
     except _BROKEN:
         raise _damaged() from None
-    return values.reshape(_without_trailing_ones(image.shape))
+    return values.reshape(_without_trailing_ones(values.shape))
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def read_part(part: Part) -> Iterator[NDArray[np.float32]]:
     except _BROKEN:
         raise _damaged() from None
     for index in part.volumes:
-        yield stored[..., index].reshape(stored.shape[:3]).astype(np.float32) * slope + intercept
+        yield stored[_place(stored.shape, index)].astype(np.float32) * slope + intercept
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -142,6 +146,12 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - nibabel carries no types
         raise _vanished() from None
     except _BROKEN:
         raise DataNotFit("The file is no readable NIfTI file.", _MEND) from None
+
+
+def _place(shape: tuple[int, ...], volume: int) -> tuple[slice | int, ...]:
+    """The indices of one volume in an array that may have axes of length 1 beyond the fourth."""
+    every = slice(None)
+    return (every, every, every, volume, *(0 for _ in shape[4:]))
 
 
 def _damaged() -> DataNotFit:

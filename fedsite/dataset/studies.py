@@ -81,8 +81,9 @@ class ImageSource:
         if isinstance(self.origin, Path):
             return nifti.read_voxels(self.origin)
         if isinstance(self.origin, nifti.Part):
-            volumes = nifti.read_part(self.origin)
-            return derived.geometric_mean(volumes) if len(self.origin.volumes) > 1 else next(volumes)
+            path, volumes = self.origin.path, self.origin.volumes
+            one = len(volumes) == 1
+            return nifti.read_voxels(path, volumes[0]) if one else derived.geometric_mean(nifti.read_part(self.origin))
         if isinstance(self.origin, tuple):
             return derived.geometric_mean(read_volume(volume) for volume in self.origin)
         return read_volume(self.origin)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from support import layout_maker as maker
@@ -197,6 +198,15 @@ def test_a_file_of_too_few_volumes(source, collected):
     maker.write_decathlon(source, "BRATS_001", tumour(), channels=2)
     (study,) = collected().excluded
     assert {"channel-missing", "image-not-3d"} == {remark.id for remark in study.findings}
+
+
+def test_axes_of_length_one_do_not_matter(source, collected):
+    maker.write_decathlon(source, "BRATS_001", tumour())
+    path = source / "imagesTr" / "BRATS_001.nii.gz"
+    stacked = nib.load(path)
+    write_nifti(path, np.asarray(stacked.dataobj)[..., None], stacked.affine)
+    (study,) = collected().studies
+    np.testing.assert_array_equal(study.images[3].read(), tumour().image * 1)
 
 
 def test_masks_from_elsewhere(source, collected, tmp_path):
