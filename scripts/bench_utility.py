@@ -46,14 +46,16 @@ def main() -> int:
         "--cache", type=Path, metavar="DIR", help="keeps what is finished (default: a temporary folder)"
     )
     parser.add_argument("--seeds", metavar="N,N", default=",".join(map(str, SEEDS)), help="default: %(default)s")
-    parser.add_argument("--recipes", metavar="TEXT", default="", help="only federations with TEXT in their name")
+    parser.add_argument(
+        "--recipes", metavar="TEXT,TEXT", default="", help="only federations with one of these in their name"
+    )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: the machine's cores)"
     )
     parser.add_argument("--validate", action="store_true", help="stops before the test split: for trying recipes")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    federated = [recipe for recipe in FEDERATED if options.recipes in recipe.name]
+    federated = [recipe for recipe in FEDERATED if any(text in recipe.name for text in options.recipes.split(","))]
     if not federated:
         parser.error("no recipe has this in its name")
     with tempfile.TemporaryDirectory() as temporary:

@@ -54,18 +54,17 @@ class Recipe:
         return self.steps * (number + 1) // self.rounds - self.steps * number // self.rounds
 
 
-ALONE = (Recipe("constant rate"), Recipe("cosine", schedule="cosine"))
+ALONE = (Recipe("constant"), Recipe("cosine", schedule="cosine"))
 """A lone site, and all data in one place, may choose too."""
 
 FEDERATED = (
-    Recipe("fedavg, 8 rounds", rounds=8),
-    Recipe("fedavg, 24 rounds", rounds=24),
-    Recipe("fedavg, 96 rounds", rounds=96),
-    Recipe("fedavg, 24 rounds, cosine in each", rounds=24, schedule="cosine"),
-    Recipe("fedavg, 24 rounds, rate falls late", rounds=24, late_rounds=0.25),
-    Recipe("fedavg, 96 rounds, rate falls late", rounds=96, late_rounds=0.25),
-    Recipe("fedprox 0.1, 24 rounds", rounds=24, algorithm="fedprox", mu=0.1),
-    Recipe("scaffold, 24 rounds", rounds=24, algorithm="scaffold", momentum=0.0),
-    Recipe("fedbn, 24 rounds", rounds=24, algorithm="fedbn"),
-    Recipe("server momentum 0.5, 24 rounds", rounds=24, server_momentum=0.5),
+    Recipe("fedavg 6 rounds", rounds=6),
+    Recipe("fedavg 24 rounds", rounds=24),
+    Recipe("fedavg 90 rounds", rounds=90),
+    Recipe("fedavg 24 rounds falling", rounds=24, late_rounds=0.25),
+    Recipe("fedavg 24 rounds cosine", rounds=24, schedule="cosine"),
+    Recipe("fedprox 24 rounds", rounds=24, algorithm="fedprox", mu=0.1),
+    Recipe("scaffold 24 rounds", rounds=24, algorithm="scaffold", momentum=0.0, learning_rate=0.3),
+    Recipe("fedbn 24 rounds", rounds=24, algorithm="fedbn"),
+    Recipe("server momentum 24 rounds", rounds=24, server_momentum=0.5),
 )

@@ -40,8 +40,8 @@ class Sizes:
     """How many patients each hospital has for each purpose; and how much coarser scanners are, which saves time."""
 
     training: int = 20
-    validation: int = 10
-    test: int = 24
+    validation: int = 8
+    test: int = 20
     coarser: float = 1.0
 
     def of(self, split: Split) -> int:
