@@ -3,8 +3,8 @@
 Intensity scale is no difference that counts: the task's preprocessing takes it out. What stays are noise, shading,
 sharpness, slices, b-value, and above all what is bright without being an infarct. Each of the four knows one such
 thing well and the others hardly: shine-through of chronic disease, scalp whose fat is not suppressed, faint infarcts of
-the first hours and ghosts, signal piled up near air. The fifth has all that is bright at any of them, on a scanner of its
-own (another b-value, other slices): what a federation promises is to know there what its members know together.
+the first hours and ghosts, signal piled up near air. The fifth has all that is bright at any of them, on a scanner of
+its own (another b-value, other slices): what a federation promises is to know there what its members know together.
 """
 
 from dataclasses import dataclass, replace
