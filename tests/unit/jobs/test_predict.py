@@ -13,8 +13,9 @@ import pytest
 from highdicom.seg import segread
 from PIL import Image
 from pydicom import dcmread
+from support import dicom_maker
 from support.bids_maker import SHAPE, head, write_nifti, write_subject
-from support.dicom_maker import Names, names
+from support.dicom_maker import Grid, Names, classic, names, write
 from support.federation import plan_file
 from support.study_maker import write_dicom
 
@@ -129,6 +130,38 @@ def test_a_zip_archive_will_do(bench: Bench, tmp_path: Path) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "study"), "zip", tmp_path / "source"))
     (one,) = bench.predict(archive).predictions
     assert dcmread(one.files[0]).Modality == "SEG"
+
+
+def tumour(folder: Path) -> Path:
+    """A study of four contrasts."""
+    grid, who = Grid(32, 36, 20, between_rows=5.0, between_columns=5.0, step=5.0), names()
+    contrasts = (
+        {"RepetitionTime": 500, "EchoTime": 10},
+        {"RepetitionTime": 500, "EchoTime": 10, "ContrastBolusAgent": "Gadobutrol"},
+        {"RepetitionTime": 5000, "EchoTime": 100},
+        {"RepetitionTime": 9000, "EchoTime": 120, "InversionTime": 2500},
+    )
+    for seed, contrast in enumerate(contrasts):
+        series = replace(who, series=names().series)
+        write(folder, classic("MR", grid, voxels=dicom_maker.head(grid, seed), who=series, **contrast))
+    return folder
+
+
+def test_nested_regions_are_written_as_the_labels_that_make_them(bench: Bench, tmp_path: Path) -> None:
+    preparation = {"input_state": "whole-head", "spacing_mm": [5.0, 5.0, 5.0]}
+    local = {"steps": 1, "patch_voxels": [32, 32, 16]}
+    channels = ["t1", "t1c", "t2", "flair"]
+    plan = plan_file(tmp_path, task="brain-tumour-mr", channels=channels, preparation=preparation, local=local)
+    models.init(read_draft(plan), tmp_path / "model.safetensors", 11)
+    (one,) = bench.predict(tumour(tmp_path / "source"), model=tmp_path / "model.safetensors", plan=plan).predictions
+    made = segread(one.files[0])
+    core, oedema, enhancing = (
+        int(np.count_nonzero(made.get_volume(segment_numbers=[number]).array)) * 0.125 for number in (1, 2, 3)
+    )
+    assert min(core, oedema, enhancing) > 0
+    found = {name: structure.ml for name, structure in one.structures.items()}
+    expected = {"whole": core + oedema + enhancing, "core": core + enhancing, "enhancing": enhancing}
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def two(folder: Path) -> Path:
