@@ -14,8 +14,10 @@ from support.layout_maker import tumour
 from fedsite.dataset import convert, nifti
 from fedsite.dataset.cases import open_case
 from fedsite.dataset.locate import locate
+from fedsite.dataset.prepare import Request
 from fedsite.dataset.sources import collect
 from fedsite.errors import DataNotFit, UsageError
+from fedsite.jobs import prepare as job
 from fedsite.tasks import registry
 
 TUMOUR = registry.get("brain-tumour-mr")
@@ -304,6 +306,26 @@ def test_a_file_is_found_again(source, collected, pseudonyms):
     assert places == {source / folder / "BRATS_001.nii.gz" for folder in ("imagesTr", "labelsTr")}
     (found,) = locate(source, study.images[2].id, pseudonyms)
     assert found.study == study.id
+
+
+def test_nothing_that_is_written_names_a_patient(source, pseudonyms, tmp_path, optional):
+    maker.write_brats(source, "BraTS-GLI-00005-000", tumour(1), BRATS_2023)
+    maker.write_brats(source, "BraTS-GLI-00006-000", tumour(2), BRATS_2023[:3])
+    order = job.Order(source, optional.name, layout="brats")
+    done = job.run(order, tmp_path / "out", Request(optional, SPACING), pseudonyms)
+    assert done.prepared.manifest.source == "brats"
+    assert sorted(case.missing for case in done.prepared.manifest.cases) == [(), ("flair",)]
+    page = done.report.read_text()
+    assert "<dt>Without</dt><dd>flair</dd>" in page
+    assert "t1 + t1c + t2 + flair" in page
+    for path in done.out.rglob("*"):
+        assert path.is_dir() or not any(name in path.read_bytes() for name in (b"GLI", bytes(source)))
+
+
+def test_workers_are_those_of_the_cluster_or_of_this_machine(source, pseudonyms, tmp_path):
+    order = job.Order(source, TUMOUR.name, workers=2, cluster="tcp://127.0.0.1:1")
+    with pytest.raises(UsageError, match="do not go together"):
+        job.run(order, tmp_path / "out", Request(TUMOUR, SPACING), pseudonyms)
 
 
 # --- optional images ------------------------------------------------------------------------------------------------
