@@ -73,6 +73,7 @@ def _study(found: "Prediction") -> dict[str, Any]:
     return {
         "id": found.study,
         "image": found.image,
+        "missing": list(found.missing),
         "structures": {name: {"ml": one.ml, "lesions": one.lesions} for name, one in found.structures.items()},
         "files": [str(path) for path in found.files],
         "findings": [{"id": each.id, "message": each.message, "mend": each.mend} for each in found.findings],
@@ -85,5 +86,6 @@ def _text(found: "Predicted", research: str) -> str:
         lines.append(f"Study {one.study}")
         lines += [f"  {name}: {part.ml:.1f} ml in {part.lesions} part(s)" for name, part in one.structures.items()]
         lines += [f"  {path}" for path in one.files]
+        lines += [f"  Without {name}: zeros stood for it." for name in one.missing]
         lines += [f"  Note: {each.message} {each.mend}" for each in one.findings]
     return "\n".join([*lines, research])

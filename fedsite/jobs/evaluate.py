@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedsite.dataset.cases import Case, SourceGrid, verify_case
 from fedsite.dataset.manifest import CaseRecord, Split
 from fedsite.dataset.restoring import to_source_grid
-from fedsite.errors import DataNotFit, FedsiteError, UsageError
+from fedsite.errors import DataNotFit, FedsiteError
 from fedsite.jobs import evaluations, local_work, models, pages, places
 from fedsite.jobs.local_work import PreparedData, Progress, Steps
 from fedsite.jobs.models import Model
@@ -179,11 +179,9 @@ def evaluate_at_home(site: Site, order: Order, step: Steps) -> Done:
     """
     from fedsite.dataset import pictures
 
-    if order.plan is not None and order.model is None:
-        raise UsageError("--plan says what a model of your own is for.", "Name that model, too: --model FILE.")
     if order.report is not None:
         places.require_writable(order.report.parent, "--report")
-    model = models.from_file(site, order.model, order.plan) if order.model else models.newest(site, step)
+    model = models.chosen(site, order.model, order.plan, step)
     data = local_work.open_prepared(site, model.plan)
     report = order.report or pages.place(site.state, pages.EVALUATION)
     split: Split = "training" if order.training_cases else "validation"

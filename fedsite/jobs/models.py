@@ -73,6 +73,18 @@ def newest(site: Site, step: Steps) -> Model:
     return Model(path, result.model_sha256, plan, "global", result.round, own)
 
 
+def chosen(site: Site, path: Path | None, plan: Path | None, step: Steps) -> Model:
+    """The model that the operator names by its file, and perhaps its plan, else the newest one.
+
+    Raises UsageError for a plan without a model, and what `from_file` and `newest` raise.
+    """
+    if path is not None:
+        return from_file(site, path, plan)
+    if plan is not None:
+        raise UsageError("--plan says what a model of your own is for.", "Name that model, too: --model FILE.")
+    return newest(site, step)
+
+
 def from_file(site: Site, path: Path, plan: Path | None = None) -> Model:
     """A model that the operator names, for the plan in a file, else for the newest plan that this site has met.
 

@@ -66,10 +66,14 @@ class Structure:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in one study, by pseudonym; what was noticed about it; and the files that say so."""
+    """What was found in one study, by pseudonym; what was noticed about it; and the files that say so.
+
+    `missing` names the optional images that it does not have: zeros stood for them.
+    """
 
     study: str
     image: str
+    missing: tuple[str, ...]
     structures: dict[str, Structure]
     findings: tuple[Finding, ...]
     files: tuple[Path, ...]
@@ -141,15 +145,11 @@ def predict(config_path: Path | None, order: Order, step: Steps) -> Predicted:
 
 
 def _chosen(site: Site, order: Order, step: Steps) -> Model:
-    if order.plan is not None and order.model is None:
-        raise UsageError("--plan says what a model of your own is for.", "Name that model, too: --model FILE.")
-    if order.personalised and order.model is not None:
+    if not order.personalised:
+        return models.chosen(site, order.model, order.plan, step)
+    if order.model or order.plan:
         raise UsageError("--personalized and --model name two models.", "Leave one of them out.")
-    if order.personalised:
-        return personal.kept(site.state)
-    if order.model is not None:
-        return models.from_file(site, order.model, order.plan)
-    return models.newest(site, step)
+    return personal.kept(site.state)
 
 
 def _collected(site: Site, order: Order, task: Task, step: Steps) -> Collected:
@@ -227,7 +227,7 @@ def _predict(study: Study, predictor: _Predictor) -> Prediction | Exclusion:
     except writing.Unwritable as error:
         return _refusal(study, finding("segmentation-unreferenced", study.id, reason=error.reason))
     picture = _write_overlay(study, loaded, labels, structures, predictor)
-    return Prediction(study.id, study.images[0].id, structures, tuple(findings), (result, picture))
+    return Prediction(study.id, study.images[0].id, content.missing, structures, tuple(findings), (result, picture))
 
 
 def _refusal(study: Study, *findings: Finding) -> Exclusion:

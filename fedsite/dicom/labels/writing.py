@@ -40,6 +40,8 @@ _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# How much an image lost is a matter of what was made of it, too (PS3.3 C.7.6.1.1.5).
+_OF_COMPRESSION = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _PLAIN_CLASS = {"CT": uid.CTImageStorage, "MR": uid.MRImageStorage}
 
 
@@ -263,6 +265,9 @@ def _name(made: "Segmentation", header: Dataset) -> None:
     if "SpecificCharacterSet" in header:
         made.SpecificCharacterSet = header.SpecificCharacterSet
     made.copy_patient_and_study_information(header)
+    for keyword in _OF_COMPRESSION:
+        if keyword in header:
+            setattr(made, keyword, header[keyword].value)
 
 
 def _reads_back(
