@@ -193,7 +193,7 @@ def _monai_batches(folder: Path, size: Size) -> Iterator[dict[str, torch.Tensor]
     keys = ("image", "label")
     chain = t.Compose(
         [
-            t.LoadImaged(keys, ensure_channel_first=True, image_only=True),
+            t.LoadImaged(keys, reader="NibabelReader", ensure_channel_first=True, image_only=True),
             t.RandCropByPosNegLabeld(keys, "label", size.patch, pos=2, neg=1, num_samples=1),
             *(t.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)),
             t.RandAdjustContrastd("image", prob=0.15, gamma=(0.7, 1.5)),

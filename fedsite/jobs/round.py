@@ -17,7 +17,7 @@ from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.jobs import algorithms, evaluate, kept, launch, local_work, models
+from fedsite.jobs import algorithms, evaluate, evaluations, kept, launch, local_work, models
 from fedsite.jobs.local_work import PreparedData, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
@@ -224,11 +224,19 @@ def _train(here: Round) -> None:
     withdrawn, carried = kept.withdrawn_now(state), kept.for_training(state, offer)
     data = here.data() if plan.local.steps else None
     task = Task.of(config, plan, seed, here.model, data, carried, here.checkpoint)
-    with here.step("Training") as progress:
+    with here.step(f"Training{_dice_of_global(here)}") as progress:
         training = launch.train(config.training, task, progress)
+    for event in (training or {}).get("events", ()):
+        state.audit("in training", round=here.number, message=event)
     facts = {"data_sha256": data.sha256 if data else None, "training": training}
     here.move("trained", **facts, **kept.after_training(carried, withdrawn))
     _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")
+
+
+def _dice_of_global(here: Round) -> str:
+    """How good the model is that the training begins with, for whoever watches."""
+    known = evaluations.brief(here.site.state, here.offer.ticket.model_sha256)
+    return f" (from Dice {known['mean_dice']:.3f})" if known and known["mean_dice"] is not None else ""
 
 
 def _reserve(here: Round) -> None:
