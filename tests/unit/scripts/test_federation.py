@@ -1,0 +1,96 @@
+"""The federation in one process: what it makes of trainings, what stays at home, what corrects and goes on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from utility import federation
+from utility.federation import LocalWork, build, dice, learn
+from utility.recipes import Recipe
+
+from fedsite.training import weights
+
+FED = Recipe("plain", rounds=2, steps=4)
+
+
+def ball(centre: tuple[int, int, int]) -> SimpleNamespace:
+    """A case with a bright ball in noise, as the case store gives them."""
+    grid = np.indices((16, 16, 16)) - np.array(centre)[:, None, None, None]
+    label = ((grid**2).sum(axis=0) < 20).astype(np.uint8)
+    image = (np.random.default_rng(sum(centre)).standard_normal(label.shape) + 4 * label)[None].astype(np.float16)
+    return SimpleNamespace(image=image, label=label, missing=(), foreground=lambda: np.flatnonzero(label))
+
+
+SITES = [[ball((6, 9, 8))], [ball((9, 5, 10))]]
+
+
+@pytest.fixture(autouse=True)
+def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(federation, "PATCH", (16, 16, 16))
+
+
+def recipe(name: str, **settings: object) -> Recipe:
+    return Recipe(name, **{"rounds": 2, "steps": 4, "learning_rate": 0.05, **settings})
+
+
+def same(one: federation.Tensors, other: federation.Tensors, *, tolerance: float = 0.0) -> bool:
+    return all(np.allclose(one[name], other[name], rtol=0, atol=tolerance) for name in one)
+
+
+def test_one_site_and_one_round_is_a_plain_training() -> None:
+    plain = recipe("plain", rounds=1)
+    network = build(plain, 3)
+    seed = int.from_bytes(federation.hashlib.sha256(b"3:0:0").digest()[:8], "big")
+    federation.openly(network, SITES[0], LocalWork(plain, 4, 0.05, seed))
+    assert same(learn(plain, SITES[:1], 3).model, weights.export(network), tolerance=1e-6)
+
+
+def test_the_global_model_is_the_mean_of_what_sites_made() -> None:
+    once = recipe("once", rounds=1)
+    made = []
+
+    def remember(network: object, cases: federation.Cases, work: LocalWork) -> None:
+        federation.openly(network, cases, work)
+        made.append(weights.export(network))
+
+    federation.MECHANISMS["remembered"] = remember
+    try:
+        learned = learn(recipe("once", rounds=1, mechanism="remembered"), SITES, 3)
+    finally:
+        del federation.MECHANISMS["remembered"]
+    assert not same(*made)
+    mean = {name: (made[0][name] + made[1][name]) / 2 for name in made[0]}
+    assert same(learned.model, mean, tolerance=1e-6)
+    assert same(learned.model, learn(once, SITES, 3).model), "the same seed gives the same model"
+
+
+def test_each_algorithm_makes_a_model_of_its_own() -> None:
+    plain = learn(recipe("plain", momentum=0.0), SITES, 3).model
+    others = {
+        "fedprox": learn(recipe("fedprox", momentum=0.0, algorithm="fedprox", mu=5.0), SITES, 3).model,
+        "scaffold": learn(recipe("scaffold", momentum=0.0, algorithm="scaffold"), SITES, 3).model,
+        "momentum": learn(recipe("momentum", momentum=0.0, server_momentum=0.9), SITES, 3).model,
+    }
+    assert not any(same(plain, other) for other in others.values())
+    assert all(np.isfinite(values).all() for other in others.values() for values in other.values())
+    # Controls and momentum know nothing before the second round.
+    first = learn(recipe("plain", momentum=0.0, rounds=1), SITES, 3).model
+    for settings in ({"algorithm": "scaffold"}, {"server_momentum": 0.9}):
+        assert same(first, learn(recipe("one", momentum=0.0, rounds=1, **settings), SITES, 3).model)
+
+
+def test_normalisation_stays_at_home() -> None:
+    learned = learn(recipe("fedbn", algorithm="fedbn"), SITES, 3)
+    here, there = learned.kept
+    assert here
+    assert not same(here, there)
+    built = weights.export(build(recipe("fedbn", algorithm="fedbn"), 3))
+    assert same({name: learned.model[name] for name in here}, {name: built[name] for name in here})
+    assert learn(FED, SITES, 3).kept == ({}, {})
+
+
+def test_dice_of_each_case() -> None:
+    longer = recipe("longer", rounds=1, steps=40, learning_rate=0.1)
+    found = dice(longer, learn(longer, SITES[:1], 3).model, SITES[0] + SITES[1])
+    assert len(found) == 2
+    assert found[0] > 0.6
