@@ -193,6 +193,7 @@ def set_up(hospital: Hospital, work: Path, coordinator: Coordinator, seed: int, 
     ask(site.fedsite, "init", *places, "--task", TASK, *terms)
     set_key(config, "spacing_mm", SPACING_MM)
     set_key(config, "validation_fraction", HELD_OUT)
+    set_key(config, "evaluate", "before")  # what a site's own training made is not shown here, and takes its time
     set_key(config, "weak_privacy", WEAK_PRIVACY_SENTENCE)
     told = ask(coordinator.fedsite, "server", "invite", site.name, "--dir", str(coordinator.folder))
     ask(site.fedsite, "enroll", "--invitation", "-", text=told["invitation"] + "\n")

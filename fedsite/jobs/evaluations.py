@@ -85,7 +85,8 @@ def brief(state: State, model_sha256: str) -> dict[str, Any] | None:
 
 def brief_of_trained(state: State, number: int) -> dict[str, Any] | None:
     """The same of the model that this site trained in a round."""
-    bodies = [body for body in state.evaluations().values() if (body.get("kind"), body["round"]) == ("trained", number)]
+    asked = ("trained", number)
+    bodies = [body for body in state.evaluations().values() if (body.get("kind"), body.get("round")) == asked]
     return {key: bodies[-1].get(key) for key in _BRIEF} if bodies else None
 
 

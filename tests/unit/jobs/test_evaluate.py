@@ -1,6 +1,7 @@
 """Measuring a model on held-out patients: on their own grids, at home, and around a round without any influence."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +16,9 @@ from torch import nn
 
 from fedsite.dataset.cases import Content, write_case
 from fedsite.errors import DataNotFit, UsageError
+from fedsite.jobs import data as data_jobs
 from fedsite.jobs import evaluate as job
-from fedsite.jobs import evaluations, models, pages
+from fedsite.jobs import evaluations, models
 from fedsite.jobs.evaluate import Order, evaluate, evaluate_at_home, in_round
 from fedsite.site.config import TrainingSettings
 from fedsite.site.state import State
@@ -288,11 +290,16 @@ def test_what_was_learned_from_can_be_measured_and_is_not_remembered(
     assert site.state.evaluations() == {}
 
 
-def test_pictures_leave_with_a_withdrawn_patient(site: AtHome, order: Order, threshold: None) -> None:
+def test_pictures_and_measures_leave_with_a_withdrawn_patient(
+    site: AtHome, order: Order, threshold: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = evaluate_at_home(site, order, site.step)
-    pages.forget_pictures(site.state)
-    assert not done.report.exists()
-    pages.forget_pictures(site.state)
+    gone = done.found.cases[0].patient
+    monkeypatch.setattr(data_jobs, "open_site", lambda config: nullcontext(site))
+    for _ in range(2):
+        data_jobs.withdraw(None, gone, tmp_path / "no folder")
+        assert not done.report.exists()
+        assert gone not in str(site.state.evaluations())
 
 
 def test_a_plan_alone_names_no_model(site: AtHome, tmp_path: Path) -> None:
