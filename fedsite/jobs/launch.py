@@ -16,7 +16,8 @@ from fedsite.site.config import TrainingSettings
 if TYPE_CHECKING:
     from fedsite.training.elastic import WorkersLost
 
-IMPORTED_ONCE = ("torch", "monai.networks.nets", "monai.losses", "fedsite.jobs.worker")
+# torch._dynamo, which every optimiser imports, takes longer than the rest together.
+IMPORTED_ONCE = ("torch", "torch._dynamo", "monai.networks.nets", "monai.losses", "fedsite.jobs.worker")
 
 
 class WorkerBroken(FedsiteError):

@@ -1,6 +1,5 @@
 """Training in several processes: the same weights as in one, and an end in every case."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -8,51 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.federation import plan
-from support.site import Site, prepare_blobs
+from support.training_task import plan_of, task_at
 
-from fedsite.dataset import manifest
 from fedsite.errors import DataNotFit
-from fedsite.files import sha256_of
 from fedsite.jobs import launch, worker
-from fedsite.jobs.local_work import Means, kept_beside
+from fedsite.jobs.local_work import kept_beside
 from fedsite.jobs.worker import Task
-from fedsite.tasks import networks, registry
-from fedsite.training import weights
 from fedsite.training.elastic import WorkersLost
 from fedsite.wire import payload
-from fedsite.wire.plans import Plan
 
 STEPS = 4
-LOCAL = {"steps": STEPS, "patch_voxels": [16, 16, 16], "batch_size": 3, "optimizer": "sgd", "learning_rate": 0.1}
-KEY = {"id": "0" * 16, "ed25519": "0" * 64}
 TWO = ("cpu", "cpu")
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """A small training: a batch of three, which two processes cannot halve."""
-    home = tmp_path_factory.mktemp("site")
-    site = Site(home)
-    prepare_blobs(site)
-    asked = plan_of(STEPS)
-    narrowed = registry.get(asked.task).narrowed(asked.channels)
-    network = networks.build(narrowed, asked.network.name, asked.network.settings, seed=1)
-    payload.write_model(home / "model.safetensors", weights.export(network))
-    return Task(
-        plan=asked,
-        seed=3,
-        model=home / "model.safetensors",
-        destination=home / "trained.safetensors",
-        data=site.data,
-        data_sha256=sha256_of(site.data / manifest.FILE_NAME),
-        means=Means(checkpoint_minutes=0.1 / 60),
-    )
-
-
-def plan_of(steps: int) -> Plan:
-    local = LOCAL | {"steps": steps}
-    return Plan.model_validate_json(json.dumps(plan(local=local) | {"round_key": KEY, "receipt_key": KEY}))
+    """A small training, kept ten times a second."""
+    return task_at(tmp_path_factory.mktemp("site"), STEPS, checkpoint_seconds=0.1)
 
 
 class Told(list[tuple[int, int]]):
