@@ -1,6 +1,7 @@
 """What every task does to a study: RAS axes, a spacing, the crop to the head, and each image on a scale of its own."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedsite.tasks.description import Channel, Task
@@ -28,7 +29,7 @@ def ct(task: Task, spacing_mm: tuple[float, float, float]) -> Chain:
     """For CT: the head is the largest piece that is denser than air. As `_chain`."""
     from fedsite.tasks.steps.hounsfield import head
 
-    return _chain(task.channels, spacing_mm, head)
+    return _chain(task.channels, spacing_mm, partial(head, spacing_mm=spacing_mm))
 
 
 def _chain(

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 # Hounsfield units. Fat lies at -100, a cushion or a head rest of foam below -200, air at -1000.
 DENSER_THAN_AIR = -200.0
-COARSE_VOXELS = 4
+COARSE_MM = 4.0
 
 
-def head(image: "torch.Tensor") -> "torch.Tensor":
+def head(image: "torch.Tensor", spacing_mm: tuple[float, float, float]) -> "torch.Tensor":
     """The largest connected piece that is denser than air, as a boolean image: neither table nor head rest.
 
-    What is connected is seen on every fourth voxel or so, which is enough to say where to crop. Exact zeros, which a
+    What is connected is seen on a grid of about 4 mm, which is enough to say where to crop. Exact zeros, which a
     tool leaves that took the skull off, are no tissue. Without any tissue it is the whole image.
     """
     import torch
@@ -23,7 +23,7 @@ def head(image: "torch.Tensor") -> "torch.Tensor":
 
     values = image[0].numpy()
     tissue = (values > DENSER_THAN_AIR) & (values != 0)
-    steps = [min(COARSE_VOXELS, max(1, side // COARSE_VOXELS)) for side in values.shape]
+    steps = [max(1, round(COARSE_MM / side)) for side in spacing_mm]
     pieces, count = ndimage.label(tissue[tuple(slice(None, None, step) for step in steps)])
     if not count:
         return torch.ones_like(image, dtype=torch.bool)

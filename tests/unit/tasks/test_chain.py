@@ -40,7 +40,7 @@ def study(task, missing=(), seed=0):
             images.append(np.zeros(SHAPE))
         elif channel.modality == "CT":
             image = np.where(skull < 1, np.where(brain < 1, 35.0, 1100.0), -1000.0) + random.normal(0, 4, SHAPE)
-            image[:, -3:] = 150  # the table
+            image[:, :2] = 150  # the table
             images.append(np.where(label > 0, 65.0, image))
         else:
             image = np.where(brain < 1, 800.0 + 50 * index, np.where(skull < 1, 500.0, 20.0))
@@ -162,7 +162,7 @@ def test_a_study_is_left_as_it_was(name):
 def test_a_head_without_its_skull_is_found_among_exact_zeros():
     image = torch.zeros(1, 40, 40, 20)
     image[:, 10:30, 12:28, 4:16] = 35 + torch.randn(1, 20, 16, 12, generator=torch.Generator().manual_seed(0))
-    found = head(image)
+    found = head(image, (1, 1, 1))
     places = np.argwhere(found[0].numpy())
     assert places.min(axis=0).tolist() == [10, 12, 4]
     assert places.max(axis=0).tolist() == [29, 27, 15]
@@ -170,8 +170,8 @@ def test_a_head_without_its_skull_is_found_among_exact_zeros():
 
 @pytest.mark.parametrize("shape", [(1, 3, 5, 1), (1, 9, 8, 2)])
 def test_an_image_without_tissue_is_kept_whole(shape):
-    assert head(torch.full(shape, -1000.0)).all()
-    assert head(torch.full(shape, 40.0)).all()
+    assert head(torch.full(shape, -1000.0), (1, 1, 1)).all()
+    assert head(torch.full(shape, 40.0), (1, 1, 1)).all()
 
 
 def test_a_real_head_on_ct(real_data):
