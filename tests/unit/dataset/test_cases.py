@@ -124,6 +124,17 @@ def test_equal_content_gives_equal_bytes_and_name(tmp_path: Path, image, label):
     assert cases.encode_case("e-abc", content_of(image, changed)).file != one.file
 
 
+def test_an_image_is_told_by_its_first_input(image, label):
+    """The same patient under another id may have been exported without the second."""
+    one = cases.encode_case("e-abc", content_of(image, label))
+    image[1] = 0
+    other = cases.encode_case("e-def", content_of(image, label))
+    assert other.sha256 != one.sha256
+    assert other.image_sha256 == one.image_sha256
+    image[0, 0, 0, 0] += 1
+    assert cases.encode_case("e-def", content_of(image, label)).image_sha256 != one.image_sha256
+
+
 def test_a_case_holds_no_pickle_and_is_private(tmp_path: Path, image, label):
     file, _ = cases.write_case(tmp_path, "e-abc", content_of(image, label))
     path = tmp_path / file
