@@ -142,3 +142,39 @@ def test_a_clock_that_is_wrong(
 
 def test_findings_are_values() -> None:
     assert replace(PASSING, status="error") != PASSING
+
+
+class _Gpus:
+    """Two GPUs, of which the second is in use by others; sizes in bytes."""
+
+    free = (70e9, 9e9)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model {device.index or 0}")
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free[device.index or 0], 80e9))
+
+
+def on(config: Path, **settings: object) -> Check:
+    """The check of devices under other settings of `training`."""
+    with open_site(config) as site:
+        training = site.config.training.model_copy(update=settings)
+        return job._guarded(
+            "device", CHECKS["device"], replace(site, config=site.config.model_copy(update={"training": training}))
+        )
+
+
+def test_every_gpu_that_is_named_is_looked_at(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on(config, device="cpu").status == "warning"
+    assert (on(config, device="cuda").status, on(config, device="cuda").exit_code) == ("error", 78)
+    _Gpus(monkeypatch)
+    assert on(config) == Check("device", "ok", "GPU model 0: 70.0 of 80.0 GB free.")
+    both = on(config, devices=(0, 1))
+    assert both.status == "warning"
+    assert both.message == "GPUs model 0: 70.0 of 80.0 GB free; model 1: 9.0 of 80.0 GB free."
+    absent = on(config, devices=(0, 2))
+    assert (absent.status, absent.exit_code) == ("error", 78)
+    assert "no GPU 2: this machine shows 2" in absent.message
