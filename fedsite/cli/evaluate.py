@@ -68,6 +68,7 @@ def _data(found: "Evaluation") -> dict[str, Any]:
 
 
 def _tables(found: "Evaluation") -> "list[Table]":
+    from rich.markup import escape
     from rich.table import Table
 
     tables = []
@@ -81,7 +82,7 @@ def _tables(found: "Evaluation") -> "list[Table]":
             if name:
                 table.add_row(f"[dim]{name}[/dim]")
             for row in rows:
-                table.add_row(row.group, str(row.cases), *_cells(row))
+                table.add_row(escape(row.group), str(row.cases), *_cells(row))
         tables.append(table)
     return tables
 

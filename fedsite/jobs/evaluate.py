@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,7 +128,7 @@ def evaluate(
         found = _measures(case, restored, structures)
         measured.append(summary.MeasuredCase(record.id, record.patient, record.scanner, found))
         look(record, case, prediction)
-        progress(number, len(records))
+        progress(number, len(records), f"Dice {fmean(one.dice for one in measured):.3f}")
     return Evaluation(
         model=model,
         task=segmenter.task,

@@ -46,7 +46,7 @@ def test_every_held_out_case_is_measured(tmp_path: Path, threshold: None) -> Non
         model_of(tmp_path),
         data,
         "cpu",
-        lambda done, total, note="": told.append((done, total)),
+        lambda done, total, note="": told.append((done, total, note)),
         lambda record, case, prediction: seen.append((record.id, case.id, prediction.shape)),
     )
     records = data.records("validation")
@@ -56,7 +56,8 @@ def test_every_held_out_case_is_measured(tmp_path: Path, threshold: None) -> Non
     assert found.dice.mean == pytest.approx(np.mean([case.dice for case in found.cases]))
     assert found.dice.patients == found.summaries[0].all.patients == 3
     assert (found.data_sha256, found.seconds > 0) == (data.sha256, True)
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert [one[:2] for one in told] == [(1, 3), (2, 3), (3, 3)]
+    assert told[-1][2] == f"Dice {found.dice.mean:.3f}"
     assert seen == [(record.id, record.id, (20, 20, 20)) for record in records]
 
 

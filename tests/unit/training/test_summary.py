@@ -117,3 +117,12 @@ def test_sizes_have_no_gap():
         "\u2265 100 ml",
         "\u2265 100 ml",
     ]
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1e-9], [1e6, -1e6, 0], [0.1, 0.1, 0.1, 0.2]], ids=str
+)
+def test_an_interval_is_always_a_pair_of_numbers(values):
+    """A record is JSON, which has no NaN; and a warning would be an error here."""
+    found = estimate((f"p-{number}", float(value)) for number, value in enumerate(values))
+    assert found.low <= found.mean <= found.high
