@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +211,7 @@ def open_case(path: Path, inputs: Sequence[str] = ()) -> Case:
         id=path.stem.rpartition("-")[0],
         inputs=chosen,
         missing=about.missing,
-        image=_chosen(stored["image"], [about.inputs.index(name) for name in chosen]),
+        image=_choose(stored["image"], [about.inputs.index(name) for name in chosen]),
         label=stored["label"],
         affine=np.array(about.affine),
         source_grid=SourceGrid(about.source_shape, np.array(about.source_affine)),
@@ -262,13 +262,31 @@ def _sparse(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint
     return flat[order].astype(np.int32), mask[tuple(places[order].T)]
 
 
-def _chosen(image: NDArray[np.float16], inputs: Sequence[int]) -> NDArray[np.float16]:
-    """Some inputs of an image: a view where they are evenly spaced, as nearly always; else a copy."""
+class _Chosen:
+    """Some inputs of a mapped image, as an array [C, X, Y, Z] of which no more is read than what is asked for."""
+
+    def __init__(self, image: NDArray[np.float16], inputs: Sequence[int]) -> None:
+        self._image, self._inputs = image, np.array(inputs)
+        self.dtype, self.ndim, self.shape = image.dtype, image.ndim, (len(inputs), *image.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, region: int | slice | tuple[int | slice, ...]) -> NDArray[np.float16]:
+        first, *others = region if isinstance(region, tuple) else (region,)
+        return self._image[(self._inputs[first], *others)]
+
+    def __array__(self, dtype: type[np.generic] | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
+def _choose(image: NDArray[np.float16], inputs: Sequence[int]) -> NDArray[np.float16]:
+    """Some inputs of an image: a view where they are evenly spaced, as nearly always."""
     steps = set(np.diff(inputs).tolist()) or {1}
-    step = steps.pop()
-    if steps or step < 1:
-        return image[list(inputs)]
-    return image[inputs[0] : inputs[-1] + 1 : step]
+    if len(steps) == 1 and min(steps) > 0:
+        return image[inputs[0] : inputs[-1] + 1 : steps.pop()]
+    # Not a copy: many cases are open at once. To whoever reads patches, or all of it, it is the array.
+    return cast("NDArray[np.float16]", _Chosen(image, inputs))
 
 
 Places = dict[str, tuple[tuple[int, ...], int, int]]

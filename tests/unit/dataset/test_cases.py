@@ -80,7 +80,12 @@ def test_inputs_are_picked_by_name(tmp_path: Path, label, wanted):
     (case,) = cases.CaseFiles([tmp_path / file], wanted)
     assert case.inputs == wanted
     assert case.missing == ("b",)
-    np.testing.assert_array_equal(case.image, image[["abcd".index(name) for name in wanted]])
+    expected = image[["abcd".index(name) for name in wanted]]
+    np.testing.assert_array_equal(np.asarray(case.image, np.float32), expected.astype(np.float32))
+    assert (case.image.shape, case.image.dtype, len(case.image)) == (expected.shape, np.float16, len(wanted))
+    np.testing.assert_array_equal(case.image[:, 1:3, 2:, :4], expected[:, 1:3, 2:, :4])
+    np.testing.assert_array_equal(case.image[0], expected[0])
+    np.testing.assert_array_equal(list(case.image), expected)
     assert cases.open_case(tmp_path / file).inputs == tuple("abcd")
     with pytest.raises(DataNotFit, match="no input e"):
         cases.open_case(tmp_path / file, ["a", "e"])
@@ -94,14 +99,16 @@ def test_a_case_of_the_first_version_is_told(tmp_path: Path, image, label):
     assert "prepare-data" in caught.value.mend
 
 
-def test_a_patch_touches_only_what_it_needs(tmp_path: Path):
+@pytest.mark.parametrize("inputs", ["a", "abd"])
+def test_a_patch_touches_only_what_it_needs(tmp_path: Path, inputs):
     """Pages of the file that a patch in the middle brings into this process, 48 voxels a side of 160 x 200 x 160."""
     shape = (160, 200, 160)
-    empty = content_of(np.zeros((1, *shape), np.float16), np.zeros(shape, np.uint8))
+    known = "a" if inputs == "a" else "abcd"
+    empty = content_of(np.zeros((len(known), *shape), np.float16), np.zeros(shape, np.uint8), known)
     file, _ = cases.write_case(tmp_path, "e-abc", empty)
     with (tmp_path / file).open("rb") as stored:  # out of the page cache, where it lies in large pieces
         os.posix_fadvise(stored.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    case = cases.open_case(tmp_path / file)
+    case = cases.open_case(tmp_path / file, inputs)
     assert resident(tmp_path / file) == 0
     assert case.image[:, 56:104, 76:124, 56:104].sum() == 0
     assert 0 < resident(tmp_path / file) < 0.15 * (tmp_path / file).stat().st_size
