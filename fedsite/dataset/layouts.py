@@ -53,7 +53,9 @@ def _bids(source: Path, _layout: Layout) -> bool:
 
 def _decathlon(source: Path, layout: Layout) -> bool:
     images, masks = (source / folder for folder in layout.folders)
-    return masks.is_dir() and next(nifti.find(images), None) is not None
+    # A folder called "images" may be anybody's; masks may be elsewhere (--labels), or still to be made.
+    described = masks.is_dir() or (source / layout_source.DESCRIPTION).is_file()
+    return described and next(nifti.find(images), None) is not None
 
 
 def _brats(source: Path, layout: Layout) -> bool:

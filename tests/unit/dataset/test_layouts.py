@@ -16,6 +16,7 @@ from fedsite.dataset.cases import open_case
 from fedsite.dataset.locate import locate
 from fedsite.dataset.prepare import Request
 from fedsite.dataset.sources import collect
+from fedsite.dataset.studies import Unmarked
 from fedsite.errors import DataNotFit, UsageError
 from fedsite.jobs import prepare as job
 from fedsite.tasks import registry
@@ -220,6 +221,16 @@ def test_masks_from_elsewhere(source, collected, tmp_path):
     found = collected(labels=labels)
     assert len(found.studies) == 1
     assert [remark.id for remark in found.findings] == ["label-unpaired"]
+
+
+def test_images_of_the_decathlon_without_masks(source, pseudonyms, collected, tmp_path):
+    mask = maker.write_decathlon(source, "BRATS_001", tumour(core=2, oedema=1))
+    (tmp_path / "labels").mkdir()
+    mask.rename(tmp_path / "labels" / mask.name)
+    mask.parent.rmdir()
+    assert len(collected(labels=tmp_path / "labels").studies) == 1
+    (study,) = collect(source, None, TUMOUR, pseudonyms, unmarked=Unmarked()).studies
+    assert study.mask is None
 
 
 def test_images_that_say_whose_they_are(source, pseudonyms):
