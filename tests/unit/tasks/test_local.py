@@ -101,6 +101,12 @@ def test_a_file_that_is_wrong_names_the_key_and_the_nearest(written, settings, s
     assert refused.value.exit_code == 78
 
 
+def test_a_worker_that_never_read_the_file_finds_its_functions(written):
+    task = read_own(written())
+    assert task.name not in registry.names()
+    assert registry.get("stroke-dwi") == registry.module(task.module).DESCRIPTION
+
+
 def test_windows_are_bounded(written):
     for windows in ([[80, 0]], [], [[0, 9000]], [[0, 1]] * 9):
         with pytest.raises(ConfigurationError, match=r"channels\.ct\.windows"):
