@@ -39,6 +39,7 @@ def test_defaults_are_in_range(description):
         ("unet", {"num_res_units": float("nan")}, "network.settings.num_res_units"),
         ("segresnet", {"init_filters": 12}, "multiples of 8 from 8 to 64"),
         ("segresnet", {"blocks_down": [1, 9]}, "network.settings.blocks_down"),
+        ("segresnet-ds", {"supervised_scales": 5}, "network.settings.supervised_scales: 5 .*from 1 to 4"),
         ("unet", {"chanels": [8, 16]}, "no such setting.*Did you mean channels?"),
         ("unet", {"norm": 1}, "Batch normalisation mixes"),
         ("segresnet", {"batch-norm": True}, "Batch normalisation mixes"),
@@ -83,6 +84,7 @@ EXTREMES = [
     ("unet", {"channels": [4, 8, 8, 8, 8, 8], "num_res_units": 4}),
     ("segresnet", {"init_filters": 8, "blocks_down": [1, 1]}),
     ("segresnet", {"init_filters": 16, "blocks_down": [1, 2, 2, 1]}),
+    ("segresnet-ds", {"init_filters": 8, "blocks_down": [1, 1, 2], "supervised_scales": 4}),
 ]
 
 
