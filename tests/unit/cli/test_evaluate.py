@@ -1,6 +1,8 @@
 """What `fedsite evaluate` and `fedsite train-round` say to people about models."""
 
 import io
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,9 @@ import pytest
 from rich.console import Console
 
 from fedsite.cli import evaluate, train_round
+from fedsite.cli.output import Output
+from fedsite.jobs import evaluate as jobs
+from fedsite.jobs import site as site_jobs
 from fedsite.training import summary
 from fedsite.training.metrics import Lesion, Measures
 from fedsite.training.summary import MeasuredCase
@@ -39,6 +44,32 @@ def test_the_table() -> None:
     assert "1 to 10 ml" in text
     assert "A [b]maker[/b]" in text, "what a header says is no markup"
     assert "Measured in 12 s; it stays at home. Pictures: /place/page.html" in text
+
+
+def test_the_answer_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = (case(1, 0.5, None), case(2, 0.75, 5.0))
+    found: Any = SimpleNamespace(
+        model=SimpleNamespace(title="global model", sha256="f" * 64, after_round=3),
+        cases=cases,
+        summaries=summary.summarise(cases),
+        dice=summary.mean_dice(cases),
+        split="validation",
+        seconds=12.34,
+    )
+    orders = []
+    done = SimpleNamespace(found=found, report=Path("/place/page.html"))
+    monkeypatch.setattr(site_jobs, "open_site", lambda config: nullcontext("a site"))
+    monkeypatch.setattr(jobs, "evaluate_at_home", lambda site, order, step: orders.append(order) or done)
+    context: Any = SimpleNamespace(find_root=lambda: SimpleNamespace(obj=Output(as_json=True)))
+    evaluate.evaluate(context, Path("/a/model"), Path("/a/plan"), None, training_cases=True)
+    assert orders == [jobs.Order(Path("/a/model"), Path("/a/plan"), None, True)]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["outcome"] == "evaluated"
+    data = answer["data"]
+    assert (data["mean_dice"], data["low"], data["patients"], data["after_round"]) == (0.625, None, 2, 3)
+    assert (data["dice"], data["seconds"], data["report"]) == ({"e-1": 0.5, "e-2": 0.75}, 12.3, "/place/page.html")
+    assert [one["structures"]["lesion"]["hd95_mm"] for one in data["cases"]] == [None, 5.0]
+    assert data["summaries"][0]["all"]["hd95_mm"]["undefined"] == 1
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,20 @@ def test_a_page_is_written_and_the_result_kept(site: AtHome, order: Order, thres
     assert site.state.evaluation(done.found.model.sha256) is not None
 
 
+def test_a_model_that_finds_nothing_has_a_page_too(site: AtHome, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing(Threshold):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(image - 100)
+
+    monkeypatch.setattr(models, "network_of", lambda model: Nothing())
+    done = evaluate_at_home(site, order, site.step)
+    (found,) = done.found.summaries
+    assert (found.all.dice.mean, found.all.hd95_mm.mean, found.all.hd95_mm.undefined) == (0, None, 4)
+    page = done.report.read_text()
+    assert "undefined in 4" in page
+    assert "0 of 1 found, 0 false" in page
+
+
 def test_the_page_goes_where_it_is_asked_for(site: AtHome, order: Order, threshold: None, tmp_path: Path) -> None:
     place = tmp_path / "elsewhere.html"
     assert evaluate_at_home(site, replace(order, report=place), site.step).report == place
