@@ -8,6 +8,7 @@
      +- CannotWrite           73   no permission, disk full; progress is kept
      +- RecordsDamaged        74   this site's own records are damaged, rolled back or unknown to it
      +- TryAgainLater         75   a lock is held, a window is closed, an approval is awaited
+     |   +- WorkersLost       75   one of several training processes ended before its time; progress is kept
      +- ServerBrokeProtocol   76   the server sent something that it must not send
      |   +- UpdateRefused     76   the server did not admit this site's update
      +- NotAuthorised         77   not enrolled, certificate expired or revoked
@@ -86,6 +87,19 @@ class TryAgainLater(FedsiteError):
 
     code = "try-again-later"
     exit_code = 75
+
+
+class WorkersLost(TryAgainLater):
+    """A training in several processes ended before its time; what its last checkpoint holds is kept.
+
+    `killed`: by a signal, rather than by what it met itself.
+    """
+
+    code = "workers-lost"
+
+    def __init__(self, message: str, mend: str, killed: bool = True) -> None:
+        super().__init__(message, mend)
+        self.killed = killed
 
 
 class ServerBrokeProtocol(FedsiteError):

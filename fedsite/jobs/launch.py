@@ -5,16 +5,13 @@ Lock, state, ledger, gate and wire stay in this process.
 
 from collections.abc import Sequence
 from multiprocessing import Pipe, set_forkserver_preload
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedsite.errors import FedsiteError
+from fedsite.errors import FedsiteError, WorkersLost
 from fedsite.jobs import devices, worker
 from fedsite.jobs.local_work import Progress
 from fedsite.jobs.worker import Broken, Task
 from fedsite.site.config import TrainingSettings
-
-if TYPE_CHECKING:
-    from fedsite.training.elastic import WorkersLost
 
 # torch._dynamo, which every optimiser imports, takes longer than the rest together.
 IMPORTED_ONCE = ("torch", "torch._dynamo", "monai.networks.nets", "monai.losses", "fedsite.jobs.worker")
@@ -66,12 +63,12 @@ def side_by_side(
     with hearing, voice:
         try:
             elastic.run(layout, worker.work, (tuple(names), machines == 1, task.to_bytes(), voice), hear)
-        except elastic.WorkersLost as lost:
+        except WorkersLost as lost:
             raise _cause(heard, lost) from None
     return next((said for said in heard if isinstance(said, dict)), None)
 
 
-def _cause(heard: Sequence[object], lost: "WorkersLost") -> FedsiteError:
+def _cause(heard: Sequence[object], lost: WorkersLost) -> FedsiteError:
     """An error of fedsite's own goes before the end of a process, and that before what the others made of it."""
     errors = [said for said in heard if isinstance(said, FedsiteError)]
     broken = [said for said in heard if isinstance(said, Broken)]

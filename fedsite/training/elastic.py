@@ -16,26 +16,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, ProcessF
 from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousStoreInfo
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
-from fedsite.errors import Interrupted, TryAgainLater
+from fedsite.errors import Interrupted, WorkersLost
 
 NAME = "fedsite"
 SECONDS_TO_END = 5
 MEETING_SECONDS = 600
 # An agent takes these over, to end its workers before it ends itself.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
-class WorkersLost(TryAgainLater):
-    """A training in several processes ended before its time; what its last checkpoint holds is kept.
-
-    `killed`: by a signal, rather than by what it met itself.
-    """
-
-    code = "workers-lost"
-
-    def __init__(self, message: str, mend: str, killed: bool = True) -> None:
-        super().__init__(message, mend)
-        self.killed = killed
 
 
 @dataclass(frozen=True)

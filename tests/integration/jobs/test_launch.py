@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from support.training_task import plan_of, task_at
 
-from fedsite.errors import DataNotFit
+from fedsite.errors import DataNotFit, WorkersLost
 from fedsite.jobs import launch, worker
 from fedsite.jobs.local_work import kept_beside
 from fedsite.jobs.worker import Task
-from fedsite.training.elastic import WorkersLost
 from fedsite.wire import payload
 
 STEPS = 4

@@ -2,11 +2,10 @@
 
 import pytest
 
-from fedsite.errors import DataNotFit
+from fedsite.errors import DataNotFit, WorkersLost
 from fedsite.jobs import launch, worker
 from fedsite.jobs.launch import WorkerBroken
 from fedsite.jobs.worker import Broken, Task
-from fedsite.training.elastic import WorkersLost
 
 KILLED = WorkersLost("Training process 2 of 2 was ended by SIGKILL.", "", killed=True)
 FAILED = WorkersLost("Training process 1 of 2 ended with code 1.", "", killed=False)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedsite.errors import WorkersLost
 from fedsite.training import elastic
 from fedsite.training.elastic import Layout
 
@@ -23,7 +24,7 @@ def port() -> int:
 def test_machines_that_do_not_come_are_waited_for_no_longer_than_said(port, monkeypatch):
     monkeypatch.setattr(elastic, "MEETING_SECONDS", 1)
     handlers = [signal.getsignal(one) for one in elastic.SIGNALS]
-    with pytest.raises(elastic.WorkersLost, match="2 machines of this training did not meet") as lost:
+    with pytest.raises(WorkersLost, match="2 machines of this training did not meet") as lost:
         elastic.run(Layout(1, 2, f"127.0.0.1:{port}"), never, ())
     assert lost.value.exit_code == 75
     assert [signal.getsignal(one) for one in elastic.SIGNALS] == handlers
