@@ -10,6 +10,7 @@ from torch import nn
 
 from fedsite.tasks.description import Task
 from fedsite.training import distributed, loop, planning
+from fedsite.training.batches import Batch
 from fedsite.training.checkpoints import Checkpoints
 from fedsite.training.devices import GpuUse, prepare_device
 from fedsite.training.distributed import Group
@@ -117,7 +118,12 @@ def _sampler(task: Task, cases: Sequence[CaseLike], recipe: Recipe, part: slice,
         channel_dropout=recipe.channel_dropout,
         part=part,
     )
-    return (lambda number: sampler(number).pinned()) if device.type == "cuda" else sampler
+
+    def pinned(number: int) -> Batch:
+        with torch.cuda.device(device):  # the thread that reads ahead would begin on the first GPU
+            return sampler(number).pinned()
+
+    return pinned if device.type == "cuda" else sampler
 
 
 def _early_stop(

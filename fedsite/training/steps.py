@@ -64,7 +64,11 @@ class SupervisedStep:
         self.scaler.unscale_(self.optimizer)
         if self.correction is not None:
             self.correction(self.network)
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except torch.OutOfMemoryError:
+            # Some weights may have moved already: this step cannot be taken again.
+            raise _too_small("The optimiser's state does") from None
         self.scaler.update()
         return value
 
@@ -82,10 +86,7 @@ class SupervisedStep:
             # Outside the handler, whose exception holds the frames, and so the tensors, of what did not fit.
             self.optimizer.zero_grad()
             if not smaller:
-                raise DeviceTooSmall(
-                    "One patch of this plan does not fit into the memory of the training device.",
-                    "Set training.device to cpu or take a larger GPU; or ask for a plan with smaller patches.",
-                )
+                raise _too_small("One patch of this plan does")
             self.micro_batch = smaller
             self.halvings += 1
             if self.device.type == "cuda":
@@ -108,6 +109,13 @@ class SupervisedStep:
         with self.precision.autocast():
             logits: Logits = self._forward(batch.image.contiguous(memory_format=self.layout))
         return self.loss(_in_full(logits), batch.label)
+
+
+def _too_small(what: str) -> DeviceTooSmall:
+    return DeviceTooSmall(
+        f"{what} not fit into the memory of the training device.",
+        "Set training.device to cpu or take a larger GPU; or ask for a plan with smaller patches.",
+    )
 
 
 def _in_full(logits: Logits) -> Logits:

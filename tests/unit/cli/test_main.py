@@ -313,7 +313,7 @@ from fedsite.cli.output import Output
 out = Output(quiet="quiet" in sys.argv)
 with out.step("Reading headers") as progress:
     for number in range(3):
-        progress(number + 1, 3)
+        progress(number + 1, 3, "loss 0.25")
 out.warn("look here")
 """
 
@@ -339,7 +339,9 @@ def on_terminal(*args: str, **environment: str) -> str:
 
 
 def test_progress_is_drawn_on_a_terminal_alone() -> None:
-    assert "Reading headers" in on_terminal()
+    drawn = on_terminal()
+    assert "Reading headers" in drawn
+    assert "loss 0.25" in drawn
     assert "Reading headers" not in on_terminal("quiet")
     piped = subprocess.run([sys.executable, "-c", DRAWS], capture_output=True, text=True, check=True)
     assert piped.stderr == "Warning: look here\n"

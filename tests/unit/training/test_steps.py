@@ -124,6 +124,19 @@ def test_a_device_too_small_for_one_patch_is_named_and_no_weight_moves(network, 
     assert all(torch.equal(one, two) for one, two in zip(before, network.parameters(), strict=True))
 
 
+def test_an_optimiser_that_does_not_fit_is_named(step_of, batch, monkeypatch):
+    """Its step is not tried again: it may have moved some weights."""
+    step = step_of()
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step.optimizer, "step", full)
+    with pytest.raises(DeviceTooSmall, match="optimiser's state does not fit"):
+        step(batch)
+    assert step.halvings == 0
+
+
 def test_deep_supervision_is_computed_in_full_precision(batch, cpu):
     seen = []
 
