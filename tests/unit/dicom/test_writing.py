@@ -161,6 +161,16 @@ def test_of_a_shared_object_only_the_own_frames_are_named(tmp_path: Path) -> Non
     np.testing.assert_array_equal(each_slice(made, trace, classic_images=False), values)
 
 
+def test_a_volume_of_several_objects(tmp_path: Path) -> None:
+    who, grid = names(), Grid(9, 7, 4)
+    above = replace(grid, origin=grid.position(4))
+    volume = last_volume(tmp_path, [enhanced("MR", [grid], who=who), enhanced("MR", [above], who=who)])
+    values = blob(volume.shape)
+    made = encode(volume, values)
+    assert len(made.SourceImageSequence) == 2
+    np.testing.assert_array_equal(in_space(made, volume.affine), np.argwhere(values))
+
+
 def test_a_trace_of_three_series_names_them_all(tmp_path: Path) -> None:
     who = names()
     series = [replace(who, series=names().series) for _ in range(3)]
@@ -204,6 +214,11 @@ def test_it_belongs_to_the_study_and_says_what_it_is(tmp_path: Path) -> None:
         {"PatientSex": "unknown", "StudyDate": "2026-01-02", "StudyTime": "noon"},
         {"PatientName": None, "PatientBirthDate": None, "AccessionNumber": None},
         {"SliceThickness": None},
+        {
+            "LossyImageCompression": "01",
+            "LossyImageCompressionRatio": 7.5,
+            "LossyImageCompressionMethod": "ISO_10918_1",
+        },
         {
             "SpecificCharacterSet": ["ISO 2022 IR 6", "ISO 2022 IR 87"],
             "PatientName": "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce",
