@@ -12,7 +12,7 @@ from torch import nn
 
 from fedsite.dataset import manifest as manifests
 from fedsite.files import sha256_of
-from fedsite.jobs import models
+from fedsite.jobs import algorithms, models
 from fedsite.jobs.local_work import PreparedData
 from fedsite.jobs.models import Model
 from fedsite.site.state import State
@@ -39,11 +39,12 @@ def opened(folder: Path) -> PreparedData:
 
 
 def model_of(folder: Path, kind: models.Kind = "global", after_round: int | None = 3, **changes: Any) -> Model:
-    """A model of a plan's network, with fresh weights."""
+    """A model of a plan's network, with fresh weights: those of them that travel."""
     plan = draft(folder, **changes)
     network = networks.build(registry.get(plan.task).narrowed(plan.channels), plan.network.name, plan.network.settings)
-    path = folder / f"{kind}.safetensors"
-    write_model(path, weights.export(network))
+    path, tensors = folder / f"{kind}.safetensors", weights.export(network)
+    home = algorithms.at_home(plan, tensors)
+    write_model(path, {name: values for name, values in tensors.items() if name not in home})
     return Model(path, sha256_of(path), plan, kind, after_round)
 
 

@@ -48,10 +48,11 @@ class Client:
         shutil.copyfile(self.model, destination)
 
 
-def begin(folder: Path, state: State, **training: Any) -> Round:
-    """A round in state `offered`, for prepared data in `folder`."""
-    model = model_of(folder, local=LOCAL)
-    plan = Plan(**draft(folder, local=LOCAL).model_dump(by_alias=True), round_key=KEY, receipt_key=KEY)
+def begin(folder: Path, state: State, changes: dict[str, Any] | None = None, **training: Any) -> Round:
+    """A round in state `offered`, for prepared data in `folder`, under a plan with these changes."""
+    asked = {"local": LOCAL, **(changes or {})}
+    model = model_of(folder, **asked)
+    plan = Plan(**draft(folder, **asked).model_dump(by_alias=True), round_key=KEY, receipt_key=KEY)
     ticket = Ticket(
         federation=plan.federation, plan_sha256="1" * 64, round=1, previous_ticket=None,
         model_sha256=model.sha256, model_bytes=model.path.stat().st_size,
@@ -130,3 +131,14 @@ def test_the_round_remembers_its_models(tmp_path: Path) -> None:
         assert state.evaluation(sha256_of(here.checkpoint)) is not None
         zero, one = evaluations.rounds(state, here.offer.plan.federation)
         assert (zero.shared is not None, one.trained is not None, len(one.loss)) == (True, True, 2)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_layers_that_stay_at_home_belong_to_what_is_measured(tmp_path: Path, noise: float) -> None:
+    """Without noise they are trained, and measured with the weights; under noise they stay as they were built."""
+    prepared(tmp_path, patients=2, held_out=2)
+    privacy = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": noise}
+    with State.create(tmp_path / "state") as state:
+        changes = {"algorithm": {"name": "personal", "keep": "head"}, "privacy": privacy}
+        rounds.advance(begin(tmp_path, state, changes), until="trained")
+        assert [body["kind"] for body in state.evaluations().values()] == ["global", "trained"]
