@@ -102,9 +102,9 @@ def ready(server: Server, site: Site) -> Site:
     return site
 
 
-def open_series(server: Server, folder: Path, **changes: Any) -> tuple[int, str]:
+def open_series(server: Server, folder: Path, enough: int = 1, **changes: Any) -> tuple[int, str]:
     """A round for each moment and one more; gives the first one's number and the plan's digest."""
-    rules = {"quorum": 1, "enough": 1, "deadline_seconds": 600}
+    rules = {"quorum": 1, "enough": enough, "deadline_seconds": 600}
     plan = plan_file(folder, local=LOCAL, rounds=rules, **changes)
     model.init(read_draft(plan), folder / "model.safetensors", seed=0)
     number = server.open_series(plan, folder / "model.safetensors", len(MOMENTS) + 1)
@@ -144,6 +144,24 @@ def test_a_control_advances_once_with_the_receipt(server: Server, ready: Site, t
         for name, value in control_of_server(server, number + 1).items():
             np.testing.assert_allclose(value, own[name], atol=1e-5)
     assert len(list((ready.state / "kept").iterdir())) <= 2, "what no round needs is removed"
+
+
+def test_the_servers_control_is_the_mean_of_the_sites(server: Server, ready: Site, tmp_path: Path) -> None:
+    """Both sides work it out by themselves, from the bytes that were released: halves, and with noise."""
+    other = Site(tmp_path / "other")
+    other.init()
+    other.enroll(server.invite("site-b"))
+    prepare_blobs(other, patients=1, held_out=1, size=24, seed=1)
+    other.configure(policy={"algorithms": ["scaffold"]}, training={"evaluate": False})
+    first, plan = open_series(server, tmp_path, enough=2, algorithm="scaffold", payload="float16")
+    for number in (first, first + 1):
+        server.wait_for(number)
+        assert [take_part(site) for site in (ready, other)] == ["uploaded", "uploaded"]
+        server.wait_for(number + 1)
+        mine, theirs = (values(in_force(site, plan)) for site in (ready, other))
+        for name, value in control_of_server(server, number + 1).items():
+            np.testing.assert_allclose(value, (mine[name] + theirs[name]) / 2, atol=1e-5)
+            assert np.abs(mine[name] - theirs[name]).max() > 1e-3
 
 
 def test_layers_at_home_advance_once_with_the_receipt(server: Server, ready: Site, tmp_path: Path) -> None:
