@@ -125,7 +125,7 @@ def test_errors_have_their_kind(folder: Path, plan_path: Path, tmp_path: Path) -
     strange = tmp_path / "strange.yaml"
     strange.write_text(yaml.safe_dump(plan(network={"name": "unet", "settings": {"channels": [1, 2]}})))
     other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump(plan(channels=["dwi", "flair"])))
+    other.write_text(yaml.safe_dump(plan(channels=["dwi", "t1"])))
     opening = ("server", "round", "open")
     cases: list[tuple[type[FedsiteError], tuple[object, ...]]] = [
         (UsageError, ("server", "init", folder, "--federation", "f", "--name", "localhost")),
