@@ -22,9 +22,10 @@ from typing import TypeVar
 
 from bench_rows import report
 from rich.console import Console
+from utility.patients import Split
 from utility.recipes import ALONE, FEDERATED, Recipe
 from utility.results import Results, choose, rows, table
-from utility.sites import HOSPITALS, TRAINED, Split
+from utility.sites import HOSPITALS, TRAINED
 from utility.work import Scores, Sizes, Training, Work
 
 SEEDS = (1, 2, 3)

@@ -22,8 +22,8 @@ from fedsite.tasks.description import Task
 from fedsite.training import algorithms, inference, loop, metrics, sampling, schedules, steps, weights
 from fedsite.wire import payload
 from fedsite.wire.algorithms import next_control
+from utility.patients import CHANNELS, TASK
 from utility.recipes import NETWORK, PATCH, Recipe
-from utility.sites import CHANNELS, TASK
 
 FOREGROUND_FRACTION = 0.67
 CPU = torch.device("cpu")

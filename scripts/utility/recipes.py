@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-STEPS = 360
+STEPS = 480
 PATCH = (40, 40, 40)
 NETWORK = "unet"
 
@@ -54,15 +54,15 @@ class Recipe:
         return self.steps * (number + 1) // self.rounds - self.steps * number // self.rounds
 
 
-ALONE = (Recipe("constant"), Recipe("cosine", schedule="cosine"))
+ALONE = (Recipe("cosine", schedule="cosine"), Recipe("constant"))
 """A lone site, and all data in one place, may choose too."""
 
 FEDERATED = (
-    Recipe("fedavg 6 rounds", rounds=6),
-    Recipe("fedavg 24 rounds", rounds=24),
-    Recipe("fedavg 90 rounds", rounds=90),
     Recipe("fedavg 24 rounds falling", rounds=24, late_rounds=0.25),
+    Recipe("fedavg 24 rounds", rounds=24),
     Recipe("fedavg 24 rounds cosine", rounds=24, schedule="cosine"),
+    Recipe("fedavg 6 rounds", rounds=6),
+    Recipe("fedavg 96 rounds falling", rounds=96, late_rounds=0.25),
     Recipe("fedprox 24 rounds", rounds=24, algorithm="fedprox", mu=0.1),
     Recipe("scaffold 24 rounds", rounds=24, algorithm="scaffold", momentum=0.0, learning_rate=0.3),
     Recipe("fedbn 24 rounds", rounds=24, algorithm="fedbn"),

@@ -8,26 +8,9 @@ its own (another b-value, other slices): what a federation promises is to know t
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from hospitals.anatomy import load_head
 from hospitals.cohorts import Cohort
-from hospitals.imaging import LPS_TO_RAS, acquire
-from hospitals.lesions import grown
 from hospitals.scanners import SCANNERS, Scanner
-
-from fedsite.files import write_atomically
-
-if TYPE_CHECKING:
-    from fedsite.dataset.cases import Content
-
-Split = Literal["training", "validation", "test"]
-
-TASK = "stroke-dwi"
-CHANNELS = ("dwi",)
-SPACING_MM = (4.0, 4.0, 4.0)
 
 _LARGER_PIXELS = 1.5
 """Enough for cases of 4 mm, and quicker to make; slices stay as they are."""
@@ -63,7 +46,7 @@ TRAINED = (
     ),
     Hospital(
         "birch",
-        replace(_SCANNER["philips"], fat=0.35, fat_shift_mm=28.0),
+        replace(_SCANNER["philips"], bias=0.14, fat=0.35, fat_shift_mm=28.0),
         Cohort(lesion_ml=(20, 100), adc_drop=(0.40e-3, 0.56e-3), t2_rise=(0.15, 0.55), spared=(1.2, 2.0)),
     ),
     Hospital(
@@ -79,7 +62,7 @@ TRAINED = (
 )
 UNSEEN = Hospital(
     "elder",
-    replace(_SCANNER["united"], pile_up=(0.8, 1.8), fat=0.35, ghost=0.05),
+    replace(_SCANNER["united"], pile_up=(0.8, 1.8), fat=0.25, ghost=0.05),
     Cohort(
         lesion_ml=(20, 120),
         adc_drop=(0.38e-3, 0.55e-3),
@@ -89,49 +72,3 @@ UNSEEN = Hospital(
     ),
 )
 HOSPITALS = (*TRAINED, UNSEEN)
-
-
-def make_cases(folder: Path, hospital: Hospital, split: Split, patients: int, seed: int) -> list[Path]:
-    """The prepared cases of so many patients: acquired, preprocessed by the task, in the project's case store.
-
-    Every patient follows from hospital, split, seed and number alone. What is there already is not made again.
-    """
-    from fedsite.dataset.cases import write_case
-
-    listed = folder / "cases.txt"
-    if not listed.exists():
-        files = [
-            write_case(folder, f"e-{number:04}", _prepared(hospital, split, number, seed))[0]
-            for number in range(patients)
-        ]
-        write_atomically(listed, "\n".join(files).encode())
-    return [folder / name for name in listed.read_text().split()]
-
-
-def _prepared(hospital: Hospital, split: Split, number: int, seed: int) -> "Content":
-    """One patient's case, as preparation would make it of the acquired series and the expert's mask."""
-    import torch
-    from monai.data.meta_tensor import MetaTensor
-
-    from fedsite.dataset.cases import Content
-    from fedsite.tasks import registry
-
-    rng = np.random.default_rng([seed, number, *f"{hospital.name}/{split}".encode()])
-    lesion = grown(rng, hospital.cohort.lesion_ml)
-    images = acquire(load_head(), lesion, hospital.scanner, rng, hospital.cohort)
-    affine = LPS_TO_RAS @ images.affine
-    task = registry.get(TASK).narrowed(CHANNELS)
-    prepared = registry.module(TASK).preprocessing(task, SPACING_MM)(
-        {
-            "image": MetaTensor(torch.from_numpy(images.trace[None]), affine=torch.from_numpy(affine)),
-            "label": MetaTensor(torch.from_numpy(images.mask[None]), affine=torch.from_numpy(affine)),
-        }
-    )
-    return Content(
-        image=prepared["image"].numpy().astype(np.float16),
-        label=prepared["label"].numpy()[0].astype(np.uint8),
-        affine=np.asarray(prepared["image"].affine, np.float64),
-        inputs=task.inputs,
-        source_label=images.mask,
-        source_affine=affine,
-    )

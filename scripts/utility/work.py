@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import fedsite
 from fedsite.files import write_atomically
 from utility import recipes
+from utility.patients import SPACING_MM, Split, make_cases
 from utility.recipes import Recipe
-from utility.sites import HOSPITALS, SPACING_MM, TRAINED, Hospital, Split, make_cases
+from utility.sites import HOSPITALS, TRAINED, Hospital
 
 if TYPE_CHECKING:
     from utility.federation import Cases, Tensors
@@ -26,7 +27,7 @@ Scores = dict[str, list[float]]
 """Each patient's Dice, by hospital."""
 
 _HERE, _FEDSITE = Path(__file__).parents[1], Path(fedsite.__file__).parent
-_MAKES_CASES = (_HERE / "hospitals", _HERE / "utility/sites.py", _FEDSITE / "tasks", _FEDSITE / "dataset/cases.py")
+_MAKES_CASES = (_HERE / "hospitals", _HERE / "utility/patients.py", _FEDSITE / "tasks", _FEDSITE / "dataset/cases.py")
 _TRAINS = (
     _HERE / "utility/federation.py",
     _FEDSITE / "training",
@@ -88,7 +89,7 @@ class Training:
         return self._measured(work, "test", HOSPITALS)
 
     def _measured(self, work: Work, split: Split, hospitals: Sequence[Hospital]) -> Scores:
-        stored = work.folder / "scores" / f"{self._name(work)}-{split}.json"
+        stored = work.folder / "scores" / f"{self._name(work, split, hospitals)}.json"
         if not stored.exists():
             from utility.federation import dice
 
@@ -121,13 +122,18 @@ class Training:
 
     def _cases(self, work: Work) -> list["Cases"]:
         """Those that are trained on, by site of the federation."""
-        who = [hospital for hospital in TRAINED if self.site in ("", hospital.name)]
-        cases = [_opened(work.cases(hospital, "training", self.seed)) for hospital in who]
+        cases = [_opened(work.cases(hospital, "training", self.seed)) for hospital in self._sites]
         return [[case for site in cases for case in site]] if self.kind == "central" else cases
 
-    def _name(self, work: Work) -> str:
-        settings = (recipes.PATCH, recipes.NETWORK, HOSPITALS, work.sizes, SPACING_MM)
-        name = _digest(self, settings, _code(_MAKES_CASES), _code(_TRAINS))
+    @property
+    def _sites(self) -> list[Hospital]:
+        """Whose cases are trained on."""
+        return [hospital for hospital in TRAINED if self.site in ("", hospital.name)]
+
+    def _name(self, work: Work, *measured: object) -> str:
+        """Of the model, or of what was measured of it."""
+        settings = (recipes.PATCH, recipes.NETWORK, self._sites, work.sizes, SPACING_MM)
+        name = _digest(self, settings, measured, _code(_MAKES_CASES), _code(_TRAINS))
         return f"{self.seed}-{self.kind}-{name}"
 
 
