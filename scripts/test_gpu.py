@@ -1,4 +1,4 @@
-"""Runs tests/gpu on a device and shows what they measured, as a table and as JSON."""
+"""Runs the tests marked gpu on a device and shows what they measured, as a table and as JSON."""
 
 import argparse
 import json
@@ -31,19 +31,9 @@ def main() -> int:
         os.environ.setdefault("FEDSITE_COMMAND", str(_command(Path(scratch))))
         report = Path(scratch, "report.xml")
         # Elsewhere the libraries may be newer than ours: what they warn of is shown, and fails nothing.
-        chosen = [
-            "tests/gpu",
-            "-m",
-            "gpu",
-            "-q",
-            "-W",
-            "default",
-            "-p",
-            "no:cacheprovider",
-            "-o",
-            "junit_family=xunit1",
-        ]
-        code = int(pytest.main([*chosen, f"--junitxml={report}", f"--rootdir={ROOT}", *options.pytest]))
+        settings = "-m gpu -q -W default -p no:cacheprovider -o junit_family=xunit1".split()
+        places = [str(ROOT / "tests" / name) for name in ("gpu", "unit/training")]
+        code = int(pytest.main([*places, *settings, f"--junitxml={report}", f"--rootdir={ROOT}", *options.pytest]))
         rows = list(_measured(report))
     name = torch.cuda.get_device_name() if torch.cuda.is_available() and options.device == "cuda" else options.device
     Console(width=110).print(_table(f"On {name}, torch {torch.__version__}", rows))
