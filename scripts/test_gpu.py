@@ -31,7 +31,7 @@ def main() -> int:
         os.environ.setdefault("FEDSITE_COMMAND", str(_command(Path(scratch))))
         report = Path(scratch, "report.xml")
         # Elsewhere the libraries may be newer than ours: what they warn of is shown, and fails nothing.
-        settings = "-m gpu -q -W default -p no:cacheprovider -o junit_family=xunit1".split()
+        settings = ["-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider", "-o", "junit_family=xunit1"]
         places = [str(ROOT / "tests" / name) for name in ("gpu", "unit/training")]
         code = int(pytest.main([*places, *settings, f"--junitxml={report}", f"--rootdir={ROOT}", *options.pytest]))
         rows = list(_measured(report))
