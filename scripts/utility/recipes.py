@@ -58,13 +58,14 @@ ALONE = (Recipe("cosine", schedule="cosine"), Recipe("constant"))
 """A lone site, and all data in one place, may choose too."""
 
 FEDERATED = (
+    Recipe("fedavg 96 rounds falling", rounds=96, late_rounds=0.25),
+    Recipe("momentum 96 rounds falling", rounds=96, late_rounds=0.25, server_momentum=0.5),
+    Recipe("fedprox 96 rounds falling", rounds=96, late_rounds=0.25, algorithm="fedprox", mu=0.1),
+    Recipe("scaffold 96 rounds", rounds=96, algorithm="scaffold", momentum=0.0, learning_rate=0.3),
+    Recipe("fedbn 96 rounds falling", rounds=96, late_rounds=0.25, algorithm="fedbn"),
+    Recipe("fedavg 96 rounds", rounds=96),
     Recipe("fedavg 24 rounds falling", rounds=24, late_rounds=0.25),
     Recipe("fedavg 24 rounds", rounds=24),
     Recipe("fedavg 24 rounds cosine", rounds=24, schedule="cosine"),
     Recipe("fedavg 6 rounds", rounds=6),
-    Recipe("fedavg 96 rounds falling", rounds=96, late_rounds=0.25),
-    Recipe("fedprox 24 rounds", rounds=24, algorithm="fedprox", mu=0.1),
-    Recipe("scaffold 24 rounds", rounds=24, algorithm="scaffold", momentum=0.0, learning_rate=0.3),
-    Recipe("fedbn 24 rounds", rounds=24, algorithm="fedbn"),
-    Recipe("server momentum 24 rounds", rounds=24, server_momentum=0.5),
 )
