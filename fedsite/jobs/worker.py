@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from fedsite.dataset import manifest as manifests
-from fedsite.dataset.pool import end_with_parent
 from fedsite.errors import DataNotFit, FedsiteError
 from fedsite.files import sha256_of
 from fedsite.jobs import algorithms, local_work, tasks
@@ -98,6 +97,8 @@ def work(meeting: str, devices: Sequence[str], local: bool, task: bytes, voice: 
     """
     import torch
     from torch import distributed
+
+    from fedsite.dataset.pool import end_with_parent
 
     # Ctrl-C reaches every process of the terminal: it ends this one at once, also in the middle of a kernel.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -76,8 +76,10 @@ def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: 
     assert assert_once(server, site, number) == before
 
 
-@pytest.mark.parametrize("state", ["fetched", "trained", "reserved"])
-@pytest.mark.parametrize("lost", ["models", "checkpoints"])
+@pytest.mark.parametrize(
+    ("state", "lost"),
+    [("fetched", "models"), ("trained", "checkpoints"), ("reserved", "models"), ("reserved", "checkpoints")],
+)
 def test_weights_that_went_missing_are_made_again(
     server: Server, site: Site, tmp_path: Path, state: str, lost: str
 ) -> None:
@@ -89,8 +91,7 @@ def test_weights_that_went_missing_are_made_again(
     assert_once(server, site, number)
 
 
-@pytest.mark.parametrize("state", ["trained", "reserved"])
-@pytest.mark.parametrize("lost", ["models", "checkpoints"])
+@pytest.mark.parametrize(("state", "lost"), [("trained", "models"), ("reserved", "checkpoints")])
 def test_damaged_weights_are_never_released(server: Server, site: Site, tmp_path: Path, state: str, lost: str) -> None:
     number = server.open_round(tmp_path, **PLAN)
     site.killed(f"after:{state}", "train-round")

@@ -72,7 +72,9 @@ class Site:
 
     def killed(self, where: str, *args: str, timeout: float = 120) -> Answer:
         """Runs the command under the killer, which sends SIGKILL at `where` (see killer.py)."""
-        answer = self._run([sys.executable, KILLER, *args, "--json"], {"KILL_AT": where}, "", timeout)
+        # What is killed leaves no coverage: there is no use in tracing it.
+        command = ["env", "--unset=COVERAGE_PROCESS_CONFIG", sys.executable, KILLER, *args, "--json"]
+        answer = self._run(command, {"KILL_AT": where}, "", timeout)
         assert answer.code == -9, f"not killed at {where}: {answer}"
         return answer
 
