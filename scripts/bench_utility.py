@@ -29,8 +29,8 @@ from utility.sites import HOSPITALS, TRAINED
 from utility.work import Scores, Sizes, Training, Work
 
 SEEDS = (1, 2, 3)
-QUICK = Sizes(training=4, validation=2, test=3, coarser=2.0)
-QUICK_STEPS = 16
+QUICK = Sizes(training=2, validation=1, test=2, coarser=2.0)
+QUICK_STEPS = 4
 LEARNING: tuple[Split, ...] = ("training", "validation")
 
 Made = TypeVar("Made")

@@ -94,7 +94,8 @@ def rows(test: Results, chosen: Chosen, *, with_targets: bool) -> list[Row]:
     others = [contender for contender in test.contenders("federated") if contender != chosen.federated]
     must = [_own(test, contender, site) for site, contender in chosen.lone.items()]
     must += _comparisons(test, chosen, chosen.federated, test.seeds)
-    by_seed = [row for seed in test.seeds for row in _comparisons(test, chosen, chosen.federated, [seed])]
+    seeds = test.seeds if len(test.seeds) > 1 else []
+    by_seed = [row for seed in seeds for row in _comparisons(test, chosen, chosen.federated, [seed])]
     other = [row for contender in others for row in _comparisons(test, chosen, contender, test.seeds)]
     shown = [replace(row, target=None, holds=None) for row in by_seed + other]
     return must + shown if with_targets else [replace(row, target=None, holds=None) for row in must] + shown
@@ -108,7 +109,7 @@ def _own(test: Results, contender: str, site: str) -> Row:
 
 def _comparisons(test: Results, chosen: Chosen, contender: str, seeds: Sequence[int]) -> list[Row]:
     """A federation against all data in one place, and against the best lone site: at the four hospitals, and unseen."""
-    name = contender if len(seeds) > 1 or len(test.seeds) == 1 else f"{contender}, seed {seeds[0]}"
+    name = contender if len(seeds) == len(test.seeds) else f"{contender}, seed {seeds[0]}"
     four, unseen = (test.patients(contender, group, seeds) for group in (FOUR, (UNSEEN.name,)))
     central = mean(test.patients(chosen.central, FOUR, seeds))
     lone, lone_unseen = (best_lone(test, chosen, group, seeds) for group in (FOUR, (UNSEEN.name,)))
