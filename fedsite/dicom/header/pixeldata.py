@@ -26,6 +26,8 @@ _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 # More fragments than any encoder writes; beyond that the walk ends, so that no file can make it endless.
 _MAX_FRAGMENTS = 1 << 20
+# A few bytes that claim a very large image: no head compresses so well, but for slices of nothing but air.
+_MAX_RATIO, _RATIO_COUNTS_FROM = 100, 1 << 24
 
 
 def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
@@ -49,12 +51,13 @@ def layout(file: BinaryIO, parsed: Parsed, header: Header) -> PixelLayout:
     )
     if parsed.syntax in DEFLATED:
         trailing = parsed.size - offset - length >= MAX_TRAILING
-        fault = _native_fault(described, offset, length, parsed.size) or ("wrong-length" if trailing else "")
+        bomb = trailing or _is_beyond(described, file.seek(0, os.SEEK_END))
+        fault = _native_fault(described, offset, length, parsed.size) or ("wrong-length" if bomb else "")
     elif parsed.syntax in NATIVE:
         fault = _native_fault(described, offset, length, parsed.size)
     else:
         file.seek(offset)
-        fault = _encapsulated_fault(file, length, described.frames, parsed.size)
+        fault = _encapsulated_fault(file, length, described, parsed.size)
     return replace(described, fault=fault) if fault else described
 
 
@@ -84,17 +87,25 @@ def _native_fault(described: PixelLayout, offset: int, length: int, size: int) -
     return "" if expected and length - expected in (0, expected % 2) else "wrong-length"
 
 
-def _encapsulated_fault(file: BinaryIO, length: int, frames: int, size: int) -> str:
+def _is_beyond(described: PixelLayout, stored: int) -> bool:
+    """Whether so few compressed bytes cannot be so many voxels."""
+    claimed = described.frame_bytes * described.frames
+    return claimed > _RATIO_COUNTS_FROM and claimed > _MAX_RATIO * stored
+
+
+def _encapsulated_fault(file: BinaryIO, length: int, described: PixelLayout, size: int) -> str:
     """Walks the items: the basic offset table, one or more fragments a frame, the delimiter."""
     if length != UNDEFINED_LENGTH:
         return "wrong-length" if length else "no-pixel-data"
+    start = file.tell()
     for fragments in range(-1, _MAX_FRAGMENTS):
         head = file.read(8)
         if len(head) < 8:
             return "truncated-pixels"
         group, element, item_length = struct.unpack("<HHL", head)
         if (group, element) == _DELIMITER:
-            return "" if fragments >= frames else "wrong-length"
+            short = fragments < described.frames or _is_beyond(described, file.tell() - start)
+            return "wrong-length" if short else ""
         if (group, element) != _ITEM or file.seek(item_length, os.SEEK_CUR) > size:
             return "truncated-pixels"
     return "wrong-length"

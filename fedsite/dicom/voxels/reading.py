@@ -66,14 +66,6 @@ def read_volume(volume: Volume) -> NDArray[np.float32]:
     return stack.transpose(2, 1, 0)
 
 
-def stored_plane(frame: Frame) -> Plane:
-    """The stored values of one frame, [row, column], before any rescaling.
-
-    Raises whatever the codec raises on damaged data. Must run inside `values.tolerant_reading`.
-    """
-    return next(_planes(frame.instance, [frame.index]))
-
-
 def _fill(stack: Stack, frames: Sequence[Frame]) -> NDArray[np.float32]:
     """Reads every frame into its slice of the stack; each file is opened once. Gives a sample of the valid voxels."""
     slots: dict[Instance, list[int]] = {}
@@ -83,7 +75,7 @@ def _fill(stack: Stack, frames: Sequence[Frame]) -> NDArray[np.float32]:
     valid = []
     for instance, own in slots.items():
         own.sort(key=lambda slot: frames[slot].index)
-        planes = _planes(instance, [frames[slot].index for slot in own])
+        planes = stored_planes(instance, [frames[slot].index for slot in own])
         for slot, plane in zip(own, planes, strict=True):
             # While the slice is in the cache: its scale, and the sample.
             _rescale(plane, frames[slot].rescale, stack[slot])
@@ -110,8 +102,12 @@ def _rescale(plane: Plane, rescale: tuple[float, float] | None, out: NDArray[np.
         out += np.float32(intercept)
 
 
-def _planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
-    """The stored values of some frames (in ascending order) of a file, as [row, column], through its LUT if any."""
+def stored_planes(instance: Instance, indices: Sequence[int]) -> Iterator[Plane]:
+    """The stored values of some frames (in ascending order) of a file, as [row, column], through its LUT if any.
+
+    Each is good until the next is asked for. Raises whatever the codec raises on damaged data. Must run inside
+    `values.tolerant_reading`.
+    """
     pixels, syntax = instance.pixels, instance.transfer_syntax
     swapped_bytes = syntax == uid.ExplicitVRBigEndian and pixels.bits_allocated == 8
     if syntax in COMPRESSED:

@@ -27,6 +27,7 @@ from support.dicom_maker import (
 from fedsite.dicom.checks import VolumeRefused
 from fedsite.dicom.model import Inventory, Volume
 from fedsite.dicom.scan import scan
+from fedsite.dicom.volume import duplicates
 from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import SourceMissing
 from fedsite.site.pseudonyms import Pseudonyms
@@ -185,6 +186,21 @@ def test_a_frame_of_another_size_than_the_header_says(only: Only, syntax: str) -
         image.Rows = GRID.rows + 8
     with pytest.raises(VolumeRefused, match="cannot be decoded"):
         read_volume(only(images))
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_few_bytes_are_no_large_image(only: Only, monkeypatch: pytest.MonkeyPatch, syntax: str, copied: bool) -> None:
+    """The header alone refuses it: nothing is decoded, not even to compare copies."""
+    decoded: list[object] = []
+    monkeypatch.setattr(duplicates, "stored_planes", lambda *asked: decoded.append(asked))
+    images = compress(classic("MR", GRID), syntax)
+    for image in images:
+        image.Rows = image.Columns = 20_000
+        image.ImagePositionPatient = images[0].ImagePositionPatient if copied else image.ImagePositionPatient
+    volume = only(images)
+    assert "wrong-length" in {each.id for each in volume.findings}
+    assert (volume.verdict, decoded) == ("refused", [])
 
 
 def test_inverted_display_leaves_values_alone(only: Only) -> None:

@@ -354,6 +354,7 @@ def _broken(inventory: Inventory) -> set[str]:
 
 # What a fault brings along by its nature.
 ALSO = {
+    "too-large": {"wrong-length"},  # a few bytes that claim to be it
     "missing-slices": {"instance-gaps"},
     "damaged-header": {"instance-gaps", "missing-slices"},
 }

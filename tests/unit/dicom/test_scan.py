@@ -17,6 +17,7 @@ from support.dicom_maker import Grid, classic, compress, enhanced, names, write
 from fedsite.dicom.header import frames
 from fedsite.dicom.model import Inventory
 from fedsite.dicom.scan import scan
+from fedsite.dicom.voxels import reading
 from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import SourceMissing
 from fedsite.site.pseudonyms import Pseudonyms
@@ -193,6 +194,21 @@ def test_the_same_image_in_two_syntaxes_is_one_image(tmp_path: Path) -> None:
     write(tmp_path / "compressed", compress(images, uid.JPEG2000Lossless))
     (volume,) = scan(tmp_path, PSEUDONYMS).volumes
     assert [each.id for each in volume.findings] == ["identical-duplicates"]
+
+
+def test_copies_are_compared_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an archive every other frame would be inflated anew for each."""
+    opened: list[str] = []
+    true = reading.open_file
+    monkeypatch.setattr(reading, "open_file", lambda *place: opened.append(place[0]) or true(*place))
+    image = enhanced("MR", [Grid(slices=30)])
+    write(tmp_path / "first", [image])
+    write(tmp_path / "second", [image])
+    (volume,) = scan(tmp_path, PSEUDONYMS).volumes
+    assert [each.message for each in volume.findings] == [
+        "30 image(s) are identical copies of others and were dropped."
+    ]
+    assert len(opened) == 4  # both for a place in the middle, both for all
 
 
 def test_damaged_copies_are_kept_and_refused(tmp_path: Path) -> None:
