@@ -32,6 +32,8 @@ _COMMAND_GROUP = 0x0000
 _ZEROS = "zeros where elements should be"
 # A header ends where the pixels begin: FloatPixelData, DoubleFloatPixelData (0009) or PixelData.
 _FLOAT_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010
+# How pixels are stored (PS3.5 section 8): under another representation nobody knows in which order their bytes are.
+_OF_PIXELS = frozenset({"OB", "OW", "UN", None})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 _IMPLICIT, _BIG_ENDIAN = str(uid.ImplicitVRLittleEndian), str(uid.ExplicitVRBigEndian)
@@ -109,7 +111,8 @@ class Parsed:
         implicit, little: how the data set is encoded.
         tags: of all elements before the pixel data, wanted or not; not of those within sequences.
         noted: how the values of the elements begin that were to be noted, by tag; at least 64 bytes of longer ones.
-        pixels: where the value of PixelData begins in bytes, and its length; (0, 0) where there is none.
+        pixels: where the value of PixelData begins in bytes, and its length; (0, 0) where there is none, or of a
+            representation that pixels do not have.
         size: of the file, or of the inflated data set (no further than MAX_TRAILING behind its pixels); `pixels` lies
             in the same.
     """
@@ -174,10 +177,14 @@ def _pixels(file: BinaryIO, implicit: bool, little: bool) -> tuple[int, int]:
     place = file.tell()
     start = file.read(12)
     try:
-        tag, _, value, length = _encoding(implicit, little).head(start, 0)
+        tag, representation, value, length = _encoding(implicit, little).head(start, 0)
     except (_Odd, struct.error):
         return 0, 0
-    return (place + value, length) if tag == _PIXELS else (0, 0)
+    return (place + value, length) if _holds_pixels(tag, representation) else (0, 0)
+
+
+def _holds_pixels(tag: int, representation: str | None) -> bool:
+    return tag == _PIXELS and representation in _OF_PIXELS
 
 
 class _Buffer:
@@ -288,7 +295,7 @@ def _spans(
                 return spans, (0, 0)
         span = tag, representation, start, length = head(data, position)
         if not previous < tag < _FLOAT_PIXELS:
-            return spans, _at_pixels(previous, tag, start, length)
+            return spans, _at_pixels(previous, span)
         previous = tag
         if length == UNDEFINED_LENGTH:
             if tag in wanted and (representation not in ("SQ", None) or tag & PRIVATE):
@@ -306,12 +313,13 @@ def _empty(representation: str | None) -> bytes | None:
     return cast("bytes | None", empty_value_for_VR(representation, raw=True))
 
 
-def _at_pixels(previous: int, tag: int, start: int, length: int) -> tuple[int, int]:
+def _at_pixels(previous: int, span: Span) -> tuple[int, int]:
+    tag, representation, start, length = span
     if tag >> 16 == _COMMAND_GROUP:
         raise ValueError(_ZEROS)
     if tag <= previous or tag > _PIXELS:
         raise _Odd  # out of order: what was looked for may still come
-    return (start, length) if tag == _PIXELS else (0, 0)
+    return (start, length) if _holds_pixels(tag, representation) else (0, 0)
 
 
 def _sequence_end(buffer: _Buffer, position: int, encoding: _Encoding, representation: str | None, depth: int) -> int:

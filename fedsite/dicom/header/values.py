@@ -103,9 +103,11 @@ def flatten(dataset: Dataset) -> dict[str, Any]:
     for tag, element in list(dataset.items()):
         keyword, representation = _described(tag)
         if keyword and representation != "SQ":
-            value = _plain_value(element, representation)
-            if value is None:
-                value = value_at(dataset, tag)
+            value = None
+            if representation == element.VR or _reads_alike(element.VR, representation):
+                value = _plain_value(element, representation)
+                if value is None:
+                    value = value_at(dataset, tag)
             if value is None and representation in _NUMBERS and _holds_something(element):
                 value = math.nan
             if value is not None and value != "":
@@ -113,8 +115,19 @@ def flatten(dataset: Dataset) -> dict[str, Any]:
     return header
 
 
+def _reads_alike(stored: str | None, representation: str) -> bool:
+    """Whether a value is the same under the representation that the file states as under that of the dictionary.
+
+    Digits stated to be a float would be a number, and another one. None is of implicit files; UN says nothing.
+    """
+    if stored is None or stored == "UN":
+        return True
+    return stored in representation or (stored in _TEXT and representation in _TEXT)
+
+
 def _holds_something(element: DataElement | RawDataElement) -> bool:
-    return bool(isinstance(element, RawDataElement) and element.value and element.value.strip(b" \0"))
+    value = element.value
+    return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
 def _plain_value(element: DataElement | RawDataElement, representation: str) -> Any:  # noqa: ANN401 - as above
@@ -153,6 +166,7 @@ def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as 
     return found[0] if count == 1 else list(found)
 
 
+_TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())  # noqa: SIM905
 _SINGLE = frozenset({NoneType, str, float, int})
 _STRUCTURES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "UL": "I", "US": "H"}
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "US"})

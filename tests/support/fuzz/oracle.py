@@ -10,15 +10,17 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.hooks import hooks
 from pydicom.multival import MultiValue
-from support.fuzz.elements import parse, serialise
 
 from fedsite.dicom.labels.marking import Marked
 from fedsite.dicom.model import Frame, Inventory, Volume
@@ -317,10 +319,23 @@ def _whole_file(path: str, member: str) -> Dataset:
 
 def _read(path: str, member: str, stop_before_pixels: bool) -> pydicom.FileDataset:
     content = zipfile.ZipFile(path).read(member) if member else Path(path).read_bytes()
-    try:
+    with _whatever_character_set():
         return pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=stop_before_pixels)
-    except (LookupError, TypeError, ValueError):
-        # A character set that is none keeps pydicom from everything else, which has nothing to do with text.
-        file = parse(content)
-        file.dataset = [element for element in file.dataset if element.tag != SPECIFIC_CHARACTER_SET]
-        return pydicom.dcmread(io.BytesIO(serialise(file)), force=True, stop_before_pixels=stop_before_pixels)
+
+
+@contextmanager
+def _whatever_character_set() -> Iterator[None]:
+    """A character set that is none keeps pydicom from everything else, which has nothing to do with text."""
+    convert = hooks.raw_element_value
+
+    def convert_others(raw: RawDataElement, data: dict[str, object], **options: object) -> None:
+        if raw.tag == SPECIFIC_CHARACTER_SET:
+            data |= {"VR": "CS", "value": ""}
+        else:
+            convert(raw, data, **options)
+
+    hooks.register_callback("raw_element_value", convert_others)
+    try:
+        yield
+    finally:
+        hooks.register_callback("raw_element_value", convert)

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -172,12 +173,65 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Mon
     assert (fair.instance.pixels.fault, bomb.instance.pixels.fault) == ("", "wrong-length")
 
 
+def test_a_few_deflated_bytes_are_no_large_image(tmp_path: Path) -> None:
+    air = np.zeros((1, 4096, 2100), np.uint16)
+    noise = np.random.default_rng(1).integers(0, 2, air.shape, np.uint16)
+    for voxels, fault in ((air, "wrong-length"), (noise, "")):
+        images = classic("MR", Grid(2100, 4096, 1), voxels)
+        (path,) = write(tmp_path, images, syntax=uid.DeflatedExplicitVRLittleEndian)
+        (frame,) = frames.read_frames(str(path))
+        assert frame.instance.pixels.fault == fault
+
+
 def test_a_deflated_data_set_that_breaks_off(tmp_path: Path) -> None:
     (path,) = write(tmp_path, classic("MR", Grid(rows=64, columns=64))[:1], syntax=uid.DeflatedExplicitVRLittleEndian)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 3 // 4])
     (frame,) = frames.read_frames(str(path))
     assert frame.instance.pixels.fault == "truncated-pixels"
+
+
+def restated(content: bytes, stored: bytes, otherwise: bytes) -> bytes:
+    """The same bytes, with one element's VR another one."""
+    assert content.count(stored) == 1
+    return content.replace(stored, stored[:4] + otherwise)
+
+
+@pytest.mark.parametrize("otherwise", [b"FD", b"FL", b"UL", b"SS", b"OB", b"SQ"])
+def test_a_number_stated_as_something_else_is_none(tmp_path: Path, otherwise: bytes) -> None:
+    """The bytes of `1.000000` are a double too, of 1.4e-76; what has a long length takes what follows into it."""
+    (path,) = write(tmp_path, classic("MR", RescaleSlope="1.000000")[:1])
+    content = restated(path.read_bytes(), b"\x28\x00\x53\x10DS", otherwise)
+    if otherwise in (b"OB", b"SQ"):
+        content = content.replace(otherwise + b"\x08\x00", otherwise + b"\0\0\x08\0\0\0")
+    assert_same(content)
+    assert repr(flatten(parse(content, frames.WANTED).dataset)["RescaleSlope"]) == "nan"
+
+
+@pytest.mark.parametrize("otherwise", [b"DS", b"IS", b"LO", b"SH", b"ST", b"UN"])
+def test_a_number_in_digits_is_the_same_in_any_text(tmp_path: Path, otherwise: bytes) -> None:
+    (path,) = write(tmp_path, classic("MR", RescaleSlope="1.000000")[:1])
+    content = restated(path.read_bytes(), b"\x28\x00\x53\x10DS", otherwise)
+    if otherwise == b"UN":
+        content = content.replace(b"UN\x08\x00", b"UN\0\0\x08\0\0\0")
+    assert_same(content)
+    assert number(flatten(parse(content, frames.WANTED).dataset), "RescaleSlope") == 1
+
+
+def test_a_text_stated_as_a_number_is_absent(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, classic("MR", PatientID="ABCD")[:1])
+    content = restated(path.read_bytes(), b"\x10\x00\x20\x00LO", b"FL")
+    assert_same(content)
+    assert "PatientID" not in flatten(parse(content, frames.WANTED).dataset)
+
+
+@pytest.mark.parametrize(("otherwise", "fault"), [(b"OB", ""), (b"UN", ""), (b"OF", "no-pixel-data")])
+def test_pixels_are_bytes_or_words(tmp_path: Path, otherwise: bytes, fault: str) -> None:
+    (path,) = write(tmp_path, classic("MR")[:1])
+    path.write_bytes(restated(path.read_bytes(), b"\xe0\x7f\x10\x00OW", otherwise))
+    assert_same(path.read_bytes())
+    (frame,) = frames.read_frames(str(path))
+    assert frame.instance.pixels.fault == fault
 
 
 @given(st.data())
