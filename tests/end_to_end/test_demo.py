@@ -9,9 +9,12 @@ from commands import StepFailed, set_key
 
 from fedsite.site.config import read_yaml
 
+SITES = ("alder", "birch")
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SITES", 2)
     monkeypatch.setattr(demo, "PATIENTS", 4)
     monkeypatch.setattr(demo, "HELD_OUT", 0.5)
     monkeypatch.setattr(demo, "ROUNDS", 1)
@@ -29,11 +32,11 @@ def test_the_whole_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     rounds = json.loads((tmp_path / "summary.json").read_text())["rounds"]
     assert [row["round"] for row in rounds] == [0, 1]
     assert rounds[0]["bytes"] == 0
-    assert rounds[0]["epsilon"] == dict.fromkeys(("alder", "birch", "cedar"), 0.0)
+    assert rounds[0]["epsilon"] == dict.fromkeys(SITES, 0.0)
     assert all(epsilon > 20 for epsilon in rounds[1]["epsilon"].values())
-    assert len(set(rounds[1]["uploads"].values())) == 3
+    assert len(set(rounds[1]["uploads"].values())) == len(SITES)
     assert rounds[1]["bytes"] > 100_000
-    assert all(0 <= row["dice"][site] <= 1 for row in rounds for site in ("alder", "birch", "cedar"))
+    assert all(0 <= row["dice"][site] <= 1 for row in rounds for site in SITES)
     assert_nothing_leaked(next(tmp_path.glob("run-*")))
 
 

@@ -1,0 +1,5 @@
+"""Whole commands, whose parts have tests of their own."""
+
+from support.fixtures import untraced
+
+__all__ = ["untraced"]
