@@ -9,8 +9,8 @@ what a federation promises is to know there what its members know together.
 How strong it all is was settled before the test split was opened, on the validation split of the four, and of the fifth
 on patients of a seed that the bench does not use: a lone site must learn its own patients, and not get by at the fifth.
 The fifth was made harder twice while the gain of the federation over the best lone site was looked at (7.5, 8.5, then
-10.4 points on those patients, with the same models): that it is large there was arranged, and shows no more than that it
-can be.
+10.4 points on those patients, with the same models): that it is large there was arranged, and shows no more than that
+it can be.
 """
 
 from dataclasses import dataclass, replace
