@@ -1,5 +1,5 @@
 """The server and the site of every participation test."""
 
-from support.fixtures import server, site
+from support.fixtures import server, site, untraced
 
-__all__ = ["server", "site"]
+__all__ = ["server", "site", "untraced"]
