@@ -5,13 +5,12 @@ codes of PS3.16 (CID 7203 Image Derivation, CID 7180 and what was part of 7203 b
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag
 
-from fedsite.dicom.header.values import value_at
+from fedsite.dicom.header.values import tag_of, value_at
 
 _WORDS = {
     "110808": "FA",
@@ -28,9 +27,9 @@ _WORDS = {
     "113290": "ADC",
 }
 
-_DERIVATION_CODES = Tag("DerivationCodeSequence")
-_DERIVATION_IMAGE = Tag("DerivationImageSequence")
-_SCHEME, _VALUE = Tag("CodingSchemeDesignator"), Tag("CodeValue")
+_DERIVATION_CODES = tag_of("DerivationCodeSequence")
+_DERIVATION_IMAGE = tag_of("DerivationImageSequence")
+_SCHEME, _VALUE = tag_of("CodingSchemeDesignator"), tag_of("CodeValue")
 
 
 def derivation_words(dataset: Dataset) -> tuple[str, ...]:
@@ -41,7 +40,7 @@ def derivation_words(dataset: Dataset) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_WORDS[text] for text in texts if text in _WORDS))
 
 
-def _items(dataset: Dataset, tag: Any) -> Iterator[Dataset]:  # noqa: ANN401 - a BaseTag; pydicom leaves Tag untyped
+def _items(dataset: Dataset, tag: BaseTag) -> Iterator[Dataset]:
     value = value_at(dataset, tag)
     if isinstance(value, Sequence):
         yield from value

@@ -9,14 +9,13 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
 
-from fedsite.dicom.header.values import value_at
+from fedsite.dicom.header.values import tag_of, value_at
 
-_DIMENSIONS, _POINTER = Tag("DimensionIndexSequence"), Tag("DimensionIndexPointer")
+_DIMENSIONS, _POINTER = tag_of("DimensionIndexSequence"), tag_of("DimensionIndexPointer")
 # What tells frames of one place apart as points in time or phases of the heart.
 _TIMES = frozenset(
-    {Tag("TemporalPositionIndex"), Tag("TemporalPositionTimeOffset"), Tag("NominalCardiacTriggerDelayTime")}
+    {tag_of("TemporalPositionIndex"), tag_of("TemporalPositionTimeOffset"), tag_of("NominalCardiacTriggerDelayTime")}
 )
 
 

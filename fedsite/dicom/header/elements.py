@@ -55,11 +55,8 @@ _LONGEST_UNUSUAL = 1 << 24
 MAX_TRAILING = 1 << 26
 
 # Value representations with a length of two bytes, and those with two reserved bytes and a length of four (7.1.2).
-_SHORT = {
-    name.encode(): name
-    for name in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-}
-_LONG = {name.encode(): name for name in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()}  # noqa: SIM905
+_SHORT = {name.encode(): name for name in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()}
+_LONG = {name.encode(): name for name in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()}
 
 
 class _Odd(Exception):

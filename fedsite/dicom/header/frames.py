@@ -13,10 +13,8 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from pydicom import uid
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 
 from fedsite.dicom.header import deidentification, elements, objects, pixeldata, scaling
 from fedsite.dicom.header.derivation import derivation_words
@@ -30,6 +28,7 @@ from fedsite.dicom.header.values import (
     number,
     numbers,
     shown,
+    tag_of,
     text,
     value_at,
     whole,
@@ -104,21 +103,15 @@ _KEYWORDS = (
 )
 
 
-def _tag(keyword: str) -> BaseTag:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return BaseTag(tag)
-
-
 WANTED = {
-    int(tag): tag for tag in (*map(_tag, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS, *scaling.PRIVATE_TAGS)
+    int(tag): tag for tag in (*map(tag_of, ("SpecificCharacterSet", *_KEYWORDS)), *PRIVATE_TAGS, *scaling.PRIVATE_TAGS)
 }
-_LUT = _tag("ModalityLUTSequence")
-_METHOD_CODES = _tag("DeidentificationMethodCodeSequence")
+_LUT = tag_of("ModalityLUTSequence")
+_METHOD_CODES = tag_of("DeidentificationMethodCodeSequence")
 _SEX, _BIRTH_DATE, _DESCRIPTION = deidentification.SEX, deidentification.BIRTH_DATE, deidentification.DESCRIPTION
-_AGENTS = _tag("ContrastBolusAgentSequence")
+_AGENTS = tag_of("ContrastBolusAgentSequence")
 _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
-_CONVERTED = _tag("UnassignedPerFrameConvertedAttributesSequence")
+_CONVERTED = tag_of("UnassignedPerFrameConvertedAttributesSequence")
 
 
 # What a file gives: its image planes, or the id of the rule that says why there are none, or that it is an archive.

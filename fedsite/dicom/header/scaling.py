@@ -14,20 +14,19 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from fedsite.dicom.checks import Finding, finding
-from fedsite.dicom.header.values import Header, number, value_at
+from fedsite.dicom.header.values import Header, number, tag_of, value_at
 from fedsite.dicom.model import Frame, Scale
 
 _IDENTITY = (1.0, 0.0)
 _PHILIPS = "PHILIPS"
 
-_MAPS = BaseTag(tag_for_keyword("RealWorldValueMappingSequence") or 0)
-_SLOPE = BaseTag(tag_for_keyword("RealWorldValueSlope") or 0)
-_INTERCEPT = BaseTag(tag_for_keyword("RealWorldValueIntercept") or 0)
+_MAPS = tag_of("RealWorldValueMappingSequence")
+_SLOPE = tag_of("RealWorldValueSlope")
+_INTERCEPT = tag_of("RealWorldValueIntercept")
 
 _PRIVATE_GROUP, _PRIVATE_CREATOR, _SCALE_SLOPE = 0x2005, "PHILIPS MR IMAGING DD 001", 0x0E
 _BLOCKS = range(0x10, 0x20)

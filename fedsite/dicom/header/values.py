@@ -16,7 +16,7 @@ from types import NoneType
 from typing import Any, TypeGuard
 
 import pydicom.config
-from pydicom.datadict import dictionary_keyword, dictionary_VR
+from pydicom.datadict import dictionary_keyword, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
@@ -73,6 +73,13 @@ def tolerant_reading() -> Iterator[None]:
         finally:
             for logger, level in levels.items():
                 logger.setLevel(level)
+
+
+def tag_of(keyword: str) -> BaseTag:
+    """The tag of a standard attribute."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return BaseTag(tag)
 
 
 def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - as pydicom has it
@@ -166,7 +173,7 @@ def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as 
     return found[0] if count == 1 else list(found)
 
 
-_TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())  # noqa: SIM905
+_TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 _SINGLE = frozenset({NoneType, str, float, int})
 _STRUCTURES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "UL": "I", "US": "H"}
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "US"})

@@ -31,9 +31,7 @@ _BITS_ALLOCATED = (8, 16, 32)
 _DIFFUSION_WORDS = frozenset({"DIFFUSION", "TRACEW", "TRACE"})
 # Patient Position (0018,5100), PS3.3 C.7.3.1.1.2, without HFS: head first and on the back, as in nearly every scan of a
 # head. Only these terms are repeated in a message: whatever else stands there may be about somebody.
-_UNUSUAL_POSITIONS = frozenset(
-    "HFP HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR PFDL".split()  # noqa: SIM905
-)
+_UNUSUAL_POSITIONS = frozenset("HFP HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR PFDL".split())
 
 
 def refused_as(frames: Sequence[Frame]) -> list[str]:
