@@ -47,17 +47,9 @@ def test_two_processes_give_the_weights_of_one(task: Task) -> None:
     worker.train(task, "cpu", Told())
     alone = {name: np.array(value) for name, value in payload.tensors_of(task.destination).items()}
     task.destination.unlink()
-    told, seen = Told(), dict[int, set[str]]()
+    told = Told()
 
-    def progress(done: int, total: int, note: str = "") -> None:
-        told(done, total)
-        if not seen:
-            seen.update({child.pid: descriptors(child.pid) for child in multiprocessing.active_children()})
-            sockets = listening()
-            places = {sockets[name] for names in seen.values() for name in names if name in sockets}
-            assert places == {"0100007F"}, "something listens beyond 127.0.0.1"
-
-    record = launch.side_by_side(TWO, task, progress)
+    record = launch.side_by_side(TWO, task, told)
 
     trained = payload.tensors_of(task.destination)
     assert trained.keys() == alone.keys()
@@ -68,7 +60,6 @@ def test_two_processes_give_the_weights_of_one(task: Task) -> None:
     assert told == [(number, STEPS) for number in range(1, STEPS + 1)], "the leader alone tells of the steps"
     assert record is not None
     assert record["steps"] == STEPS
-    assert len(seen) == 2
     assert not multiprocessing.active_children()
 
 
@@ -93,14 +84,20 @@ def test_a_killed_process_ends_it_by_name_and_the_next_run_goes_on(task: Task, k
     assert told[-1] == (60, 60)
 
 
-def test_an_interruption_ends_the_workers_first(task: Task) -> None:
+def test_the_workers_meet_on_this_machine_and_end_before_an_interruption(task: Task) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    endless = task.model_copy(update={"plan": plan_of(10_000), "seed": 5})
+    listen = dict[int, set[str]]()
 
     def progress(done: int, total: int, note: str = "") -> None:
+        sockets = listening()
+        for child in multiprocessing.active_children():
+            listen[child.pid] = {sockets[name] for name in descriptors(child.pid) if name in sockets}
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        launch.side_by_side(TWO, task, progress)
+        launch.side_by_side(TWO, endless, progress)
+    assert list(listen.values()) == [{"0100007F"}] * 2, "a worker listens on 127.0.0.1, and nowhere else"
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is before
 
