@@ -38,7 +38,13 @@ def run(works: Sequence[Work], settings: Settings, workers: int) -> Generator[Re
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            failed = next((future for future in done if future.exception()), None)
+            if failed:
+                # What others finish meanwhile is not lost: it is given before the failure is.
+                done |= wait(future for future in running if not future.cancel()).done
+            yield from (future.result() for future in done if not future.exception())
+            if failed:
+                failed.result()
     except BrokenProcessPool:
         raise TryAgainLater(
             "The system ended a worker process, most likely for want of memory.",

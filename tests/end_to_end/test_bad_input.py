@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.dicom_maker import classic, write
 from support.federation import Server
-from support.site import Answer, Site
+from support.processes import Answer
+from support.site import Site
 
 
 def assert_named(answer: Answer, code: int, word: str) -> None:

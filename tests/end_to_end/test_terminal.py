@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.federation import Server
-from support.site import FEDSITE, Site, prepare_blobs
+from support.processes import FEDSITE
+from support.site import Site, prepare_blobs
 
 
 class Terminal:

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +14,13 @@ from pathlib import Path
 import pytest
 from support.bids_maker import head, write_subject
 from support.dicom_maker import names
-from support.site import Site
+from support.site import PREPARE_KILLER, Site
 from support.study_maker import write_dicom
 
 from fedsite.dataset import cases, folder, manifest
 from fedsite.errors import CannotWrite, SourceMissing
 from fedsite.jobs import prepare as job
 
-KILLER = str(Path(__file__).parents[1] / "support" / "prepare_killer.py")
 STUDIES = 5
 
 
@@ -71,10 +69,7 @@ def prepare(site: Site, source: Path, **options: object) -> job.Done:
 
 def killed(site: Site, where: str, source: Path) -> None:
     """Runs the command and has it killed at `where` (see prepare_killer.py)."""
-    environment = {**os.environ, "FEDSITE_CONFIG": str(site.config), "OMP_NUM_THREADS": "1", "KILL_AT": where}
-    command = [sys.executable, KILLER, "prepare-data", str(source), "--task", "stroke-dwi"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == -9, done.stdout + done.stderr
+    site.killed(where, "prepare-data", str(source), "--task", "stroke-dwi", killer=PREPARE_KILLER)
 
 
 @contextmanager

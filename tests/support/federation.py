@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from support.processes import FEDSITE
 
 from fedsite.errors import UsageError
 from fedsite.server import enrolment as admissions
@@ -31,7 +31,6 @@ from fedsite.wire.messages import utc_now
 from fedsite.wire.payload import Layout, Tensor, write_model
 from fedsite.wire.plans import PlanDraft, read_draft
 
-FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
 NAME = "test-federation"
 SHAPES = {"first.weight": (40, 30), "first.bias": (40,), "last.weight": (7, 5, 3)}
 

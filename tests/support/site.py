@@ -1,16 +1,15 @@
 """A site under test: the installed command in a folder of its own, one process per call."""
 
-import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from support import processes
 from support.case_maker import content_of
+from support.processes import FEDSITE, TRACING, Answer
 
 from fedsite import __version__
 from fedsite.dataset import manifest
@@ -22,25 +21,8 @@ from fedsite.site.state import State
 from fedsite.tasks import registry
 from fedsite.tasks.description import Task
 
-# scripts/test_gpu names another command where fedsite is not installed.
-FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
-INHERITED = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
-KILLER = str(Path(__file__).with_name("killer.py"))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command ended: its exit code and both streams."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        found: dict[str, Any] = json.loads(self.stdout)
-        return found
+INHERITED = ("PATH", "HOME", TRACING, "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+ROUND_KILLER, PREPARE_KILLER = (str(Path(__file__).with_name(f"{name}.py")) for name in ("killer", "prepare_killer"))
 
 
 @dataclass(frozen=True)
@@ -70,11 +52,10 @@ class Site:
         """Runs `fedsite ARGS` without --json: what a person sees."""
         return self._run([FEDSITE, *args], {}, "", timeout)
 
-    def killed(self, where: str, *args: str, timeout: float = 120) -> Answer:
-        """Runs the command under the killer, which sends SIGKILL at `where` (see killer.py)."""
+    def killed(self, where: str, *args: str, killer: str = ROUND_KILLER, timeout: float = 120) -> Answer:
+        """Runs the command under a killer, which sends SIGKILL at `where` (see killer.py and prepare_killer.py)."""
         # What is killed leaves no coverage: there is no use in tracing it.
-        command = ["env", "--unset=COVERAGE_PROCESS_CONFIG", sys.executable, KILLER, *args, "--json"]
-        answer = self._run(command, {"KILL_AT": where}, "", timeout)
+        answer = self._run([killer, *args, "--json"], {"KILL_AT": where, TRACING: ""}, stdin="", timeout=timeout)
         assert answer.code == -9, f"not killed at {where}: {answer}"
         return answer
 
@@ -128,24 +109,13 @@ class Site:
         with self.open_state() as state:
             return [record.body for record in state.records("ledger")]
 
-    def _run(self, command: list[str], extra: dict[str, str], stdin: str, timeout: float) -> Answer:
+    def _run(self, script: list[str], extra: dict[str, str], stdin: str, timeout: float) -> Answer:
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment = kept | {"FEDSITE_CONFIG": str(self.config), "OMP_NUM_THREADS": "1"} | self.environment | extra
-        if command[1:2] == ["init"] or "init" in command[:3]:
+        if script[1:2] == ["init"]:
             environment.pop("FEDSITE_CONFIG")
-            command = [*command, "--config", str(self.config)]
-        done = subprocess.run(
-            command,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            start_new_session=True,
-            cwd="/",
-            check=False,
-        )
-        return Answer(done.returncode, done.stdout, done.stderr)
+            script = [*script, "--config", str(self.config)]
+        return processes.run(script, environment, stdin, timeout)
 
 
 def blob(task: Task, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

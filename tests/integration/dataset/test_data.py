@@ -5,7 +5,6 @@ import pty
 import select
 import shutil
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 from support.bids_maker import head, write_subject
 from support.dicom_maker import classic, names, write
-from support.site import FEDSITE, Answer, Site
+from support.processes import FEDSITE, Answer
+from support.site import PREPARE_KILLER, Site
 
 from fedsite.dataset import cases, folder, manifest
 from fedsite.errors import DataNotFit, FedsiteError, TryAgainLater
@@ -23,8 +23,6 @@ from fedsite.jobs.site import open_site
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.pseudonyms import Pseudonyms
-
-KILLER = str(Path(__file__).parents[2] / "support" / "prepare_killer.py")
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +253,7 @@ def test_weights_that_have_seen_the_patient_are_thrown_away(site: Site) -> None:
 def test_a_kill_in_the_middle_of_a_withdrawal(site: Site, where: str) -> None:
     """Once it is recorded nobody trains on the patient, and the next run finishes it."""
     patient = patient_of(site, "Qwyjibo")
-    environment = {**os.environ, "FEDSITE_CONFIG": str(site.config), "KILL_AT": where}
-    command = [sys.executable, KILLER, "data", "exclude", patient, "--yes"]
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -9
+    site.killed(where, "data", "exclude", patient, "--yes", killer=PREPARE_KILLER)
     assert [body["event"] for body in audited(site)] == ["patient-withdrawn"]
     assert list(cases.stored(site.data / "cases"))
     if where != "sweep":

@@ -6,8 +6,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +13,12 @@ import pytest
 from PIL import Image
 from support.bids_maker import head, write_nifti, write_subject
 from support.dicom_maker import names
-from support.site import Answer, Site
+from support.processes import Answer
+from support.site import PREPARE_KILLER, Site
 from support.study_maker import write_dicom
 
 from fedsite.dataset import cases, folder, manifest
 
-KILLER = str(Path(__file__).parents[2] / "support" / "prepare_killer.py")
 PLANTED = ("Qwyjibo", "Zxunusual", "PID-77-Vq", "ACC-99-Wz", "18991231", "Hôpital-Xyz", "Folder-of-Qq")
 
 
@@ -37,12 +35,8 @@ def prepare(site: Site, source: Path, *options: str, **settings: float) -> Answe
 
 
 def killed(site: Site, where: str, source: Path, *options: str) -> None:
-    environment = {**os.environ, "FEDSITE_CONFIG": str(site.config), "OMP_NUM_THREADS": "1", "KILL_AT": where}
-    command = [sys.executable, KILLER, "prepare-data", str(source), "--task", "stroke-dwi", *options]
-    done = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
-    _, said = done.communicate(timeout=300)
-    assert done.returncode == -9, said
-    assert_nobody_is_left(done.pid)
+    done = site.killed(where, "prepare-data", str(source), "--task", "stroke-dwi", *options, killer=PREPARE_KILLER)
+    assert_nobody_is_left(done.process)
 
 
 def assert_nobody_is_left(session: int) -> None:

@@ -1,0 +1,189 @@
+"""Processes of the tests' own making, most of them forked from one that has imported torch and MONAI once.
+
+Those imports take five of the six seconds of a short command, and the suite runs more than a hundred of them. All
+else is as from a shell: the installed script, a process and a session of its own, its own environment and streams, an
+exit code or the signal that ended it. Where coverage is measured, and where FEDSITE_COMMAND names another command,
+each process starts by itself; so do those of the demo and of the tests in a terminal.
+"""
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+# scripts/test_gpu names another command where fedsite is not installed.
+FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
+TRACING = "COVERAGE_PROCESS_CONFIG"
+MODULES = (
+    *("torch._dynamo", "monai.networks.nets", "monai.losses", "monai.transforms"),
+    *("fedsite.jobs.participate", "fedsite.jobs.prepare", "fedsite.jobs.predict", "fedsite.jobs.enroll"),
+)
+LONGEST_REQUEST = 1 << 16
+DESCRIPTORS = 1 << 10
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a process ended: its exit code (or minus the signal's number) and both streams."""
+
+    code: int
+    stdout: str
+    stderr: str
+    process: int
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+def run(script: Sequence[str], environment: Mapping[str, str], stdin: str = "", timeout: float = 120) -> Answer:
+    """Runs a Python script with its arguments, as cron would: in `/`, in an own session, without a terminal.
+
+    Raises TimeoutError, once the process is killed.
+    """
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+        streams[0].write(stdin)
+        streams[0].seek(0)
+        start = _cold if environment.get(TRACING) or "FEDSITE_COMMAND" in os.environ else _warm
+        code, process = start(script, environment, streams, timeout)
+        for stream in streams[1:]:
+            stream.seek(0)
+        return Answer(code, streams[1].read(), streams[2].read(), process)
+
+
+def _cold(
+    script: Sequence[str], environment: Mapping[str, str], streams: Sequence[IO[str]], timeout: float
+) -> tuple[int, int]:
+    stdin, stdout, stderr = streams
+    command = script if script[0] == FEDSITE else [sys.executable, *script]
+    process = subprocess.Popen(
+        command, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, cwd="/"
+    )
+    try:
+        return process.wait(timeout), process.pid
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise TimeoutError(f"{script} took more than {timeout} s") from None
+
+
+def _warm(
+    script: Sequence[str], environment: Mapping[str, str], streams: Sequence[IO[str]], timeout: float
+) -> tuple[int, int]:
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        request = json.dumps([list(script), dict(environment)]).encode()
+        socket.send_fds(_parent(), [request], [theirs.fileno(), *(stream.fileno() for stream in streams)])
+        theirs.close()
+        with mine.makefile() as answers:
+            process = int(answers.readline())
+            mine.settimeout(timeout)
+            try:
+                return int(answers.readline()), process
+            except TimeoutError:
+                os.killpg(process, signal.SIGKILL)
+                raise TimeoutError(f"{script} took more than {timeout} s") from None
+
+
+_parents: list[tuple[socket.socket, "subprocess.Popen[bytes]"]] = []
+_one_at_a_time = threading.Lock()
+
+
+def _parent() -> socket.socket:
+    """Where this test process asks for its processes. What answers there ends with it."""
+    with _one_at_a_time:
+        if not _parents:
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                # -P: or `site` would be the module beside this one.
+                command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+                environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+                process = subprocess.Popen(
+                    command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                )
+            _parents.append((mine, process))
+            atexit.register(_stop)
+        return _parents[0][0]
+
+
+def _stop() -> None:
+    for requests, process in _parents:
+        requests.close()
+        process.wait()
+
+
+def _serve(requests: socket.socket) -> None:
+    """Forks for each request one that starts the command and waits for it."""
+    for module in MODULES:
+        __import__(module)
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST_REQUEST, 4)
+        if not request:
+            return
+        if os.fork() == 0:
+            script, environment = json.loads(request)
+            _start_and_wait(script, environment, *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _start_and_wait(script: list[str], environment: dict[str, str], answers: int, *streams: int) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    process = os.fork()
+    if process:
+        os.write(answers, f"{process}\n".encode())
+        _, status = os.waitpid(process, 0)
+        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+    os.closerange(3, DESCRIPTORS)
+    os.setsid()
+    os.chdir("/")
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = script
+    _end(_exit_code(script[0]))
+
+
+def _exit_code(script: str) -> int:
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:  # noqa: BLE001 - as Python shows it
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(code: int) -> None:
+    """What Python does at its end, but for taking every module apart: half a second for torch, to no effect."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
