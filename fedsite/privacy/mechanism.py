@@ -10,7 +10,7 @@ finite, or cannot be proven small enough, raises, and no payload exists.
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -79,13 +79,11 @@ class Gate:
 
 @dataclass(frozen=True)
 class Sealed:
-    """A payload in the outbox. The norms are for this site's eyes only: the first one depends on patients."""
+    """A payload in the outbox."""
 
     path: Path
     sha256: str
     size: int
-    norm_before: float
-    norm_clipped: float
 
 
 class SystemNoise:
@@ -125,23 +123,22 @@ def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floatin
     chunk. `header` and `dtype` are the payload's encoding. Raises DataNotFit on anything that is not finite, and
     CannotWrite; the destination then does not exist.
     """
-    norm = measure_norm(read, gate.values)
-    digest = hashlib.sha256()
-    noise = SystemNoise()
-    integer_square = 0
-    with atomic_writer(destination, PRIVATE_FILE) as file:
-        digest.update(header)
-        file.write(header)
-        for clipped in quantised(read, gate, norm):
-            integer_square += int(np.dot(clipped, clipped))
-            noised = add_noise(clipped, gate, noise)
-            block = _encode(noised / gate.scale, dtype)
-            digest.update(block)
-            file.write(block)
-        if integer_square > STEPS_PER_CLIP_NORM**2:
-            raise DataNotFit("The clipped update is longer than its bound.", "Nothing was released; report this bug.")
-    norm_clipped = math.sqrt(integer_square) / gate.scale
-    return Sealed(destination, digest.hexdigest(), destination.stat().st_size, norm, norm_clipped)
+    norm, noise = measure_norm(read, gate.values), SystemNoise()
+    released = (add_noise(clipped, gate, noise) / gate.scale for clipped in quantised(read, gate, norm))
+    return _write(released, header, dtype, destination)
+
+
+def seal_noised(
+    read: ReadUpdate, values: int, header: bytes, dtype: np.dtype[np.floating], destination: Path
+) -> Sealed:
+    """Writes, without clipping or noising, an update whose every step was clipped and noised as it was trained.
+
+    Only the release of a `dp-sgd` round may call this, for weights that its private steps alone have made: the update
+    is then post-processing of what was noised, and its charge covers it. Anything else goes through `seal`.
+    `read` gives the `values` values of the update as for `seal`, and is called once for each chunk. Raises DataNotFit
+    on anything that is not finite, and CannotWrite; the destination then does not exist.
+    """
+    return _write((_finite(read(part)) for part in _chunks(values)), header, dtype, destination)
 
 
 def preview(read: ReadUpdate, gate: Gate) -> tuple[float, float]:
@@ -155,13 +152,7 @@ def measure_norm(read: ReadUpdate, values: int) -> float:
     """The L2 norm of an update in float64. Raises DataNotFit when it is not finite."""
     total = 0.0
     for part in _chunks(values):
-        chunk = read(part)
-        if not np.isfinite(chunk).all():
-            raise DataNotFit(
-                "The update holds values that are not finite (NaN or infinity).",
-                "Nothing was released. The training diverged: look at the round's loss; the plan's learning rate may"
-                " be too high.",
-            )
+        chunk = _finite(read(part))
         with np.errstate(over="ignore"):  # too large to square: found below
             total += float(np.dot(chunk, chunk))
     if not math.isfinite(total):
@@ -170,17 +161,25 @@ def measure_norm(read: ReadUpdate, values: int) -> float:
 
 
 def quantised(read: ReadUpdate, gate: Gate, norm: float) -> Iterator[Integers]:
-    """The clipped update in grid steps, truncated toward zero, chunk by chunk: its norm is at most 2^20."""
+    """The clipped update in grid steps, truncated toward zero, chunk by chunk: its norm is at most 2^20.
+
+    Raises DataNotFit where that does not hold: on the way, or, for the norm of the whole, after the last chunk.
+    """
     # One part in 2^40 less than C, so that no rounding of the product can lift the norm above the bound.
-    factor = gate.scale * min(1.0, gate.clip_norm * (1 - 2.0**-40) / norm) if norm > 0 else gate.scale
+    factor = min(gate.scale, STEPS_PER_CLIP_NORM * (1 - 2.0**-40) / norm) if norm > 0 else gate.scale
+    square = 0
     for part in _chunks(gate.values):
         with np.errstate(over="ignore", invalid="ignore"):
             steps = np.trunc(read(part) * factor)
         # Asked again, and so that NaN says no: `read` may give another answer than it gave for the norm, and what an
         # integer cannot hold would wrap past the check of the whole.
         if not np.abs(steps).max() <= STEPS_PER_CLIP_NORM:
-            raise DataNotFit("The clipped update is longer than its bound.", "Nothing was released; report this bug.")
-        yield steps.astype(np.int64)
+            raise _too_long()
+        clipped = steps.astype(np.int64)
+        square += int(np.dot(clipped, clipped))
+        yield clipped
+    if square > STEPS_PER_CLIP_NORM**2:
+        raise _too_long()
 
 
 def add_noise(clipped: Integers, gate: Gate, noise: NoiseSource) -> Integers:
@@ -189,6 +188,32 @@ def add_noise(clipped: Integers, gate: Gate, noise: NoiseSource) -> Integers:
         return clipped
     deviation = gate.noise_multiplier * STEPS_PER_CLIP_NORM
     return clipped + np.rint(noise.standard_normal(len(clipped)) * deviation).astype(np.int64)
+
+
+def _write(released: Iterable[Floats], header: bytes, dtype: np.dtype[np.floating], destination: Path) -> Sealed:
+    """Writes the payload, which appears only once its last chunk was made without an exception."""
+    digest = hashlib.sha256(header)
+    with atomic_writer(destination, PRIVATE_FILE) as file:
+        file.write(header)
+        for values in released:
+            block = _encode(values, dtype)
+            digest.update(block)
+            file.write(block)
+    return Sealed(destination, digest.hexdigest(), destination.stat().st_size)
+
+
+def _finite(values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        raise DataNotFit(
+            "The update holds values that are not finite (NaN or infinity).",
+            "Nothing was released. The training diverged: look at the round's loss; the plan's learning rate may"
+            " be too high.",
+        )
+    return values
+
+
+def _too_long() -> DataNotFit:
+    return DataNotFit("The clipped update is longer than its bound.", "Nothing was released; report this bug.")
 
 
 def _encode(values: Floats, dtype: np.dtype[np.floating]) -> bytes:
