@@ -123,9 +123,17 @@ def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floatin
     chunk. `header` and `dtype` are the payload's encoding. Raises DataNotFit on anything that is not finite, and
     CannotWrite; the destination then does not exist.
     """
-    norm, noise = measure_norm(read, gate.values), SystemNoise()
-    released = (add_noise(clipped, gate, noise) / gate.scale for clipped in quantised(read, gate, norm))
-    return _write(released, header, dtype, destination)
+    return _write(privatised(read, gate, SystemNoise()), header, dtype, destination)
+
+
+def privatised(read: ReadUpdate, gate: Gate, noise: NoiseSource) -> Iterator[Floats]:
+    """What `seal` writes of an update, chunk by chunk: clipped and noised. Raises as it does.
+
+    The attacks on this site's own data (`fedsite.privacy.attacks`) look at just this.
+    """
+    norm = measure_norm(read, gate.values)
+    for clipped in quantised(read, gate, norm):
+        yield add_noise(clipped, gate, noise) / gate.scale
 
 
 def seal_noised(
