@@ -197,6 +197,7 @@ class State:
     def records(self, chain: Chain, after: int = 0) -> Iterator[Record]:
         """The records of a chain in order, as stored. Raises RecordsDamaged on a body that is not JSON."""
         rows = self._select(
+            # A chain is one of two words of our own.
             f"select sequence, previous, time, body, hash from {chain} where sequence > ? order by sequence",  # noqa: S608
             (after,),
         )
@@ -205,7 +206,7 @@ class State:
 
     def last(self, chain: Chain) -> Record | None:
         """The newest record of a chain."""
-        (newest,) = next(self._select(f"select max(sequence) from {chain}"))  # noqa: S608
+        (newest,) = next(self._select(f"select max(sequence) from {chain}"))  # noqa: S608 - as above
         return next(self.records(chain, after=newest - 1)) if newest else None
 
     def verify(self) -> dict[Chain, int]:

@@ -70,7 +70,8 @@ class Group:
 
     def _weight(self, batch_size: int) -> float:
         part = self.share(batch_size)
-        return (part.stop - part.start) / batch_size  # type: ignore[no-any-return]
+        weight: float = (part.stop - part.start) / batch_size
+        return weight
 
 
 def _summed(weight: float) -> GradientHook:

@@ -75,7 +75,7 @@ class SupervisedStep:
     def use_layout(self, layout: torch.memory_format) -> None:
         """How images, and the weights that meet them, lie in memory from here on. Values stay as they are."""
         self.layout = layout
-        self.network.to(memory_format=layout)  # type: ignore[call-overload]
+        self.network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub knows 4D only
 
     def _gradients_that_fit(self, batch: Batch) -> torch.Tensor:
         while True:

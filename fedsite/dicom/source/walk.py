@@ -45,7 +45,7 @@ def tree(source: Path) -> tuple[list[Group], Counter[str]]:
     top = os.path.abspath(source)  # noqa: PTH100 - resolve() would follow links: the operator's name of it counts
     broken: Counter[str] = Counter()
     if not source.is_dir():
-        return [Group(os.path.dirname(top), "", (os.path.basename(top),))], broken  # noqa: PTH119, PTH120
+        return [Group(os.path.dirname(top), "", (os.path.basename(top),))], broken  # noqa: PTH119, PTH120 - as above
     return [group for folder, names in _folders(top, broken) for group in groups(folder, names)], broken
 
 
