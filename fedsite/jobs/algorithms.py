@@ -7,9 +7,10 @@
 | scaffold | the site's control | made of the released update | the same; a control is as noisy as the updates |
 | fedbn, personal | layers | trained here, never sent | frozen: neither trained nor sent |
 
-Layers that stay at home could be trained under `gaussian-update` at no price, but not under `dp-sgd`, where every step
-must start from what is private already. One rule for both is simpler to promise: under noise nothing is learned here
-that does not pass the gate. A frozen head is FedBABU (Oh, Kim and Yun 2022): a site fits its own afterwards.
+Under `dp-sgd` what is added to a gradient is added after the noise. Layers that stay at home could be trained under
+`gaussian-update` at no price, but not under `dp-sgd`, where every step must start from what is private already. One
+rule for both is simpler to promise: under noise nothing is learned here that does not pass the gate. A frozen head is
+FedBABU (Oh, Kim and Yun 2022): a site fits its own afterwards.
 """
 
 import math
@@ -26,7 +27,7 @@ from fedsite.tasks.description import Task
 from fedsite.tasks.parts import Part
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage
-from fedsite.wire.plans import FedProx, PersonalLayers, PlanDraft
+from fedsite.wire.plans import DpSgd, FedProx, PersonalLayers, PlanDraft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +71,13 @@ def at_home(plan: PlanDraft, names: Iterable[str]) -> frozenset[str]:
 def learns_at_home(plan: PlanDraft) -> bool:
     """Whether this site trains layers that it keeps to itself."""
     return _part(plan) is not None and not plan.privacy.noise_multiplier and plan.local.steps > 0
+
+
+def frozen(plan: PlanDraft, names: Iterable[str]) -> frozenset[str]:
+    """Those of the network's tensors that do not learn here: what the plan leaves out, and under noise what stays."""
+    every, part = frozenset(names), plan.local.train
+    left_out = frozenset() if part == "all" else every - parts.of(plan.network.name, part, every)
+    return left_out | (frozenset() if learns_at_home(plan) else at_home(plan, every))
 
 
 def reach(plan: PlanDraft) -> float:
@@ -135,6 +143,8 @@ def composition(plan: PlanDraft, values: int) -> str:
         text = "scaffold: the controls are made of released updates alone, nothing more leaves"
         if privacy.noise_multiplier:
             noise = privacy.noise_multiplier * math.sqrt(values)
+            if isinstance(privacy, DpSgd):  # a control is a mean over the steps, whose noises are independent
+                noise /= privacy.batch_patients * math.sqrt(plan.local.steps)
             text += f"; under this noise a control is at most 1 part signal to {noise:,.3g} parts noise"
         return text
     if isinstance(plan.algorithm, FedProx):
@@ -142,7 +152,10 @@ def composition(plan: PlanDraft, values: int) -> str:
     if part := _part(plan):
         fate = "frozen under noise" if privacy.noise_multiplier else "trained here"
         return f"{plan.algorithm_name}: the {part} never leaves this site; it is {fate}"
-    return "fedavg: the clipped and noised update is all that leaves"
+    made = (
+        "an update made of clipped and noised steps" if isinstance(privacy, DpSgd) else "the clipped and noised update"
+    )
+    return f"fedavg: {made} is all that leaves"
 
 
 def _part(plan: PlanDraft) -> Part | None:

@@ -12,6 +12,7 @@ from fedsite.jobs import devices, worker
 from fedsite.jobs.local_work import Progress
 from fedsite.jobs.worker import Broken, Task
 from fedsite.site.config import TrainingSettings
+from fedsite.wire.plans import DpSgd
 
 # torch._dynamo, which every optimiser imports, takes longer than the rest together.
 IMPORTED_ONCE = ("torch", "torch._dynamo", "monai.networks.nets", "monai.losses", "fedsite.jobs.worker")
@@ -26,11 +27,14 @@ class WorkerBroken(FedsiteError):
 def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[str, Any] | None:
     """Trains on one device in this process, or on several with a process for each; gives what the training was.
 
-    Raises as `local_work.train` does; where there are several, WorkersLost when one dies, and WorkerBroken. What the
+    Under dp-sgd it is one, the first, since a patient's gradient is made in one piece; the record says so. Raises as
+    `local_work.train` does; where there are several, WorkersLost when one dies, and WorkerBroken. What the
     last checkpoint holds is kept, and the next call goes on from there.
     """
     if task.data is None:
         return worker.train(task, "cpu", progress)  # no step is taken, and torch is not imported
+    if isinstance(task.plan.privacy, DpSgd):
+        return _on_the_first(settings, task, progress)
     patches = task.plan.local.batch_size * task.plan.local.accumulation
     if min(len(settings.devices), patches) < 2 and settings.machines == 1:
         return worker.train(task, devices.one(settings), progress)
@@ -38,6 +42,15 @@ def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[st
     record = side_by_side(names[:patches], task, progress, settings.machines, settings.meeting)
     if record and len(names) > patches:
         record["events"].append(f"{patches} of {len(names)} devices computed: a batch has no more patches")
+    return record
+
+
+def _on_the_first(settings: TrainingSettings, task: Task, progress: Progress) -> dict[str, Any] | None:
+    record = worker.train(task, devices.one(settings), progress)
+    idle = [f"{len(settings.devices) - 1} more devices"] if len(settings.devices) > 1 else []
+    idle += [f"{settings.machines - 1} more machines"] if settings.machines > 1 else []
+    if record and idle:
+        record["events"].append(f"dp-sgd computes on one device: {' and '.join(idle)} had nothing to do")
     return record
 
 

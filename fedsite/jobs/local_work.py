@@ -26,7 +26,7 @@ from fedsite.site import withdrawals
 from fedsite.site.config import SiteConfig
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage
-from fedsite.wire.plans import Plan, PlanDraft
+from fedsite.wire.plans import DpSgd, Plan, PlanDraft
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fedsite.tasks.description import Task
     from fedsite.training.distributed import Group
     from fedsite.training.fit import Machine, Recipe
+    from fedsite.training.private import Private
 
 
 class Progress(Protocol):
@@ -67,6 +68,14 @@ class PreparedData:
     def records(self, split: manifests.Split) -> tuple[CaseRecord, ...]:
         """What the manifest says of them."""
         return self.manifest.of_split(split)
+
+    def patients(self, split: manifests.Split) -> dict[str, tuple[int, ...]]:
+        """Which of a split's cases are whose: their places in `cases`, by the patient's pseudonym, in order."""
+        owners = [record.patient for record in self.records(split)]
+        return {
+            patient: tuple(place for place, owner in enumerate(owners) if owner == patient)
+            for patient in sorted(set(owners))
+        }
 
 
 def open_prepared(site: Site, plan: PlanDraft) -> PreparedData:
@@ -143,6 +152,7 @@ def train(
     group: "Group | None" = None,
     carried: Carried = algorithms.NOTHING,
     means: Means = DEFAULT_MEANS,
+    sampling_rate: float = 1.0,
 ) -> dict[str, Any] | None:
     """Trains the plan's steps from the global model and writes the weights that travel to `destination` (0600).
 
@@ -151,8 +161,10 @@ def train(
     lasts; called again after a kill, it goes on from there and ends the same.
 
     As one of a group of processes it takes its share of each batch; the group's leader reads the model and writes the
-    weights. Layers that stay at home begin and end in the files of `carried`. Raises DataNotFit when a case is not what
-    the manifest says or the loss diverges, MinutesSpent at the policy's limit, DeviceTooSmall.
+    weights. Layers that stay at home begin and end in the files of `carried`. Under dp-sgd each patient is in a step
+    with chance `sampling_rate`, and every step is private; what it costs must have been charged before. Raises
+    DataNotFit when a case is not what the manifest says or the loss diverges, MinutesSpent at the policy's limit,
+    DeviceTooSmall.
     """
     if plan.local.steps == 0 or data is None:
         with atomic_writer(destination, PRIVATE_FILE) as file, model.open("rb") as source:
@@ -167,11 +179,12 @@ def train(
         for case in data.records("training"):
             verify_case(data.folder / case.file, case.sha256)
     task = algorithms.check(plan)
-    network, kept = _network(plan, task, model if group.leads else None, carried)
+    network, kept = network_of(plan, task, model if group.leads else None, carried)
     where = devices.choose_device(device)
     network.to(where)
     group.same(network)
     correction = algorithms.correction(network, plan, carried, group.same)
+    private = _private(plan, network, data, sampling_rate)
     progress_file = kept_beside(destination)
     record = fit(
         network,
@@ -184,6 +197,7 @@ def train(
         group=group,
         correction=correction,
         validate=validation(network, task, plan, data, where) if plan.local.early_stop else None,
+        private=private,
     )
     if group.leads:
         _write(network, kept, destination, carried.layers if algorithms.learns_at_home(plan) else None)
@@ -191,7 +205,9 @@ def train(
     return record.summary()
 
 
-def _network(plan: Plan, task: "Task", model: Path | None, carried: Carried) -> tuple["nn.Module", frozenset[str]]:
+def network_of(
+    plan: PlanDraft, task: "Task", model: Path | None, carried: Carried
+) -> tuple["nn.Module", frozenset[str]]:
     """The plan's network as the round begins with it, and the names of its tensors that stay at home.
 
     Without a model it is as built: the group's leader gives its weights to all.
@@ -203,9 +219,20 @@ def _network(plan: Plan, task: "Task", model: Path | None, carried: Carried) -> 
     if model is not None:
         algorithms.load(network, plan, model, carried.own)
     kept = algorithms.at_home(plan, network.state_dict())
-    if not algorithms.learns_at_home(plan):
-        freeze(network, kept)
+    freeze(network, algorithms.frozen(plan, network.state_dict()))
     return network, kept
+
+
+def _private(plan: Plan, network: "nn.Module", data: PreparedData, sampling_rate: float) -> "Private | None":
+    """The plan's private steps, for the patients who are trained on here; None where the whole update is noised."""
+    if not isinstance(plan.privacy, DpSgd):
+        return None
+    from fedsite.privacy.dpsgd import PrivateGradient, Settings
+    from fedsite.training.private import Private
+
+    asked, patients = plan.privacy, data.patients("training")
+    settings = Settings(asked.clip_norm, asked.noise_multiplier, asked.batch_patients, sampling_rate)
+    return Private(PrivateGradient(network, len(patients), settings), patients)
 
 
 def _write(network: "nn.Module", kept: frozenset[str], destination: Path, layers: Path | None) -> None:
@@ -230,7 +257,9 @@ def recipe_of(plan: PlanDraft, seed: int) -> "Recipe":
 
     local = plan.local
     stop = (local.early_stop.every, local.early_stop.patience) if local.early_stop else None
-    return Recipe(**local.model_dump(exclude={"seed", "early_stop"}), seed=seed, early_stop=stop)
+    each = plan.privacy.patches_per_patient if isinstance(plan.privacy, DpSgd) else 1
+    own = {"seed", "early_stop", "train"}
+    return Recipe(**local.model_dump(exclude=own), seed=seed, early_stop=stop, patches_per_patient=each)
 
 
 def _machine(device: "torch.device", means: Means, kept: Path, purpose: str) -> "Machine":

@@ -16,7 +16,7 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
-from fedsite.jobs import evaluations, pages
+from fedsite.jobs import charging, evaluations, pages, rehearsal
 from fedsite.jobs import round as rounds
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.lock import only_run
@@ -84,25 +84,13 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
     if here.state == "rejected":
         return Outcome("nothing-to-do", {"round": here.number, "rejected": here.body.get("reason", "")})
     if dry_run:
-        return _previewed(here)
+        return Outcome("previewed", {"round": here.number, **rehearsal.rehearse(here)})
     rounds.clear_overtaken(site, here.offer)
     rounds.reopen(here)
     with _telling_refusals(here):
         rounds.admit(here)
         rounds.advance(here)
     return _ended(here)
-
-
-def _previewed(here: Round) -> Outcome:
-    """Trains, and shows what would leave. Nothing is charged, sent, or told to the server."""
-    if here.state not in ("offered", "fetched", "trained"):
-        raise TryAgainLater(
-            f"Round {here.number} is {here.state}: it is charged already, there is nothing to preview.",
-            "fedsite train-round brings it to its end.",
-        )
-    rounds.admit(here)
-    rounds.advance(here, until="trained")
-    return Outcome("previewed", {"round": here.number, **rounds.preview(here)})
 
 
 def _begin(
@@ -142,7 +130,6 @@ def _ended(here: Round) -> Outcome:
         )
     spent, terms = here.site.ledger.spent(), here.site.ledger.terms
     _forget_old_models(here)
-    gate = rounds.gate_for(here.offer, here.body["values"])
     return Outcome(
         "uploaded",
         {
@@ -155,7 +142,7 @@ def _ended(here: Round) -> Outcome:
             "epsilon": spent.epsilon,
             "delta": terms.delta,
             "guarantee": guarantee(spent.epsilon, terms.delta),
-            "signal_to_noise": gate.signal_to_noise if gate.noise_multiplier else None,
+            "signal_to_noise": charging.signal_to_noise(here.offer.plan, here.body["values"]),
             "evaluation": evaluations.brief(here.site.state, here.offer.ticket.model_sha256),
             "evaluation_after": evaluations.brief_of_trained(here.site.state, here.number),
             "report": _write_page(here),

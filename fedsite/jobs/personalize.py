@@ -130,6 +130,7 @@ def _train(
             steps=asked.steps,
             learning_rate=asked.learning_rate,
             early_stop=(max(1, asked.steps // MEASUREMENTS), PATIENCE) if stopping else None,
+            ema=0.0,
         ),
         fit.Machine(
             device,

@@ -1,12 +1,13 @@
 """One participation in one process: a durable state machine that may be killed and started again anywhere.
 
     gaussian-update:  offered -> fetched -> trained -> reserved -> released -> uploading -> acknowledged
+    dp-sgd:           offered -> fetched -> reserved -> trained -> released -> uploading -> acknowledged
 
-Each arrow is one function below; its state is durable in `state.db` before the next begins. Training costs nothing
-and is simply repeated (it is deterministic); the charge is durable before the noise is drawn; from `released` on the
-same bytes are sent until the server's receipt is here. A round that ends before its bytes arrived becomes `late`,
-one that the server refuses `rejected`, one that was overtaken before its release `abandoned`; what was charged stays
-charged.
+Each arrow is one function below; its state is durable in `state.db` before the next begins. The charge is durable
+before the noise is drawn: before the release, or before the first private step. A training that was cut off goes on
+from its checkpoint, or begins anew under the same reservation: nothing of it has left. From `released` on the same
+bytes are sent until the server's receipt is here. A round that ends before its bytes arrived becomes `late`, one that
+the server refuses `rejected`, one that was overtaken before its release `abandoned`; what was charged stays charged.
 """
 
 import hashlib
@@ -17,24 +18,26 @@ from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.jobs import algorithms, evaluate, evaluations, kept, launch, local_work, models
+from fedsite.jobs import algorithms, charging, evaluate, evaluations, kept, launch, local_work, models
 from fedsite.jobs.local_work import PreparedData, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_receipt
 from fedsite.jobs.worker import Task
 from fedsite.privacy import accountant, mechanism
-from fedsite.privacy.ledger import Charge
-from fedsite.privacy.mechanism import Gate
-from fedsite.privacy.statement import MEANINGFUL, guarantee
+from fedsite.privacy.statement import MEANINGFUL
 from fedsite.site import policy
 from fedsite.site.policy import Asked
 from fedsite.site.state import Record
 from fedsite.wire import payload
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage
+from fedsite.wire.plans import DpSgd
 
-ORDER = ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged")
+ORDERS = {
+    "gaussian-update": ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged"),
+    "dp-sgd": ("offered", "fetched", "reserved", "trained", "released", "uploading", "acknowledged"),
+}
 FINAL = ("acknowledged", "late", "rejected", "abandoned")
 PENDING = ("released", "uploading")
 
@@ -80,6 +83,11 @@ class Round:
         """The prepared data, if they fit the plan."""
         return local_work.open_prepared(self.site, self.offer.plan)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The states that the plan's mechanism goes through."""
+        return ORDERS[self.offer.plan.privacy.mechanism]
+
 
 def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[str, Envelope], step: Steps) -> Round:
     """The round as this site knows it, or a new one in state `offered`."""
@@ -120,8 +128,8 @@ def clear_overtaken(site: Site, offer: Offer) -> None:
 
 def advance(here: Round, until: str = "acknowledged") -> None:
     """Walks the round's states, from wherever it stands, until the given one; never beyond."""
-    while here.state not in FINAL and ORDER.index(here.state) < ORDER.index(until):
-        TRANSITIONS[here.offer.plan.privacy.mechanism][here.state](here)
+    while here.state not in FINAL and (now := here.order.index(here.state)) < here.order.index(until):
+        TO[here.order[now + 1]](here)
 
 
 def admit(here: Round) -> None:
@@ -144,7 +152,7 @@ def admit(here: Round) -> None:
     ledger = here.site.ledger
     if ledger.reservation(plan.federation, here.number):
         return
-    charge = charge_for(here.offer, here.offer.ticket.model_bytes // 4)
+    charge = charging.charge_for(here.offer, here.offer.ticket.model_bytes // 4, ledger.terms)
     after = ledger.price(charge)
     ledger.require(after, rules.maximum_epsilon)
     alone = None
@@ -155,32 +163,11 @@ def admit(here: Round) -> None:
         here.data()
 
 
-def charge_for(offer: Offer, values: int) -> Charge:
-    """What a round under the plan's mechanism costs. `values` is the number of released values d (or a bound)."""
-    asked = offer.plan.privacy
-    return Charge(
-        federation=offer.plan.federation,
-        round=offer.ticket.round,
-        plan_sha256=offer.plan_sha256,
-        ticket_sha256=offer.ticket_sha256,
-        mechanism=asked.mechanism,
-        # One patient added or removed can turn a clipped update into any other: a change of up to 2C.
-        sensitivity=2 * asked.clip_norm,
-        clip_norm=asked.clip_norm,
-        noise_multiplier=asked.noise_multiplier,
-        sampling_rate=float(asked.sampling_rate),
-        steps=asked.steps,
-        release=accountant.gaussian_update(asked.noise_multiplier) if asked.noise_multiplier else None,
-        delta_tail=gate_for(offer, max(values, 1)).tail,
-        generator=mechanism.GENERATOR,
-    )
-
-
 # --- the transitions ----------------------------------------------------------------------------------------------
 
 
 def _fetch(here: Round) -> None:
-    """`offered` to `fetched`: the global model is here, verified, and of the size that the ticket names."""
+    """To `fetched`: the global model is here, verified, and of the size that the ticket names."""
     ticket = here.offer.ticket
     with here.step("Fetching the global model") as progress:
         here.client.download_model(ticket.model_sha256, ticket.model_bytes, here.model, progress)
@@ -208,29 +195,40 @@ def _evaluate(here: Round, path: Path, sha256: str, kind: models.Kind) -> None:
 
 
 def _train(here: Round) -> None:
-    """`fetched` to `trained`: the trained weights lie in the checkpoint. Deterministic, so a kill only costs time."""
-    state, offer = here.site.state, here.offer
-    if (
-        not here.model.is_file()
-        or sha256_of(here.model) != offer.ticket.model_sha256
-        or not kept.has_control(state, offer)
-    ):
-        here.model.unlink(missing_ok=True)
-        here.move("offered")  # somebody tidied up, or the disk failed: it is fetched again
+    """To `trained`: the trained weights lie in the checkpoint. A kill costs the minutes since the last one was kept."""
+    if not model_is_here(here):
         return
-    plan, config = here.offer.plan, here.site.config
-    seed_text = f"{plan.local.seed}:{here.offer.ticket_sha256}:{here.site.pinned.site}"
+    facts = trained(here, here.checkpoint)
+    here.move("trained", **facts)
+    _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")
+
+
+def model_is_here(here: Round) -> bool:
+    """Whether the training has what it begins with; else the round is `offered` again, and fetches it."""
+    intact = here.model.is_file() and sha256_of(here.model) == here.offer.ticket.model_sha256
+    if intact and kept.has_control(here.site.state, here.offer):
+        return True
+    here.model.unlink(missing_ok=True)
+    here.move("offered")  # somebody tidied up, or the disk failed
+    return False
+
+
+def trained(here: Round, destination: Path) -> dict[str, Any]:
+    """Trains, and writes the weights; gives what the round's record says of it."""
+    state, offer, config = here.site.state, here.offer, here.site.config
+    plan = offer.plan
+    seed_text = f"{plan.local.seed}:{offer.ticket_sha256}:{here.site.pinned.site}"
     seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big")
     withdrawn, carried = kept.withdrawn_now(state), kept.for_training(state, offer)
     data = here.data() if plan.local.steps else None
-    task = Task.of(config, plan, seed, here.model, data, carried, here.checkpoint)
+    rate = charging.sampling_rate(plan, here.site.ledger.terms)
+    task = Task.of(config, plan, seed, here.model, data, carried, destination, rate)
     with here.step(f"Training{_dice_of_global(here)}") as progress:
         training = launch.train(config.training, task, progress)
     for event in (training or {}).get("events", ()):
         state.audit("in training", round=here.number, message=event)
     facts = {"data_sha256": data.sha256 if data else None, "training": training}
-    here.move("trained", **facts, **kept.after_training(carried, withdrawn))
-    _evaluate(here, here.checkpoint, sha256_of(here.checkpoint), "trained")
+    return facts | kept.after_training(carried, withdrawn)
 
 
 def _dice_of_global(here: Round) -> str:
@@ -240,34 +238,45 @@ def _dice_of_global(here: Round) -> str:
 
 
 def _reserve(here: Round) -> None:
-    """`trained` to `reserved`: the charge is durable, before any noise is drawn."""
-    plan = here.offer.plan
-    if plan.local.steps and here.data().sha256 != here.body["data_sha256"]:
-        here.move("fetched")  # the prepared data changed since: a withdrawn patient must not leave
+    """To `reserved`: the charge is durable, before any noise is drawn."""
+    layout = _layout(here)
+    if layout is None:
         return
+    ledger = here.site.ledger
     if not _stands(here):
         raise TryAgainLater(
-            f"Round {here.number} ended while this site was training.",
-            "Nothing was charged and nothing left; the next run takes the next round.",
+            f"Round {here.number} ended while this site was at work on it.",
+            "Nothing was charged for it now and nothing left; the next run takes the next round.",
         )
-    update = _update(here)
-    if update is None:
-        return
-    _, layout = update
-    charge = charge_for(here.offer, layout.values)
-    record = here.site.ledger.reserve(charge, here.site.config.policy.maximum_epsilon)
+    charge = charging.charge_for(here.offer, layout.values, ledger.terms)
+    record = ledger.reserve(charge, here.site.config.policy.maximum_epsilon)
     here.move("reserved", reservation=record.sequence, values=layout.values)
 
 
+def _layout(here: Round) -> payload.Layout | None:
+    """The layout of what is to be released; None where the weights or the model are gone and the round goes back."""
+    if here.state == "trained":
+        update = _update(here)
+        return update[1] if update else None
+    return payload.layout_of(here.model) if model_is_here(here) else None
+
+
 def _release(here: Round) -> None:
-    """`reserved` to `released`: clipped, noised, sealed; the ledger binds the reservation to these bytes."""
+    """To `released`: clipped and noised (under dp-sgd every step has been), sealed; the ledger binds the reservation to
+    these bytes.
+    """
     update = _update(here)
     if update is None:
         return
     read, layout = update
-    encoded = layout.encoded(here.offer.plan.payload)
-    with here.step("Clipping and noising"):
-        sealed = mechanism.seal(read, gate_for(here.offer, layout.values), encoded.header, encoded.dtype, here.payload)
+    plan, encoded = here.offer.plan, layout.encoded(here.offer.plan.payload)
+    if isinstance(plan.privacy, DpSgd):
+        with here.step("Sealing the update"):
+            sealed = mechanism.seal_noised(read, layout.values, encoded.header, encoded.dtype, here.payload)
+    else:
+        gate = charging.gate_for(plan, layout.values)
+        with here.step("Clipping and noising"):
+            sealed = mechanism.seal(read, gate, encoded.header, encoded.dtype, here.payload)
     facts = kept.at_release(here.site.state, here.offer, layout, sealed.path)
     with here.site.state.transaction():
         record = here.site.ledger.release(_reservation(here), sealed.sha256, sealed.size)
@@ -277,13 +286,13 @@ def _release(here: Round) -> None:
 
 
 def _start_upload(here: Round) -> None:
-    """`released` to `uploading`: from here on bytes may have left."""
+    """To `uploading`: from here on bytes may have left."""
     here.checkpoint.unlink(missing_ok=True)
     here.move("uploading")
 
 
 def _upload(here: Round) -> None:
-    """`uploading` to `acknowledged`: the bytes of the ledger's record, sent once, and the server's receipt for them."""
+    """To `acknowledged`: the bytes of the ledger's record, sent once, and the server's receipt for them."""
     reservation = _reservation(here)
     released = here.site.ledger.released(reservation)
     if released is None:
@@ -313,64 +322,40 @@ def _upload(here: Round) -> None:
     here.payload.unlink(missing_ok=True)
 
 
-TRANSITIONS: dict[str, dict[str, Callable[[Round], None]]] = {
-    "gaussian-update": {
-        "offered": _fetch,
-        "fetched": _train,
-        "trained": _reserve,
-        "reserved": _release,
-        "released": _start_upload,
-        "uploading": _upload,
-    }
+TO: dict[str, Callable[[Round], None]] = {
+    "fetched": _fetch,
+    "reserved": _reserve,
+    "trained": _train,
+    "released": _release,
+    "uploading": _start_upload,
+    "acknowledged": _upload,
 }
 
 
-def gate_for(offer: Offer, values: int) -> Gate:
-    """The gate that a plan's mechanism means for an update of `values` values."""
-    return Gate(offer.plan.privacy.clip_norm, offer.plan.privacy.noise_multiplier, values)
-
-
-def preview(here: Round) -> dict[str, Any]:
-    """What would leave a round that is `trained`: tensors, bytes, norms, noise, cost. For this site's eyes only."""
-    read, layout = local_work.open_update(here.model, here.checkpoint)
-    gate = gate_for(here.offer, layout.values)
-    norm, clipped = mechanism.preview(read, gate)
-    ledger = here.site.ledger
-    before, after = ledger.spent(), ledger.price(charge_for(here.offer, layout.values))
-    encoded = layout.encoded(here.offer.plan.payload)
-    return {
-        "algorithm": here.offer.plan.algorithm_name,
-        "composition": algorithms.composition(here.offer.plan, layout.values),
-        "tensors": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in layout.tensors],
-        "values": layout.values,
-        "bytes": encoded.file_bytes,
-        "norm_before": norm,
-        "norm_after_clipping": clipped,
-        "clip_norm": gate.clip_norm,
-        "noise_standard_deviation": gate.noise_multiplier * gate.clip_norm,
-        "signal_to_noise": gate.signal_to_noise if gate.noise_multiplier else None,
-        "epsilon_before": before.epsilon,
-        "epsilon_after": after.epsilon,
-        "guarantee_after": guarantee(after.epsilon, ledger.terms.delta),
-    }
-
-
 def _update(here: Round) -> local_work.Update | None:
-    """The update to release. Where its weights are gone, None: the round is `fetched` again, and trains once more.
+    """The update to release. Where its weights are gone, or the prepared data changed since (somebody was withdrawn),
+    None: the round is where it began to train, and trains once more.
 
-    Training costs nothing, and a round that is reserved keeps its reservation. Raises RecordsDamaged when the weights
+    Nothing of it has left, and a round that is reserved keeps its reservation. Raises RecordsDamaged when the weights
     are there but damaged; they are thrown away, so that the next run trains.
     """
-    if not (
-        here.model.is_file() and here.checkpoint.is_file() and kept.is_whole(here.site.state, here.offer, here.body)
-    ):
-        here.move("fetched")
+    if not _is_whole(here):
+        here.move(here.order[here.order.index("trained") - 1])
         return None
     try:
         return local_work.open_update(here.model, here.checkpoint)
     except RecordsDamaged:
         here.checkpoint.unlink()
         raise
+
+
+def _is_whole(here: Round) -> bool:
+    """Whether all that a release needs is here; right after training, whether the prepared data are still the same."""
+    there = here.model.is_file() and here.checkpoint.is_file()
+    if not (there and kept.is_whole(here.site.state, here.offer, here.body)):
+        return False
+    fresh = here.state == "trained" and here.offer.plan.local.steps
+    return not fresh or here.data().sha256 == here.body["data_sha256"]
 
 
 def _reservation(here: Round) -> Record:

@@ -12,7 +12,7 @@ from fedsite.site.state import RoundRecord
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage, Receipt, Ticket
-from fedsite.wire.plans import Plan, PrivacyAsked
+from fedsite.wire.plans import DpSgd, Plan, PlanDraft
 
 _TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
@@ -50,15 +50,29 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
         _demand(now < stub.expires, "The round's ticket has expired.")
     check_settings(opened)
     _demand(
-        opened.max_update_norm >= largest_honest_norm(opened.privacy, stub.model_bytes // 4),
+        opened.max_update_norm >= largest_honest_norm(opened, stub.model_bytes // 4),
         "The plan's max_update_norm is below the norm of honest noise: this site would pay for a refusal.",
     )
     return offer
 
 
-def largest_honest_norm(asked: PrivacyAsked, values: int) -> float:
-    """What an update's norm stays below, but for a chance of about 1e-9: C (1 + sigma (sqrt(d) + 6))."""
-    return asked.clip_norm * (1 + asked.noise_multiplier * (math.sqrt(values) + 6))
+def largest_honest_norm(plan: PlanDraft, values: int) -> float:
+    """What an honest update's norm stays below, but for a chance of about 1e-9.
+
+    C (1 + sigma (sqrt(d) + 6)) where the whole update is noised once. Under dp-sgd it is how far T steps can go. With
+    SGD their signals add up, each of at most twice the patients that the plan means, and their noises as a walk at
+    random does; a momentum makes each of them count 1 / (1 - momentum) times. Adam moves no value by more than about
+    the learning rate a step. SCAFFOLD's controls add what the rounds before have moved.
+    """
+    asked, local = plan.privacy, plan.local
+    noise = asked.noise_multiplier * (math.sqrt(values) + 6)
+    if not isinstance(asked, DpSgd):
+        return asked.clip_norm * (1 + noise)
+    if local.optimizer == "adam":
+        return local.learning_rate * local.steps * math.sqrt(values)
+    signal = 2 * local.steps + noise * math.sqrt(local.steps) / asked.batch_patients
+    reach = local.learning_rate / (1 - local.momentum) * asked.clip_norm * signal
+    return 3 * reach if plan.algorithm == "scaffold" else reach
 
 
 def check_settings(plan: Plan) -> None:

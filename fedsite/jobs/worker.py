@@ -40,6 +40,7 @@ class Task(BaseModel):
     """What is to be trained: all that a worker is told.
 
     `data_sha256` is that of the manifest in the prepared folder `data`; `own_tasks` are the files of the site's own.
+    Under dp-sgd a patient is in a step with chance `sampling_rate`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class Task(BaseModel):
     carried: Carried = algorithms.NOTHING
     means: Means = DEFAULT_MEANS
     own_tasks: tuple[Path, ...] = ()
+    sampling_rate: float = 1.0
 
     @staticmethod
     def of(
@@ -63,6 +65,7 @@ class Task(BaseModel):
         data: PreparedData | None,
         carried: Carried,
         destination: Path,
+        sampling_rate: float,
     ) -> "Task":
         """A round's training at this site; without data nothing is trained."""
         return Task(
@@ -75,6 +78,7 @@ class Task(BaseModel):
             carried=carried,
             means=Means.of(config),
             own_tasks=tuple(config.paths.tasks),
+            sampling_rate=sampling_rate,
         )
 
     def to_bytes(self) -> bytes:
@@ -139,6 +143,7 @@ def train(
         group,
         task.carried,
         task.means,
+        task.sampling_rate,
     )
 
 

@@ -1,8 +1,9 @@
 """A training on disk, so that a kill costs minutes: weights, optimiser and losses, without pickle.
 
-One safetensors file: `network.NAME`, `optimizer.INDEX.KEY`, `best.NAME`, `losses`, as JSON in `about` what is no
-tensor, and in `sha256` the digest of all that. The batch of a step depends on seed and step alone, so no generator's
-state is kept, and on a CPU a resumed training goes on bit by bit as if nothing had happened.
+One safetensors file: `network.NAME`, `optimizer.INDEX.KEY`, `average.NAME`, `best.NAME`, `losses`, as JSON in `about`
+what is no tensor, and in `sha256` the digest of all that. The batch of a step depends on seed and step alone, so no
+generator's state is kept, and on a CPU a resumed training goes on bit by bit as if nothing had happened. Under dp-sgd
+it goes on with new draws of patients and noise: those of the steps that are done again were never seen.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from fedsite.files import PRIVATE_FILE, atomic_writer
 from fedsite.training.steps import SupervisedStep
 from fedsite.training.stopping import EarlyStop
 
-_KINDS = ("network", "optimizer", "best", "losses", "about", "sha256")
+_KINDS = ("network", "optimizer", "average", "best", "losses", "about", "sha256")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -71,6 +72,9 @@ class Checkpoints:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if value is not None}
         about: dict[str, Any] = {"purpose": self.purpose, "seconds": seconds, "micro_batch": self._step.micro_batch}
         about["scaler"] = self._step.scaler.state_dict()
+        if self._step.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._step.average.weights.items()}
+            about["averaged"] = self._step.average.followed
         if self._early_stop is not None:
             tensors |= {f"best.{name}": tensor for name, tensor in self._early_stop.best.items()}
             about["scores"] = self._early_stop.scores
@@ -101,6 +105,8 @@ class Checkpoints:
         if about["scaler"]:
             self._step.scaler.load_state_dict(about["scaler"])
         self._step.micro_batch = about["micro_batch"]
+        if self._step.average is not None:
+            self._step.average.load(tensors["average"], about["averaged"])
         if self._early_stop is not None:
             self._early_stop.best, self._early_stop.scores = tensors["best"], about["scores"]
         losses: list[float] = tensors["losses"][""].tolist()

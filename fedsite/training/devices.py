@@ -69,6 +69,11 @@ class Precision:
         """Whether the loss is scaled up before the backward pass."""
         return self.dtype == torch.float16
 
+    @property
+    def unscaled(self) -> "Precision":
+        """The same, but float32 where the loss would be scaled: with a scale, a step may be left out."""
+        return Precision(self.device_type, torch.float32) if self.scaled else self
+
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
         return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32)

@@ -50,7 +50,7 @@ class Group:
         """Turns the mean gradient of each share into that of the whole batch; None where there is one process."""
         return None if self.size == 1 else _summed(self._weight(batch_size))
 
-    def whole(self, step: Step, batch_size: int) -> Step:
+    def whole(self, step: Step[Batch], batch_size: int) -> Step[Batch]:
         """The step with the loss of the whole batch, so that every process sees the same one and ends with the rest."""
         if self.size == 1:
             return step

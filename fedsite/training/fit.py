@@ -4,16 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from fedsite.tasks.description import Task
 from fedsite.training import distributed, loop, planning
-from fedsite.training.batches import Batch
+from fedsite.training.averaging import Average
 from fedsite.training.checkpoints import Checkpoints
-from fedsite.training.devices import GpuUse, prepare_device
+from fedsite.training.devices import GpuUse, Precision, prepare_device
 from fedsite.training.distributed import Group
+from fedsite.training.private import PatientSampler, Private, PrivateStep
 from fedsite.training.sampling import CaseLike, PatchSampler, Sides, optional_inputs
 from fedsite.training.schedules import OptimizerName, Schedule, follow, make_optimizer
 from fedsite.training.steps import GradientHook, Loss, SupervisedStep
@@ -26,7 +28,9 @@ ALONE = Group()
 class Recipe:
     """What a plan says of the training in one round. A step sees `batch_size` times `accumulation` patches.
 
-    `early_stop` is (steps between measurements, measurements without gain), None for none.
+    Under a private mechanism it sees `patches_per_patient` of whoever is in it, `batch_size` of them at once.
+    `early_stop` is (steps between measurements, measurements without gain), None for none. With `ema` above 0 the
+    weights in the end are a moving average of this decay.
     """
 
     steps: int
@@ -41,6 +45,8 @@ class Recipe:
     schedule: Schedule = "constant"
     channel_dropout: float = 0.0
     early_stop: tuple[int, int] | None = None
+    ema: float = 0.0
+    patches_per_patient: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,13 @@ def fit(
     group: Group = ALONE,
     correction: GradientHook | None = None,
     validate: Callable[[], float] | None = None,
+    private: Private | None = None,
 ) -> loop.TrainingRecord:
     """Trains the network, in place and on the machine's device, as the recipe says; gives what the training was.
 
     The network's weights must be the same in every process of the group. `correction` is what an algorithm adds to
-    the gradient; `validate` measures for early stopping. Raises as `loop.train` does, and DeviceTooSmall.
+    the gradient; `validate` measures for early stopping; `private` makes each step private, in a group of one. Raises
+    as `loop.train` does, and DeviceTooSmall.
     """
     device, size = machine.device, recipe.batch_size * recipe.accumulation
     prepare_device(device)
@@ -85,17 +93,20 @@ def fit(
         loss,
         device,
         micro_batch=recipe.batch_size,
+        precision=Precision.of(device) if private is None else Precision.of(device).unscaled,
         reduction=group.reduction(size),
         correction=correction,
         compiled=machine.compiled,
+        average=Average(network, recipe.ema) if recipe.ema else None,
     )
     planning.plan(step, (len(task.inputs), *recipe.patch_voxels), recipe.batch_size)
     planned, use = step.micro_batch, GpuUse(device)
     early_stop = _early_stop(network, recipe, group, device, validate)
+    sampler, taken = _parts(task, cases, recipe, group, step, private)
     record = loop.train(
         network,
-        _sampler(task, cases, recipe, group.share(size), device),
-        group.whole(step, size),
+        sampler,
+        taken,
         recipe.steps,
         lambda done, total, note="": progress(done, total, ", ".join(filter(None, (note, use.lately())))),
         before_step=follow(step.optimizer, recipe.schedule, recipe.learning_rate, recipe.steps),
@@ -103,27 +114,36 @@ def fit(
         limit=TimeLimit(machine.limit_seconds / group.size if group.leads else math.inf),
         early_stop=early_stop,
     )
-    return replace(record, events=(*record.events, *_memory_events(recipe.batch_size, planned, step)))
+    if step.average is not None:
+        step.average.take_over()
+    events = [*_memory_events(recipe.batch_size, planned, step), *(private.mechanism.events if private else ())]
+    return replace(record, events=(*record.events, *events))
 
 
-def _sampler(task: Task, cases: Sequence[CaseLike], recipe: Recipe, part: slice, device: torch.device) -> loop.Sampler:
-    """This process's patches of each batch; in page-locked memory where they go to a GPU."""
-    sampler = PatchSampler(
+def _parts(
+    task: Task,
+    cases: Sequence[CaseLike],
+    recipe: Recipe,
+    group: Group,
+    step: SupervisedStep,
+    private: Private | None,
+) -> tuple[loop.Sampler[Any], loop.Step[Any]]:
+    """What the loop is given: this process's share of each batch, or the patches of whoever is in a private step."""
+    size = recipe.patches_per_patient if private else recipe.batch_size * recipe.accumulation
+    patches = PatchSampler(
         cases,
         recipe.patch_voxels,
-        recipe.batch_size * recipe.accumulation,
+        size,
         recipe.foreground_fraction,
         recipe.seed,
         optional=optional_inputs(task),
         channel_dropout=recipe.channel_dropout,
-        part=part,
+        part=slice(None) if private else group.share(size),
+        device=step.device,
     )
-
-    def pinned(number: int) -> Batch:
-        with torch.cuda.device(device):  # the thread that reads ahead would begin on the first GPU
-            return sampler(number).pinned()
-
-    return pinned if device.type == "cuda" else sampler
+    if private:
+        return PatientSampler(patches, private), PrivateStep(step, private.mechanism)
+    return patches, group.whole(step, size)
 
 
 def _early_stop(

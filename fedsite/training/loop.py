@@ -4,19 +4,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from fedsite.errors import CannotWrite, DataNotFit
-from fedsite.training.batches import Batch
 from fedsite.training.checkpoints import Checkpoints
 from fedsite.training.prefetch import prefetched
 from fedsite.training.stopping import EarlyStop, TimeLimit
 
-Sampler = Callable[[int], Batch]
-Step = Callable[[Batch], torch.Tensor | float]
+Seen = TypeVar("Seen")  # what a sampler gives to a step: a batch, or under a private mechanism one of each patient
+Sampler = Callable[[int], Seen]
+Step = Callable[[Seen], torch.Tensor | float]
 
 READ_EVERY = 16
 
@@ -99,8 +99,8 @@ class TrainingRecord:
 
 def train(
     network: nn.Module,
-    sampler: Sampler,
-    step: Step,
+    sampler: Sampler[Seen],
+    step: Step[Seen],
     steps: int,
     progress: Progress = silent,
     *,

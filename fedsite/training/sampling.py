@@ -1,6 +1,6 @@
 """Patches for training, read straight from memory-mapped cases: what is not in a patch never leaves the disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -51,7 +51,7 @@ class PatchSampler:
 
     `optional` names the inputs of each optional channel; with probability `channel_dropout` such a channel is dropped
     from a patch, so that the network learns to do without. `part` picks the patches of each batch that this process
-    makes, where several share the work.
+    makes, where several share the work. Patches that go to a GPU (`device`) lie in page-locked memory.
 
     A batch of one small patch falls to torch's slow convolution on a CPU; a batch of two costs the same time.
 
@@ -69,6 +69,7 @@ class PatchSampler:
         optional: Mapping[str, tuple[int, ...]] | None = None,
         channel_dropout: float = 0,
         part: slice = slice(None),
+        device: torch.device | None = None,
     ) -> None:
         if not cases:
             raise DataNotFit("There is no case to train on.", "Prepare data for this plan's task first.")
@@ -80,15 +81,24 @@ class PatchSampler:
         self.optional = optional or {}
         self.channel_dropout = channel_dropout
         self.places = range(batch_size)[part]
+        self.device = device
 
     def __call__(self, step: int) -> Batch:
         """The batch of this step."""
-        images, labels, changes = zip(*[self._patch(step, place) for place in self.places], strict=True)
-        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)[:, None]), changes)
+        return self.batch([(step, place) for place in self.places], range(self._cases))
 
-    def _patch(self, step: int, place: int) -> Patch:
-        random = np.random.default_rng([self.seed, step, place])
-        case = self._case(int(random.integers(self._cases)))
+    def batch(self, places: Iterable[tuple[int, ...]], cases: Sequence[int]) -> Batch:
+        """A patch for each place, from these cases; its numbers and the seed alone decide how it is drawn."""
+        images, labels, changes = zip(*[self._patch(place, cases) for place in places], strict=True)
+        made = Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)[:, None]), changes)
+        if self.device is None or self.device.type != "cuda":
+            return made
+        with torch.cuda.device(self.device):  # the thread that reads ahead would begin on the first GPU
+            return made.pinned()
+
+    def _patch(self, place: tuple[int, ...], cases: Sequence[int]) -> Patch:
+        random = np.random.default_rng([self.seed, *place])
+        case = self._case(cases[int(random.integers(len(cases)))])
         region = self._region(case, random)
         image, label = np.asarray(case.image[:, *region]), np.asarray(case.label[region])
         image, label = _padded(image, label, self.patch_voxels)

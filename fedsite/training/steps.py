@@ -8,6 +8,7 @@ from torch import nn
 
 from fedsite.errors import DeviceTooSmall
 from fedsite.training.augmentation import augment
+from fedsite.training.averaging import Average
 from fedsite.training.batches import Batch
 from fedsite.training.devices import Precision
 
@@ -27,7 +28,7 @@ class SupervisedStep:
 
     `compiled` lets torch.compile build both passes. `reduction` is called with the network once all its gradients are
     there (several processes add theirs up); `correction` thereafter, on unscaled gradients, right before the
-    optimiser: what an algorithm adds to them.
+    optimiser: what an algorithm adds to them. `average` follows the weights after each step.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SupervisedStep:
         reduction: GradientHook | None = None,
         correction: GradientHook | None = None,
         compiled: bool = False,
+        average: Average | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -51,6 +53,7 @@ class SupervisedStep:
         self.precision = precision or Precision.of(device)
         self.reduction = reduction
         self.correction = correction
+        self.average = average
         self.halvings = 0
         self.layout = torch.contiguous_format
         self._forward = torch.compile(network) if compiled else network
@@ -58,9 +61,14 @@ class SupervisedStep:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Takes the step; gives the loss, float32 [], detached. Raises DeviceTooSmall."""
-        value = self._gradients_that_fit(batch)
+        value = self.gradients_that_fit(batch)
         if self.reduction is not None:
             self.reduction(self.network)
+        self.move()
+        return value
+
+    def move(self) -> None:
+        """The optimiser's part, on the gradient that the parameters hold. Raises DeviceTooSmall."""
         self.scaler.unscale_(self.optimizer)
         if self.correction is not None:
             self.correction(self.network)
@@ -70,14 +78,16 @@ class SupervisedStep:
             # Some weights may have moved already: this step cannot be taken again.
             raise _too_small("The optimiser's state does") from None
         self.scaler.update()
-        return value
+        if self.average is not None:
+            self.average.follow()
 
     def use_layout(self, layout: torch.memory_format) -> None:
         """How images, and the weights that meet them, lie in memory from here on. Values stay as they are."""
         self.layout = layout
         self.network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub knows 4D only
 
-    def _gradients_that_fit(self, batch: Batch) -> torch.Tensor:
+    def gradients_that_fit(self, batch: Batch) -> torch.Tensor:
+        """The same as `gradients`, in smaller micro-batches where memory runs out. Raises DeviceTooSmall."""
         while True:
             try:
                 return self.gradients(batch)

@@ -78,8 +78,11 @@ class EarlyStopping(Closed):
 class LocalWork(Closed):
     """What a site computes in one round. `steps: 0` is legal: nothing is trained, the release is pure noise.
 
-    A step sees `batch_size` times `accumulation` patches. `channel_dropout` is how often an optional channel is left
-    out of a patch.
+    A step sees `batch_size` times `accumulation` patches, `batch_size` of them at once; under `dp-sgd` it sees the
+    patches of the patients whom it samples, at most `batch_size` of one patient at once. `channel_dropout` is how often
+    an optional channel is left out of a patch. `train` says which part of the network learns; the rest stays as the
+    global model has it. With `ema` above 0 the weights that count are the exponential moving average, of this decay, of
+    those after each step.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000)]
@@ -94,6 +97,14 @@ class LocalWork(Closed):
     schedule: Annotated[Literal["constant", "cosine"], Field(exclude_if=lambda name: name == "constant")] = "constant"
     channel_dropout: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0.0
     early_stop: Annotated[EarlyStopping | None, Field(exclude_if=lambda rule: rule is None)] = None
+    train: Annotated[Literal["all", "decoder", "head"], Field(exclude_if=lambda part: part == "all")] = "all"
+    ema: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda decay: decay == 0)] = 0.0
+
+    @model_validator(mode="after")
+    def _ends_one_way(self) -> "LocalWork":
+        if self.ema and self.early_stop:
+            raise ValueError("ema: not with early_stop, which ends with the weights that it measured")
+        return self
 
     @model_validator(mode="after")
     def _patch_in_range(self) -> "LocalWork":
@@ -102,14 +113,36 @@ class LocalWork(Closed):
         return self
 
 
-class PrivacyAsked(Closed):
-    """The mechanism that the plan asks for. The site's policy may demand more noise, never less."""
+class _Clipped(Closed):
+    """What both mechanisms have: the clip norm C, and noise of standard deviation `noise_multiplier` times C."""
 
-    mechanism: Literal["gaussian-update"]
     clip_norm: Annotated[float, Field(gt=0, le=1e6)]
     noise_multiplier: Annotated[float, Field(ge=0, le=1e6)]
+
+
+class GaussianUpdate(_Clipped):
+    """The whole update of a round is clipped and noised once."""
+
+    mechanism: Literal["gaussian-update"]
     sampling_rate: Literal[1] = 1
     steps: Literal[1] = 1
+
+
+class DpSgd(_Clipped):
+    """Each of the round's `local.steps` samples patients, clips the gradient of each of them and noises their sum.
+
+    `batch_patients` is how many patients a step samples on average where a site has as many as it typed (its rate is
+    this over that number), and what the noised sum is divided by. A patient who is sampled gives `patches_per_patient`
+    patches, drawn from all of the patient's studies.
+    """
+
+    mechanism: Literal["dp-sgd"]
+    batch_patients: Annotated[int, Field(ge=1, le=1_000_000)]
+    patches_per_patient: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+# The mechanism that the plan asks for. The site's policy may demand more noise, never less.
+PrivacyAsked = Annotated[GaussianUpdate | DpSgd, Field(discriminator="mechanism")]
 
 
 class RoundRules(Closed):
@@ -166,11 +199,30 @@ class PlanDraft(Closed):
     @model_validator(mode="after")
     def _every_step_is_taken_under_noise(self) -> "PlanDraft":
         """When training ends would tell something of the held-out patients (privacy.md)."""
-        if self.local.early_stop is not None and self.privacy.noise_multiplier > 0:
+        private = self.privacy.noise_multiplier > 0 or isinstance(self.privacy, DpSgd)
+        if self.local.early_stop is not None and private:
             raise ValueError(
-                "local.early_stop: not under a private mechanism (privacy.noise_multiplier above 0), where nothing that"
-                " depends on a patient may decide what is released"
+                "local.early_stop: not under a private mechanism (dp-sgd, or privacy.noise_multiplier above 0), where"
+                " nothing that depends on a patient may decide what is released"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_private(self) -> "PlanDraft":
+        """Under dp-sgd a step is one draw of patients: it can be neither left out nor put together from several."""
+        if isinstance(self.privacy, DpSgd) and not (self.local.steps and self.local.accumulation == 1):
+            raise ValueError(
+                "privacy.mechanism dp-sgd needs local.steps of at least 1 and local.accumulation 1: how much a step"
+                " sees is said by privacy.batch_patients and privacy.patches_per_patient"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> "PlanDraft":
+        kept = self.algorithm.keep if isinstance(self.algorithm, PersonalLayers) else None
+        trained = self.local.train
+        if (trained == "head" and kept) or trained == kept == "decoder":
+            raise ValueError(f"local.train: {trained}: nothing of what travels would learn, the {kept} stays at home")
         return self
 
     @property

@@ -13,8 +13,8 @@ from support.evaluation_maker import AtHome, model_of, prepared
 from support.federation import draft
 
 from fedsite.files import sha256_of
+from fedsite.jobs import charging, evaluations, local_work
 from fedsite.jobs import evaluate as job
-from fedsite.jobs import evaluations, local_work
 from fedsite.jobs import round as rounds
 from fedsite.jobs.round import Round
 from fedsite.jobs.verification import Offer
@@ -72,7 +72,7 @@ def released(here: Round) -> bytes:
     """Trains the round and seals its update as a release is sealed."""
     rounds.advance(here, until="trained")
     read, layout = local_work.open_update(here.model, here.checkpoint)
-    encoded, gate = layout.encoded(here.offer.plan.payload), rounds.gate_for(here.offer, layout.values)
+    encoded, gate = layout.encoded(here.offer.plan.payload), charging.gate_for(here.offer.plan, layout.values)
     mechanism.seal(read, gate, encoded.header, encoded.dtype, here.payload)
     return here.payload.read_bytes()
 
