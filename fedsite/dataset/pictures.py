@@ -158,6 +158,21 @@ def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int]]:
     return list(zip(lines.tolist(), starts.tolist(), (ends - starts).tolist(), strict=True))
 
 
+def mosaic(volume: Volume) -> tuple[str, int, int]:
+    """Every axial slice of a small volume [X, Y, Z] side by side, from the lowest: PNG as base64, columns and rows.
+
+    Each pixel is a voxel; a page enlarges them.
+    """
+    slices = [radiological(volume[:, :, index]) for index in range(volume.shape[2])]
+    across = math.ceil(math.sqrt(len(slices)))
+    slices += [np.full_like(slices[0], volume.min())] * (-len(slices) % across)
+    rows = [np.concatenate(slices[start : start + across], axis=1) for start in range(0, len(slices), across)]
+    pixels = _grey(np.concatenate(rows), window(volume))
+    file = io.BytesIO()
+    pixels.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode(), pixels.width, pixels.height
+
+
 def _plane(
     volume: Volume,
     masks: Sequence[NDArray[np.uint8]],
@@ -198,13 +213,17 @@ def radiological(plane: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _jpeg(pixels: NDArray[np.generic], window: tuple[float, float]) -> str:
-    dark, bright = window
-    scaled = (np.asarray(pixels, np.float32) - dark) / max(bright - dark, 1e-6)
-    shown = Image.fromarray(np.asarray(np.clip(scaled, 0, 1) * 255, np.uint8))
+    shown = _grey(pixels, window)
     shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     file = io.BytesIO()
     shown.save(file, "JPEG", quality=_QUALITY, optimize=True)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def _grey(pixels: NDArray[np.generic], window: tuple[float, float]) -> Image.Image:
+    dark, bright = window
+    scaled = (np.asarray(pixels, np.float32) - dark) / max(bright - dark, 1e-6)
+    return Image.fromarray(np.asarray(np.clip(scaled, 0, 1) * 255, np.uint8))
 
 
 def window(volume: Volume) -> tuple[float, float]:

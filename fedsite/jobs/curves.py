@@ -64,8 +64,8 @@ def dice_chart(rounds: Sequence[RoundFacts]) -> Chart | None:
     lines = [place(one.number, one.shared.dice) for one in shared if one.shared]
     dots = [place(one.number, one.trained.dice) for one in own if one.trained]
     shapes = [
-        Shape("band", 0, _path(upper + lower) + "Z" if banded else ""),
-        Shape("line", 0, _path(lines)),
+        Shape("band", 0, path_of(upper + lower) + "Z" if banded else ""),
+        Shape("line", 0, path_of(lines)),
         Shape("dots", 0, _dots(lines)),
         Shape("dots", 1, _dots(dots)),
     ]
@@ -94,7 +94,7 @@ def loss_chart(rounds: Sequence[RoundFacts]) -> Chart | None:
         across = [WIDTH * (begin + share * (index + 0.5)) / ends[-1] for index in range(len(one.loss))]
         down = [HEIGHT * (high - value) / max(high - low, 1e-9) for value in one.loss]
         points = list(zip(across, down, strict=True))
-        shapes += [Shape("line", 0, _path(points)), Shape("dots", 0, _dots(points) if len(points) == 1 else "")]
+        shapes += [Shape("line", 0, path_of(points)), Shape("dots", 0, _dots(points) if len(points) == 1 else "")]
         if begin:
             shapes.append(Shape("rule", 0, f"M{WIDTH * begin / ends[-1]:.1f} 0V{HEIGHT}"))
     along = [((end - one.steps / 2) / ends[-1], str(one.number)) for one, end in zip(trained, ends, strict=True)]
@@ -135,7 +135,8 @@ def _thinned(labels: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ..
     return tuple(labels[:: math.ceil(len(labels) / MOST_LABELS)])
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def path_of(points: Sequence[tuple[float, float]]) -> str:
+    """A line through points of the field; nothing where there are none."""
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
 
 

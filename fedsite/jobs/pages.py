@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedsite.training.summary import Detection, Estimate, MeasuredCase
 
 FOLDER = "reports"
-EVALUATION, ROUNDS = "evaluation.html", "rounds.html"
+EVALUATION, ROUNDS, ATTACKS = "evaluation.html", "rounds.html", "attacks.html"
 _MOST_OF_A_KIND = 3
 
 
@@ -54,7 +54,8 @@ def place(state: State, name: str) -> Path:
 
 def forget_pictures(state: State) -> None:
     """Removes the pages that hold pictures of patients: one of them was withdrawn."""
-    (state.folder / FOLDER / EVALUATION).unlink(missing_ok=True)
+    for name in (EVALUATION, ATTACKS):
+        (state.folder / FOLDER / name).unlink(missing_ok=True)
 
 
 def write_evaluation(
@@ -70,7 +71,7 @@ def write_evaluation(
     `records` are the manifest's, by case; `called` says which cases these are. Raises CannotWrite.
     """
     chosen = [(kind, case, records[case.id]) for kind, case in choose(found.cases)]
-    _write(
+    write(
         path,
         "evaluation.html.j2",
         found=found,
@@ -84,7 +85,7 @@ def write_evaluation(
 
 def write_rounds(path: Path, federation: str, rounds: Sequence[RoundFacts]) -> None:
     """The page of this site's rounds: a table, and curves. Raises CannotWrite."""
-    _write(path, "rounds.html.j2", federation=federation, rounds=rounds, charts=curves.charts(rounds))
+    write(path, "rounds.html.j2", federation=federation, rounds=rounds, charts=curves.charts(rounds))
 
 
 def choose(cases: Sequence["MeasuredCase"]) -> list[tuple[str, "MeasuredCase"]]:
@@ -102,7 +103,8 @@ def found_by_size(found: Sequence["Detection"]) -> tuple[Share, ...]:
     return tuple(Share(one.group, 100 * one.found / one.lesions, f"{one.found} of {one.lesions}") for one in found)
 
 
-def _write(path: Path, template: str, **content: Any) -> None:  # noqa: ANN401 - whatever a template is given
+def write(path: Path, template: str, **content: Any) -> None:  # noqa: ANN401 - whatever a template is given
+    """Writes a page from one of the templates. Raises CannotWrite."""
     if not path.parent.is_dir():
         raise CannotWrite(
             f"Cannot write the report: there is no folder {path.parent}.", "Make it, or name another --report."
