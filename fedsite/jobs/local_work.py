@@ -178,13 +178,10 @@ def train(
     if group.leads:
         for case in data.records("training"):
             verify_case(data.folder / case.file, case.sha256)
-    task = algorithms.check(plan)
+    task, where = algorithms.check(plan), devices.choose_device(device)
     network, kept = network_of(plan, task, model if group.leads else None, carried)
-    where = devices.choose_device(device)
     network.to(where)
     group.same(network)
-    correction = algorithms.correction(network, plan, carried, group.same)
-    private = _private(plan, network, data, sampling_rate)
     progress_file = kept_beside(destination)
     record = fit(
         network,
@@ -195,9 +192,9 @@ def train(
         _machine(where, means, progress_file, f"{seed} {data.sha256}"),
         progress,
         group=group,
-        correction=correction,
+        correction=algorithms.correction(network, plan, carried, group.same),
         validate=validation(network, task, plan, data, where) if plan.local.early_stop else None,
-        private=private,
+        private=_private(plan, network, data, sampling_rate),
     )
     if group.leads:
         _write(network, kept, destination, carried.layers if algorithms.learns_at_home(plan) else None)
@@ -311,6 +308,7 @@ def open_update(model: Path, trained: Path) -> Update:
     before, after = payload.map_values(model, layout), payload.map_values(trained, layout)
 
     def read(part: slice) -> NDArray[np.float64]:
-        return after[part].astype(np.float64) - before[part].astype(np.float64)
+        difference: NDArray[np.float64] = np.subtract(after[part], before[part], dtype=np.float64)
+        return difference
 
     return read, layout

@@ -14,6 +14,8 @@ from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage, Receipt, Ticket
 from fedsite.wire.plans import DpSgd, Plan, PlanDraft
 
+# (1 - beta1) / sqrt(1 - beta2), reached by a gradient after many steps without one (Kingma and Ba 2015, section 2.1).
+ADAMS_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
 _TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
 
@@ -32,15 +34,8 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
 
     `now` None leaves the expiry out: what was released in time is still the server's to take or refuse.
     """
-    pinned_keys = [signing.pinned_key(key) for key in pinned.plan_keys]
-    try:
-        opened = signing.open_envelope(plan, Plan, signing.PLAN, pinned_keys, pinned.plan_threshold)
-        stub = signing.open_envelope(ticket, Ticket, signing.TICKET, [opened.round_key])
-    except MalformedMessage as error:
-        raise ServerBrokeProtocol(f"The server's plan or ticket is refused: {error}.", _TELL) from error
-    offer = Offer(opened, stub, signing.digest(plan), signing.digest(ticket))
-    _demand(opened.federation == pinned.federation == stub.federation, "The plan is another federation's.")
-    _demand(stub.plan_sha256 == offer.plan_sha256, "The ticket belongs to another plan.")
+    offer = open_offer(pinned, plan, ticket)
+    opened, stub = offer.plan, offer.ticket
     _demand(
         stub.control_sha256 is None or opened.algorithm == "scaffold",
         f"The ticket names a control, which {opened.algorithm_name} does not have.",
@@ -56,20 +51,37 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
     return offer
 
 
+def open_offer(pinned: Pinned, plan: Envelope, ticket: Envelope) -> Offer:
+    """A plan and a ticket of this federation that are signed and belong together, whatever they ask and whenever.
+
+    Raises ServerBrokeProtocol.
+    """
+    pinned_keys = [signing.pinned_key(key) for key in pinned.plan_keys]
+    try:
+        opened = signing.open_envelope(plan, Plan, signing.PLAN, pinned_keys, pinned.plan_threshold)
+        stub = signing.open_envelope(ticket, Ticket, signing.TICKET, [opened.round_key])
+    except MalformedMessage as error:
+        raise ServerBrokeProtocol(f"The server's plan or ticket is refused: {error}.", _TELL) from error
+    offer = Offer(opened, stub, signing.digest(plan), signing.digest(ticket))
+    _demand(opened.federation == pinned.federation == stub.federation, "The plan is another federation's.")
+    _demand(stub.plan_sha256 == offer.plan_sha256, "The ticket belongs to another plan.")
+    return offer
+
+
 def largest_honest_norm(plan: PlanDraft, values: int) -> float:
     """What an honest update's norm stays below, but for a chance of about 1e-9.
 
     C (1 + sigma (sqrt(d) + 6)) where the whole update is noised once. Under dp-sgd it is how far T steps can go. With
     SGD their signals add up, each of at most twice the patients that the plan means, and their noises as a walk at
-    random does; a momentum makes each of them count 1 / (1 - momentum) times. Adam moves no value by more than about
-    the learning rate a step. SCAFFOLD's controls add what the rounds before have moved.
+    random does; a momentum makes each of them count 1 / (1 - momentum) times. Adam moves no value by more than
+    `ADAMS_REACH` learning rates a step. SCAFFOLD's controls add what the rounds before have moved.
     """
     asked, local = plan.privacy, plan.local
     noise = asked.noise_multiplier * (math.sqrt(values) + 6)
     if not isinstance(asked, DpSgd):
         return asked.clip_norm * (1 + noise)
     if local.optimizer == "adam":
-        return local.learning_rate * local.steps * math.sqrt(values)
+        return ADAMS_REACH * local.learning_rate * local.steps * math.sqrt(values)
     signal = 2 * local.steps + noise * math.sqrt(local.steps) / asked.batch_patients
     reach = local.learning_rate / (1 - local.momentum) * asked.clip_norm * signal
     return 3 * reach if plan.algorithm == "scaffold" else reach

@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from fedsite.files import sha256_of
 from fedsite.jobs import algorithms, models
 from fedsite.jobs.local_work import PreparedData
 from fedsite.jobs.models import Model
-from fedsite.privacy.ledger import Terms
 from fedsite.site.state import State
 from fedsite.tasks import networks, registry
 from fedsite.training import weights
@@ -58,7 +56,6 @@ class AtHome:
     config: Any
     steps: list[str] = field(default_factory=list)
     device: str = "cpu"
-    ledger: Any = field(default_factory=lambda: SimpleNamespace(terms=Terms(8.0, 1e-6, 10.0, nominal_patients=20)))
 
     def step(self, description: str) -> Any:
         self.steps.append(description)

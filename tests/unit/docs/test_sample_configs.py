@@ -1,11 +1,17 @@
 """The sample files are what the code writes and reads, and they go together."""
 
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import yaml
+
+from fedsite.jobs import charging
 from fedsite.jobs.init import Answers, site_yaml
+from fedsite.jobs.verification import largest_honest_norm
 from fedsite.privacy import accountant
+from fedsite.privacy.ledger import Terms
 from fedsite.site import config, policy
 from fedsite.tasks import networks, registry, request
 from fedsite.wire.plans import PlanDraft, read_draft
@@ -60,8 +66,18 @@ def test_honest_noise_passes_the_plans_norm() -> None:
     network = networks.build(task, plan.network.name, plan.network.settings)
     values = sum(tensor.numel() for tensor in network.state_dict().values())
     assert f"(here {values:,})" in (SAMPLES / "plan.yaml").read_text()
-    honest = plan.privacy.clip_norm * (1 + plan.privacy.noise_multiplier * (math.sqrt(values) + 6))
+    honest = largest_honest_norm(plan, values)
     assert honest <= plan.max_update_norm <= 1.05 * honest
+
+
+def test_the_other_mechanism_is_read_too() -> None:
+    """As the comment says it; then the norm must be the one that the comment gives."""
+    text = (SAMPLES / "plan.yaml").read_text()
+    [other] = re.findall(r"^#   privacy: (\{mechanism: gaussian-update.*\})$", text, re.MULTILINE)
+    plan = read_draft(SAMPLES / "plan.yaml")
+    changed = PlanDraft.model_validate(plan.model_dump(by_alias=True) | {"privacy": yaml.safe_load(other)})
+    assert changed.privacy.mechanism == "gaussian-update"
+    assert largest_honest_norm(changed, 122_192) == 1.0 * (1 + 8.0 * (math.sqrt(122_192) + 6))
 
 
 def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
@@ -77,6 +93,13 @@ def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
     )
     policy.check(site.policy, asked)
     order = accountant.best_order(site.privacy.epsilon, site.privacy.delta)
-    one = accountant.renyi(accountant.gaussian_update(plan.privacy.noise_multiplier), order)
-    spent = accountant.filter_epsilon(ROUNDS_OF_THE_COMMENT * one, order, site.privacy.delta)
+    terms = Terms(site.privacy.epsilon, site.privacy.delta, order, site.privacy.nominal_patients)
+    release = charging.release_for(plan, terms)
+    assert release is not None
+    text = (SAMPLES / "plan.yaml").read_text()
+    rounds, steps = ROUNDS_OF_THE_COMMENT, ROUNDS_OF_THE_COMMENT * release.steps
+    assert f"For {rounds} rounds" in text
+    assert f"--noise-multiplier {release.sigma:g} --sampling-rate {release.sampling_rate:g}" in text
+    assert f"--delta {site.privacy.delta:g} --steps {steps}" in text.replace("1e-6", "1e-06")
+    spent = accountant.filter_epsilon(rounds * accountant.renyi(release, order), order, site.privacy.delta)
     assert spent <= site.privacy.epsilon

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from support.evaluation_maker import AtHome, model_of, prepared
-from support.federation import draft
+from support.federation import dp_sgd, draft
 
 from fedsite.files import sha256_of
-from fedsite.jobs import charging, evaluations, local_work
 from fedsite.jobs import evaluate as job
+from fedsite.jobs import evaluations
 from fedsite.jobs import round as rounds
 from fedsite.jobs.round import Round
 from fedsite.jobs.verification import Offer
-from fedsite.privacy import mechanism
+from fedsite.privacy import dpsgd, mechanism
+from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site.config import Paths, Policy, TrainingSettings
 from fedsite.site.state import State
 from fedsite.wire.messages import PublicKey, Ticket, utc_now
@@ -38,14 +39,24 @@ class SeededNoise(mechanism.SystemNoise):
         return self.random.standard_normal(count)
 
 
+class Everybody:
+    """A test's chance: all patients are in every step."""
+
+    def included(self, count: int, rate: float) -> range:
+        return range(count)
+
+
 class Client:
-    """A server that has one model."""
+    """A server that has one model, and whose round stands."""
 
     def __init__(self, model: Path) -> None:
         self.model = model
 
     def download_model(self, _sha256: str, _size: int, destination: Path, _progress: Any) -> None:
         shutil.copyfile(self.model, destination)
+
+    def round_answer(self, _number: int) -> SimpleNamespace:
+        return SimpleNamespace(status="open", ticket_sha256="2" * 64)
 
 
 def begin(folder: Path, state: State, changes: dict[str, Any] | None = None, **training: Any) -> Round:
@@ -63,28 +74,41 @@ def begin(folder: Path, state: State, changes: dict[str, Any] | None = None, **t
     config = SimpleNamespace(training=settings, paths=paths, policy=Policy())
     site: Any = AtHome(state, config)
     site.pinned = SimpleNamespace(site="site-a")
+    site.ledger = Ledger.create(state, Terms(1e6, 1e-6, 10.0, nominal_patients=20))
     client: Any = Client(model.path)
     step = lambda description: nullcontext(lambda done, total, note="": None)  # noqa: E731
     return Round(site, client, Offer(plan, ticket, "1" * 64, "2" * 64), step, "offered", {"plan_sha256": "1" * 64})
 
 
 def released(here: Round) -> bytes:
-    """Trains the round and seals its update as a release is sealed."""
-    rounds.advance(here, until="trained")
-    read, layout = local_work.open_update(here.model, here.checkpoint)
-    encoded, gate = layout.encoded(here.offer.plan.payload), charging.gate_for(here.offer.plan, layout.values)
-    mechanism.seal(read, gate, encoded.header, encoded.dtype, here.payload)
+    """The bytes that the round would send."""
+    rounds.advance(here, until="released")
     return here.payload.read_bytes()
 
 
-def test_what_leaves_does_not_know_of_any_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+MECHANISMS = {
+    "gaussian-update": {"privacy": {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 0.1}},
+    "dp-sgd": {"privacy": dp_sgd()},
+}
+
+
+@pytest.fixture(params=list(MECHANISMS))
+def changes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Of a plan under each mechanism, with a test's chance and noise."""
     monkeypatch.setattr(mechanism, "SystemNoise", SeededNoise)
+    monkeypatch.setattr(dpsgd, "SystemChance", Everybody)
+    return MECHANISMS[request.param]
+
+
+def test_what_leaves_does_not_know_of_any_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
 
     def run(name: str, held_out: int, **training: Any) -> tuple[bytes, list[str], int]:
         folder = tmp_path / name
         prepared(folder, patients=2, held_out=held_out)
         with State.create(folder / "state") as state:
-            here = begin(folder, state, **training)
+            here = begin(folder, state, changes, **training)
             payload = released(here)
             kinds = [body["kind"] for body in state.evaluations().values()]
             failures = [one for one in state.records("audit") if one.body["event"] == "evaluation failed"]
@@ -104,15 +128,14 @@ def test_what_leaves_does_not_know_of_any_evaluation(tmp_path: Path, monkeypatch
     assert run("failing", 2, evaluate=True) == (without[0], [], 2)
 
 
-def test_another_training_is_another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_training_is_another_release(tmp_path: Path, changes: dict[str, Any]) -> None:
     """What the test above would not notice if it compared nothing."""
-    monkeypatch.setattr(mechanism, "SystemNoise", SeededNoise)
     payloads = set()
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         prepared(folder, patients=2, held_out=0, seed=seed)
         with State.create(folder / "state") as state:
-            payloads.add(released(begin(folder, state, evaluate=False)))
+            payloads.add(released(begin(folder, state, changes, evaluate=False)))
     assert len(payloads) == 2
 
 

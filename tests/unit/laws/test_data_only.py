@@ -74,7 +74,8 @@ def can_be_seeded(source: str) -> set[str]:
             modules = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {one for one in modules if one.split(".")[0] in foreign or "numpy.random" in one}
         elif isinstance(node, ast.Attribute):
-            seedable = node.attr in ("random", "default_rng", "RandomState", "Generator")
+            seedable = node.attr in ("random", "default_rng", "RandomState", "Generator") or "seed" in node.attr
+            seedable |= node.attr.startswith(("rand", "normal", "bernoulli"))
             found |= {ast.unparse(node)} if seedable else set()
         elif isinstance(node, ast.Name | ast.arg):
             name = node.id if isinstance(node, ast.Name) else node.arg
@@ -112,6 +113,12 @@ def test_few_modules_read_the_environment() -> None:
 def test_no_seed_reaches_the_gate() -> None:
     assert can_be_seeded(SOURCES["privacy/mechanism.py"]) == set()
     assert "os.urandom(32)" in SOURCES["privacy/mechanism.py"]
+
+
+def test_no_seed_reaches_the_sampling_of_patients() -> None:
+    """Private steps know torch for its tensors alone."""
+    assert can_be_seeded(SOURCES["privacy/dpsgd.py"]) == {"torch", "torch.Tensor", "torch.nn"}
+    assert "os.urandom(8 * count)" in SOURCES["privacy/dpsgd.py"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +167,10 @@ def test_a_look_at_the_environment_would_be_seen(breach: str) -> None:
         "np.random.default_rng(seed)",
         "def seal(read, gate, seed=None): ...",
         "noise = SystemNoise(seed)",
+        "torch.manual_seed(4)",
+        "drawn = torch.rand(count) < rate",
+        "generator.normal_(total)",
+        "kept.bernoulli_(rate)",
     ],
 )
 def test_a_seed_would_be_seen(breach: str) -> None:

@@ -51,6 +51,21 @@ def uses_of_the_payload(source: str) -> set[str]:
     return uses
 
 
+def guards(method: str, source: str) -> list[str]:
+    """The condition under which each call of `.method` is reached: the test of the `if` whose body holds it."""
+    conditions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.If))
+    return [
+        ast.unparse(node.test) for node in conditions for line in node.body for _ in calls(ast.unparse(line), method)
+    ]
+
+
+def given_to_private_steps(source: str) -> list[list[str]]:
+    """The arguments of each call that makes private steps."""
+    found = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    made = (node for node in found if ast.unparse(node.func).endswith("PrivateGradient"))
+    return [[ast.unparse(one) for one in (*node.args, *node.keywords)] for node in made]
+
+
 def digests_not_from_the_ledger(source: str) -> list[str]:
     """Calls of `client.upload` whose digest is anything but `payload_sha256` of what `ledger.released` gave."""
     bad = []
@@ -77,13 +92,19 @@ def test_one_module_makes_paths_into_the_outbox() -> None:
 
 def test_one_call_seals_and_one_call_sends() -> None:
     assert callers("seal") == {ROUND: 1}
-    assert callers("seal_noised") in ({}, {ROUND: 1})
+    assert callers("seal_noised") == {ROUND: 1}
     assert callers("upload").keys() == {ROUND, "wire/client.py"}
 
 
 def test_the_payload_is_sealed_sent_and_removed_and_nothing_else() -> None:
-    done = uses_of_the_payload(SOURCES[ROUND]) - {"mechanism.seal_noised"}
-    assert done == {"mechanism.seal", "here.client.upload", ".is_file", ".unlink"}
+    done = uses_of_the_payload(SOURCES[ROUND])
+    assert done == {"mechanism.seal", "mechanism.seal_noised", "here.client.upload", ".is_file", ".unlink"}
+
+
+def test_what_is_sealed_as_noised_was_trained_by_private_steps() -> None:
+    """One branch seals without noise, that of dp-sgd; one place makes private steps, for whatever plan says dp-sgd."""
+    assert guards("seal_noised", SOURCES[ROUND]) == ["isinstance(plan.privacy, DpSgd)"]
+    assert given_to_private_steps(SOURCES["jobs/local_work.py"]) == [["network", "len(patients)", "settings"]]
 
 
 def test_the_digest_that_is_sent_comes_from_a_released_record() -> None:
@@ -97,6 +118,14 @@ def test_only_the_gate_writes_noise() -> None:
     """
     users = {name for name, source in SOURCES.items() if "SystemNoise" in source or "add_noise" in source}
     assert users - {"privacy/dpsgd.py", "jobs/attack.py"} == {"privacy/mechanism.py"}
+
+
+def test_an_injected_chance_would_be_seen() -> None:
+    breach = "def f(n):\n    return PrivateGradient(n, 3, settings, chance=Everybody())"
+    assert given_to_private_steps(breach) == [["n", "3", "settings", "chance=Everybody()"]]
+    careless = "def f(plan):\n    if plan.fast:\n        mechanism.seal_noised(1)\n    else:\n        mechanism.seal(1)"
+    assert guards("seal_noised", careless) == ["plan.fast"]
+    assert guards("seal_noised", "def f():\n    mechanism.seal_noised(1)") == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from fedsite.errors import CannotWrite, DataNotFit, MinutesSpent
 from fedsite.tasks import networks, registry
 from fedsite.training import inference, loop, metrics
+from fedsite.training.batches import Batch
 from fedsite.training.sampling import PatchSampler
 from fedsite.training.schedules import make_optimizer
 from fedsite.training.steps import SupervisedStep
@@ -142,7 +143,7 @@ def test_the_step_is_sgd_with_momentum(task_loss, sampler, network, cpu):
     rate, momentum = 0.05, 0.9
     copy = networks.build(TASK, "unet", {"channels": [4, 8]}, seed=1)
     step = SupervisedStep(network, make_optimizer(network, "sgd", rate), task_loss, cpu)
-    plain = [loop.Batch(batch.image.float(), batch.label) for batch in (sampler(0), sampler(1))]
+    plain = [Batch(batch.image.float(), batch.label) for batch in (sampler(0), sampler(1))]
     loop.train(network, lambda number: plain[number], step, 2)
     velocity = [torch.zeros_like(parameter) for parameter in copy.parameters()]
     for batch in plain:

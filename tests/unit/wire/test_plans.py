@@ -1,20 +1,23 @@
 """The plan's YAML."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from support.federation import plan
+from support.federation import dp_sgd, plan
 
 from fedsite.errors import ConfigurationError, SourceMissing
 from fedsite.wire.messages import parse
-from fedsite.wire.plans import Plan, complete, read_draft
+from fedsite.wire.plans import Plan, PlanDraft, complete, read_draft
 from fedsite.wire.signing import public_key
 
 
-def test_a_plan_is_read_completed_and_survives_the_wire(tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan()))
+@pytest.mark.parametrize("changes", [{}, {"privacy": dp_sgd(patches_per_patient=3)}])
+def test_a_plan_is_read_completed_and_survives_the_wire(tmp_path: Path, changes: dict[str, Any]) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan(**changes)))
     draft = read_draft(tmp_path / "plan.yaml")
     keys = [public_key(Ed25519PrivateKey.generate()) for _ in range(2)]
     whole = complete(draft, *keys)
@@ -42,6 +45,70 @@ def test_a_wrong_plan_names_its_key(tmp_path: Path, text: str, where: str) -> No
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match=where):
         read_draft(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("privacy", "local", "where"),
+    [
+        ({"batch_patients": 0}, {}, "batch_patients"),
+        ({"batch_patients": 2.5}, {}, "batch_patients"),
+        ({"patches_per_patient": 0}, {}, "patches_per_patient"),
+        ({"clip_norm": 0.0}, {}, "clip_norm"),
+        ({"sampling_rate": 0.1}, {}, "sampling_rate"),
+        ({"steps": 10}, {}, "steps"),
+        ({"noise_multiplier": -1.0}, {}, "noise_multiplier"),
+        ({"mechanism": "dp-ftrl"}, {}, "privacy"),
+        ({}, {"steps": 0}, r"dp-sgd needs local\.steps of at least 1"),
+        ({}, {"accumulation": 2}, r"local\.accumulation 1"),
+        ({}, {"early_stop": {"every": 1, "patience": 1}}, r"local\.early_stop: not under a private mechanism"),
+        ({"noise_multiplier": 0.0}, {"early_stop": {"every": 1, "patience": 1}}, r"local\.early_stop"),
+        ({}, {"schedule": "plateau"}, "schedule"),
+        ({}, {"train": "encoder"}, "train"),
+        ({}, {"ema": 1.0}, "ema"),
+    ],
+)
+def test_a_private_plan_outside_its_schema_names_its_key(
+    tmp_path: Path, privacy: dict[str, Any], local: dict[str, Any], where: str
+) -> None:
+    asked = plan(privacy=dp_sgd(**privacy), local={"steps": 4, "patch_voxels": [16, 16, 16]} | local)
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(asked))
+    with pytest.raises(ConfigurationError, match=where):
+        read_draft(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("train", "keep", "learns"),
+    [
+        ("head", "head", False),
+        ("head", "decoder", False),
+        ("decoder", "decoder", False),
+        ("decoder", "head", True),
+        ("all", "decoder", True),
+    ],
+)
+def test_something_that_travels_must_learn(tmp_path: Path, train: str, keep: str, learns: bool) -> None:
+    local = {"steps": 4, "patch_voxels": [16, 16, 16], "train": train}
+    asked = plan(privacy=dp_sgd(), local=local, algorithm={"name": "personal", "keep": keep})
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(asked))
+    if learns:
+        assert read_draft(tmp_path / "plan.yaml").local.train == train
+    else:
+        with pytest.raises(ConfigurationError, match=rf"local\.train: {train}: nothing of what travels would learn"):
+            read_draft(tmp_path / "plan.yaml")
+
+
+def test_a_moving_average_and_an_early_stop_do_not_go_together(tmp_path: Path) -> None:
+    local = {"steps": 4, "patch_voxels": [16, 16, 16], "ema": 0.9, "early_stop": {"every": 1, "patience": 1}}
+    privacy = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 0.0}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan(local=local, privacy=privacy)))
+    with pytest.raises(ConfigurationError, match="ema: not with early_stop"):
+        read_draft(tmp_path / "plan.yaml")
+
+
+def test_what_a_plan_does_not_ask_for_is_not_in_it() -> None:
+    """So that a plan without the newer settings is, byte for byte, what an older site reads."""
+    local = json.loads(parse(PlanDraft, json.dumps(plan()).encode()).to_bytes())["local"]
+    assert not {"train", "ema", "accumulation", "early_stop"} & local.keys()
 
 
 def test_an_instant_may_be_written_as_yaml_does(tmp_path: Path) -> None:
