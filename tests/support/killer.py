@@ -1,7 +1,8 @@
 """Runs the fedsite command and sends itself SIGKILL at a named place: `before:STATE`, `after:STATE`, `upload:BYTES`.
 
 `before:released` dies just before the round's state `released` is written, `after:released` just after it is
-durable. `upload:50000` dies once so many bytes of the payload have been handed to the connection.
+durable. `upload:50000` dies once so many bytes of the payload have been handed to the connection. `step:2` dies when
+so many training steps have been taken, and kept.
 """
 
 import os
@@ -72,9 +73,24 @@ def kill_in_upload() -> None:
     transfer._blocks = blocks
 
 
+def kill_in_training() -> None:
+    from fedsite.training.checkpoints import Checkpoints
+
+    original = Checkpoints.keep
+
+    def keep(self: Checkpoints, losses: list[float], seconds: float) -> None:
+        original(self, losses, seconds)
+        if len(losses) == int(PLACE):
+            die()
+
+    Checkpoints.keep = keep
+
+
 if __name__ == "__main__":
     if KIND == "upload":
         kill_in_upload()
+    elif KIND == "step":
+        kill_in_training()
     else:
         kill_after_commit()
         kill_at_state()
