@@ -1,12 +1,13 @@
-"""Curves over rounds as shapes (SVG 1.1, 8.3) on a field of 1000 by 300, for pages without scripts.
+"""Curves over rounds and histograms as shapes (SVG 1.1, 8.3) on a field of 1000 by 300, for pages without scripts.
 
 A field is stretched to the page; so it holds no text, and its lines keep their width whatever the stretching.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from fedsite.jobs.evaluations import RoundFacts
 
@@ -120,6 +121,48 @@ def seconds_chart(rounds: Sequence[RoundFacts]) -> Chart | None:
     along = [((one.number - first + 0.5) * side / WIDTH, str(one.number)) for one in timed]
     title = ("training", "measuring")
     return Chart("Seconds in each round", title, _drawn(shapes), "0", f"{high:.0f} s", _thinned(along), "round")
+
+
+def histogram(block: Mapping[str, Any], noise_deviation: float | None) -> Chart:
+    """How large a block's values are, by powers of two, and how large the noise is that they meet, where it is one.
+
+    `block` is one of `egress.describe`. Heights are shares of the values; zeros have no place on such an axis.
+    """
+    shares = {block["lowest"] + index: count / block["values"] for index, count in enumerate(block["counts"])}
+    noise = noise_by_powers(noise_deviation) if noise_deviation else {}
+    exponents = sorted(shares.keys() | noise.keys()) or [0]
+    low, count = exponents[0], exponents[-1] - exponents[0] + 1
+    high = max([*shares.values(), *noise.values()], default=1.0)
+    side = WIDTH / count
+
+    def across(exponent: float) -> float:
+        return side * (exponent - low)
+
+    bars = "".join(
+        f"M{across(exponent) + side / 10:.1f} {HEIGHT}v{-HEIGHT * share / high:.1f}h{0.8 * side:.1f}V{HEIGHT}Z"
+        for exponent, share in shares.items()
+    )
+    line = [(across(exponent + 0.5), HEIGHT * (1 - share / high)) for exponent, share in noise.items()]
+    zeros = f" ({100 * block['zeros'] / block['values']:.0f}% are zero)" if block["zeros"] else ""
+    tens = range(math.ceil((low - 1) * math.log10(2)), math.floor((low - 1 + count) * math.log10(2)) + 1)
+    along = [(across(power / math.log10(2) + 1) / WIDTH, f"1e{power}") for power in tens]
+    return Chart(
+        block["name"],
+        ("update", "noise") if noise else ("update",),
+        _drawn([Shape("bar", 0, bars), Shape("line", 1, path_of(line))]),
+        "0",
+        f"{100 * high:.0f}%",
+        _thinned(along),
+        f"size of a value{zeros}",
+    )
+
+
+def noise_by_powers(deviation: float) -> dict[int, float]:
+    """How likely normal noise is to be of each power of two: 2^(e-1) <= |v| < 2^e by e, from one in 500 up."""
+    top = math.ceil(math.log2(deviation)) + 2  # beyond 4 standard deviations
+    within = {exponent: math.erf(2.0**exponent / deviation / math.sqrt(2)) for exponent in range(top - 13, top + 1)}
+    shares = {exponent: within[exponent] - within[exponent - 1] for exponent in range(top - 12, top + 1)}
+    return {exponent: share for exponent, share in shares.items() if share >= 0.002}
 
 
 def _across(number: int, first: int, last: int) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FOLDER = "reports"
 EVALUATION, ROUNDS, ATTACKS = "evaluation.html", "rounds.html", "attacks.html"
 _MOST_OF_A_KIND = 3
+_MOST_RELEASES = 12
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,26 @@ class Share:
     label: str
     share: float
     count: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """What left in a round, as `egress.describe` says it, with histograms of the whole and of each block."""
+
+    round: int
+    facts: Mapping[str, Any]
+
+    @property
+    def charts(self) -> tuple[curves.Chart, ...]:
+        """With the noise, where it is added to these very values."""
+        noised = self.facts["mechanism"] == "gaussian-update"
+        deviation = self.facts["noise_standard_deviation"] if noised else None
+        return tuple(curves.histogram(block, deviation) for block in self.blocks)
+
+    @property
+    def blocks(self) -> tuple[Mapping[str, Any], ...]:
+        """The whole update, then block by block."""
+        return ({**self.facts, "name": "whole update"}, *self.facts["blocks"])
 
 
 def place(state: State, name: str) -> Path:
@@ -83,9 +104,22 @@ def write_evaluation(
     )
 
 
-def write_rounds(path: Path, federation: str, rounds: Sequence[RoundFacts]) -> None:
-    """The page of this site's rounds: a table, and curves. Raises CannotWrite."""
-    write(path, "rounds.html.j2", federation=federation, rounds=rounds, charts=curves.charts(rounds))
+def write_rounds(
+    path: Path, federation: str, rounds: Sequence[RoundFacts], left: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """The page of this site's rounds: a table, curves, and what left in the newest of them. Raises CannotWrite.
+
+    `left` is what `egress.kept` gives: by round, what its release is.
+    """
+    releases = [Release(number, left[number]) for number in sorted(left, reverse=True)[:_MOST_RELEASES]]
+    write(
+        path,
+        "rounds.html.j2",
+        federation=federation,
+        rounds=rounds,
+        charts=curves.charts(rounds),
+        releases=releases,
+    )
 
 
 def choose(cases: Sequence["MeasuredCase"]) -> list[tuple[str, "MeasuredCase"]]:

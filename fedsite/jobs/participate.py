@@ -16,7 +16,7 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
-from fedsite.jobs import charging, evaluations, pages, rehearsal
+from fedsite.jobs import charging, egress, evaluations, pages, rehearsal
 from fedsite.jobs import round as rounds
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.lock import only_run
@@ -155,7 +155,8 @@ def _write_page(here: Round) -> str | None:
     try:
         page = pages.place(here.site.state, pages.ROUNDS)
         federation = here.offer.plan.federation
-        pages.write_rounds(page, federation, evaluations.rounds(here.site.state, federation))
+        rows = evaluations.rounds(here.site.state, federation)
+        pages.write_rounds(page, federation, rows, egress.kept(here.site.state))
     except Exception as error:  # noqa: BLE001 - no picture is worth a round
         here.site.state.audit("page failed", round=here.number, reason=type(error).__name__)
         return None

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fedsite.errors import TryAgainLater
-from fedsite.jobs import algorithms, charging, local_work
+from fedsite.jobs import charging, egress, local_work
 from fedsite.jobs import round as rounds
 from fedsite.jobs.round import Round
-from fedsite.privacy import mechanism
-from fedsite.privacy.statement import guarantee
 from fedsite.wire.plans import DpSgd
 
 
@@ -50,32 +48,7 @@ def _weights(here: Round) -> Iterator[Path]:
 
 
 def preview(here: Round, trained: Path) -> dict[str, Any]:
-    """What would leave: tensors, bytes, norms, noise, cost. For this site's eyes only.
-
-    Under dp-sgd the update itself is not clipped (each patient's part of each step was), and the noise is that of a
-    step, in the gradient.
-    """
-    plan, ledger = here.offer.plan, here.site.ledger
-    read, layout = local_work.open_update(here.model, trained)
-    gate = charging.gate_for(plan, layout.values)
-    if isinstance(plan.privacy, DpSgd):
-        norm, clipped, divisor = None, mechanism.measure_norm(read, layout.values), plan.privacy.batch_patients
-    else:
-        (norm, clipped), divisor = mechanism.preview(read, gate), 1
-    before, after = ledger.spent(), ledger.price(charging.charge_for(here.offer, layout.values, ledger.terms))
-    encoded = layout.encoded(plan.payload)
-    return {
-        "algorithm": plan.algorithm_name,
-        "composition": algorithms.composition(plan, layout.values),
-        "tensors": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in layout.tensors],
-        "values": layout.values,
-        "bytes": encoded.file_bytes,
-        "norm_before": norm,
-        "norm_after_clipping": clipped,
-        "clip_norm": gate.clip_norm,
-        "noise_standard_deviation": gate.noise_multiplier * gate.clip_norm / divisor,
-        "signal_to_noise": charging.signal_to_noise(plan, layout.values),
-        "epsilon_before": before.epsilon,
-        "epsilon_after": after.epsilon,
-        "guarantee_after": guarantee(after.epsilon, ledger.terms.delta),
-    }
+    """What would leave, as `egress.describe` says it. For this site's eyes only."""
+    update, ledger = local_work.open_update(here.model, trained), here.site.ledger
+    charge = charging.charge_for(here.offer, update[1].values, ledger.terms)
+    return egress.describe(here.offer.plan, update, ledger.spent(), ledger.price(charge), ledger.terms.delta)

@@ -7,7 +7,8 @@ Each arrow is one function below; its state is durable in `state.db` before the 
 before the noise is drawn: before the release, or before the first private step. A training that was cut off goes on
 from its checkpoint, or begins anew under the same reservation: nothing of it has left. From `released` on the same
 bytes are sent until the server's receipt is here. A round that ends before its bytes arrived becomes `late`, one that
-the server refuses `rejected`, one that was overtaken before its release `abandoned`; what was charged stays charged.
+the server refuses `rejected`, one that was overtaken before its release `abandoned`, one that a lost copy of the state
+folder has released `recovered`; what was charged stays charged.
 """
 
 import hashlib
@@ -18,14 +19,15 @@ from typing import Any
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.jobs import algorithms, charging, evaluate, evaluations, kept, launch, local_work, models
+from fedsite.jobs import algorithms, charging, egress, evaluate, evaluations, kept, launch, local_work, models
 from fedsite.jobs.local_work import PreparedData, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
 from fedsite.jobs.verification import Offer, verify_receipt
 from fedsite.jobs.worker import Task
 from fedsite.privacy import accountant, mechanism
-from fedsite.privacy.statement import MEANINGFUL
+from fedsite.privacy.ledger import Spent
+from fedsite.privacy.statement import MEANINGFUL, guarantee
 from fedsite.site import policy
 from fedsite.site.policy import Asked
 from fedsite.site.state import Record
@@ -38,7 +40,7 @@ ORDERS = {
     "gaussian-update": ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged"),
     "dp-sgd": ("offered", "fetched", "reserved", "trained", "released", "uploading", "acknowledged"),
 }
-FINAL = ("acknowledged", "late", "rejected", "abandoned")
+FINAL = ("acknowledged", "late", "rejected", "abandoned", "recovered")
 PENDING = ("released", "uploading")
 
 
@@ -270,6 +272,9 @@ def _release(here: Round) -> None:
         return
     read, layout = update
     plan, encoded = here.offer.plan, layout.encoded(here.offer.plan.payload)
+    reservation, delta = _reservation(here), here.site.ledger.terms.delta
+    before, after = (Spent(**reservation.body[name]) for name in ("before", "after"))
+    egress.keep(here.site.state, here.number, egress.describe(plan, update, before, after, delta))
     if isinstance(plan.privacy, DpSgd):
         with here.step("Sealing the update"):
             sealed = mechanism.seal_noised(read, layout.values, encoded.header, encoded.dtype, here.payload)
@@ -279,9 +284,10 @@ def _release(here: Round) -> None:
             sealed = mechanism.seal(read, gate, encoded.header, encoded.dtype, here.payload)
     facts = kept.at_release(here.site.state, here.offer, layout, sealed.path)
     with here.site.state.transaction():
-        record = here.site.ledger.release(_reservation(here), sealed.sha256, sealed.size)
+        record = here.site.ledger.release(reservation, sealed.sha256, sealed.size)
         facts |= {"payload_sha256": sealed.sha256, "payload_bytes": sealed.size, "sequence": record.sequence}
         here.move("released", **facts)
+        here.site.state.audit("stated", round=here.number, guarantee=guarantee(after.epsilon, delta))
     here.checkpoint.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.browser import Browser, of_colour
@@ -29,6 +30,22 @@ def remember(state: State) -> None:
         state.put_round(NAME, number, "acknowledged", {"training": training})
 
 
+def left(number: int) -> dict[str, Any]:
+    """What left in a round, as `egress.describe` would say it."""
+    norms = {"norm_before": 0.3, "norm_after": 0.1, "noise_norm": 31.6, "signal_to_noise": 0.003}
+    sizes = {"lowest": -22, "counts": [1, 9, 40, 90, 30]}
+    names = ["encoder 1", "encoder 2", "bottom", "decoder 1", "head"]
+    blocks = [
+        {"name": name, "values": 10 ** (place + 3), "zeros": 5 * place} | norms | sizes
+        for place, name in enumerate(names)
+    ]
+    words = "epsilon 1,234 per patient (add or remove one), delta 1e-06: no meaningful guarantee"
+    whole = {"mechanism": "gaussian-update", "tensors": [{"name": "a", "shape": [3]}] * 12, "values": 11_111_000}
+    whole |= {"bytes": 44_444_000, "zeros": 0, "clip_norm": 1.0, "noise_standard_deviation": 0.1 * number}
+    whole |= {"signal_to_noise_at_most": 0.003, "guarantee_before": words, "guarantee_after": words}
+    return whole | norms | sizes | {"blocks": blocks}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """The page of a model that was measured on six cases, and the page of five rounds."""
@@ -42,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
         site = AtHome(state, config)
         done = evaluate_at_home(site, Order(model.path, place / "plan.yaml"), site.step)
         rounds = pages.place(state, pages.ROUNDS)
-        pages.write_rounds(rounds, NAME, evaluations.rounds(state, NAME))
+        pages.write_rounds(rounds, NAME, evaluations.rounds(state, NAME), {1: left(1), 2: left(2)})
         yield done.report, rounds
 
 
@@ -76,21 +93,40 @@ def test_the_page_of_rounds_draws_its_curves(tab: Browser, made: tuple[Path, Pat
     tab.like(prefers_color_scheme=scheme)
     tab.open(page, width)
     assert tab.ask("document.documentElement.scrollWidth") == width
-    assert tab.ask("[...document.querySelectorAll('.chart h3')].map(one => one.innerText)") == [
-        "Dice on held-out patients",
-        "Loss in each round",
-        "Seconds in each round",
-    ]
+    titles = tab.ask("[...document.querySelectorAll('.charts:not(.small) h3')].map(one => one.innerText)")
+    assert titles == ["Dice on held-out patients", "Loss in each round", "Seconds in each round"]
     boxes = (
         "[...document.querySelectorAll('.plot path')].map(one => one.getBBox()).map(b => [b.x, b.y, b.width, b.height])"
     )
     for x, y, wide, high in tab.ask(boxes):
         assert -1 <= x <= x + wide <= 1001
         assert -1 <= y <= y + high <= 301
-    assert tab.ask("document.querySelectorAll('tbody tr').length") == ROUNDS + 1
+    assert tab.ask("document.querySelectorAll('table')[0].querySelectorAll('tbody tr').length") == ROUNDS + 1
     line = tab.ask("getComputedStyle(document.querySelector('.plot .line')).stroke.match(/[0-9]+/g).map(Number)")
     assert of_colour(tab.seen(), tuple(line)) > 300, "the curves can be seen"
     assert [pair for pair in tab.contrasts() if pair[0] < 4.5] == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_the_page_of_rounds_shows_what_left(tab: Browser, made: tuple[Path, Path], width: int, scheme: str) -> None:
+    _, page = made
+    tab.like(prefers_color_scheme=scheme)
+    tab.open(page, width)
+    titles = "[...document.querySelectorAll('details')].map(one => [one.querySelector('summary').innerText, one.open])"
+    assert tab.ask(titles) == [["Round 2", True], ["Round 1", False]]
+    shown = "[...document.querySelectorAll('details[open] .small h3')].map(one => one.innerText)"
+    assert tab.ask(shown) == ["whole update", "encoder 1", "encoder 2", "bottom", "decoder 1", "head"]
+    cells = "[...document.querySelectorAll('details[open] tbody tr')[1].children].map(one => one.innerText)"
+    assert tab.ask(cells) == ["encoder 1", "1,000", "0.3", "0.1", "31.6", "0.003"]
+    boxes = (
+        "[...document.querySelectorAll('details[open] .small .field')].map(one => one.getBoundingClientRect().right)"
+    )
+    assert max(tab.ask(boxes)) <= width
+    style = "getComputedStyle(document.querySelector('.small .{}')).{}.match(/[0-9]+/g).map(Number)"
+    colours = [tab.ask(style.format(*what)) for what in (("bar", "fill"), ("line", "stroke"))]
+    picture = tab.seen()
+    for colour in colours:
+        assert of_colour(picture, tuple(colour)) > 300, "the update and the noise can be seen"
 
 
 def test_they_print(tab: Browser, made: tuple[Path, Path]) -> None:

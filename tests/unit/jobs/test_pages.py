@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedsite.errors import CannotWrite
@@ -57,12 +58,12 @@ def test_found_lesions_are_bars() -> None:
 
 def test_a_page_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(CannotWrite, match="no folder"):
-        pages.write_rounds(tmp_path / "missing" / "page.html", "north", ())
+        pages.write_rounds(tmp_path / "missing" / "page.html", "north", (), {})
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    pages.write_rounds(page, "<b>north</b>", (RoundFacts(1, "fetched"),))
+    pages.write_rounds(page, "<b>north</b>", (RoundFacts(1, "fetched"),), {})
     assert "&lt;b&gt;north" in page.read_text()
     assert page.stat().st_mode & 0o777 == 0o600
 
@@ -114,3 +115,37 @@ def test_many_rounds_have_few_labels() -> None:
 def test_nothing_known_is_nothing_drawn() -> None:
     assert curves.charts([]) == ()
     assert curves.charts([RoundFacts(1, "fetched")]) == ()
+
+
+def test_a_histogram_shows_the_update_beside_the_noise() -> None:
+    block = {"name": "head", "values": 100, "zeros": 20, "lowest": -5, "counts": [10, 30, 40]}
+    chart = curves.histogram(block, 1.0)
+    bars, line = (next(shape for shape in chart.shapes if shape.kind == kind) for kind in ("bar", "line"))
+    found = [
+        (float(x), float(y), float(side)) for x, y, side in re.findall(r"M([\d.]+) 300v-([\d.]+)h([\d.]+)", bars.path)
+    ]
+    assert [height / found[2][1] for _, height, _ in found] == pytest.approx([0.25, 0.75, 1], abs=0.01)
+    assert found[0][0] < found[1][0] < found[2][0] < found[2][0] + found[2][2] <= WIDTH
+    tops = points(chart, "line", 1)
+    assert min(y for _, y in tops) == pytest.approx(75, abs=1), "30% of the noise, 40% of the update"
+    assert (chart.series, chart.along_title) == (("update", "noise"), "size of a value (20% are zero)")
+    ten = {label: place for place, label in chart.along}
+    # 0.1 lies between 2^-4 and 2^-3: the bar of what is below 2^-3 is the update's last one.
+    assert found[2][0] < WIDTH * ten["1e-1"] < found[2][0] + 1.2 * found[2][2]
+    assert line.path
+    alone = curves.histogram(block, None)
+    assert (alone.series, {shape.kind for shape in alone.shapes}) == (("update",), {"bar"})
+
+
+@pytest.mark.parametrize("deviation", [1e-4, 0.75, 1.0, 1000.0])
+def test_the_noise_of_a_histogram_is_normal(deviation: float) -> None:
+    expected = curves.noise_by_powers(deviation)
+    exponents = np.frexp(np.random.default_rng(0).normal(scale=deviation, size=200_000))[1]
+    for exponent, share in expected.items():
+        assert np.mean(exponents == exponent) == pytest.approx(share, abs=0.006)
+    assert 0.99 < sum(expected.values()) <= 1
+
+
+def test_an_update_of_zeros_has_a_histogram() -> None:
+    chart = curves.histogram({"name": "head", "values": 4, "zeros": 4, "lowest": -60, "counts": []}, None)
+    assert chart.shapes == ()

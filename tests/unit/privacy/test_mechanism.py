@@ -365,16 +365,6 @@ def test_what_is_noised_and_not_finite_leaves_nothing(tmp_path: Path, bad: float
     assert list(tmp_path.iterdir()) == []
 
 
-# --- looking without leaving ----------------------------------------------------------------------------------------
-
-
-def test_a_preview_shows_both_norms_and_writes_nothing(tmp_path: Path) -> None:
-    update = np.full(400, 0.5)
-    before, after = mechanism.preview(reader(update), Gate(1.0, 1.0, 400))
-    assert (before, after) == (pytest.approx(10), pytest.approx(1, abs=1e-4))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_gate_needs_little_memory_beside_the_update(tmp_path: Path) -> None:
     """Extra memory under 15% of the update (4.7 million values, mapped from their files)."""
     values = 4_700_000
