@@ -14,9 +14,10 @@ from fedsite.wire.plans import DpSgd
 
 def rehearse(here: Round) -> dict[str, Any]:
     """What would leave. Raises TryAgainLater once the round is charged, and what admitting and training raise."""
-    if here.order.index(here.state) >= here.order.index("reserved"):
+    charged = here.site.ledger.reservation(here.offer.plan.federation, here.number)
+    if charged or here.state not in here.order[: here.order.index("reserved")]:
         raise TryAgainLater(
-            f"Round {here.number} is {here.state}: it is charged already, there is nothing to preview.",
+            f"Round {here.number} is {here.state}, and charged or over: there is nothing to preview.",
             "fedsite train-round brings it to its end.",
         )
     rounds.admit(here)
@@ -37,8 +38,7 @@ def _weights(here: Round) -> Iterator[Path]:
         return
     thrown_away = here.checkpoint.with_name("dry-run.safetensors")
     try:
-        rounds.advance(here, until="fetched")
-        while not rounds.model_is_here(here):
+        while here.state != "fetched" or not rounds.model_is_here(here):
             rounds.advance(here, until="fetched")
         rounds.trained(here, thrown_away)
         yield thrown_away

@@ -8,10 +8,12 @@ import pytest
 import torch
 from support.gpu_sizes import TASKS, cases_of, network_of, recipe_of, required, size_of, train
 
+from fedsite.privacy.dpsgd import PrivateGradient, Settings
 from fedsite.tasks import registry
 from fedsite.training import inference, planning
 from fedsite.training.devices import Precision
-from fedsite.training.fit import Machine
+from fedsite.training.fit import Machine, fit
+from fedsite.training.private import Private
 from fedsite.training.sampling import PatchSampler
 from fedsite.training.schedules import make_optimizer
 from fedsite.training.steps import DeviceTooSmall, SupervisedStep
@@ -123,6 +125,40 @@ def test_a_compiled_network_learns_the_same(cuda):
     assert [float(compiled(batch)) for _ in range(3)] == pytest.approx(
         [float(plain(batch)) for _ in range(3)], rel=1e-2
     )
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_private_steps_clip_and_noise_on_the_host_what_the_device_computed(device, each):
+    """Two patients in the first step, nobody in the second: what is left has the deviation that is charged."""
+    task = required("stroke-dwi")
+    size = size_of(task, device)
+
+    def moved(noise, steps):
+        network = network_of(task, size).to(device)
+        before = torch.cat([one.detach().flatten() for one in network.parameters()])
+        private = PrivateGradient(network, 3, Settings(0.5, noise, 2, 0.5), Drawn())
+        given = Private(private, {"a": (0,), "b": (1, 2)})
+        recipe = recipe_of(size, steps=steps, momentum=0.0, learning_rate=1.0, patches_per_patient=each)
+        loss = registry.module(task.module).loss()
+        fit(network, task, cases_of(task, size), loss, recipe, Machine(device), private=given)
+        assert next(network.parameters()).device == device
+        return (torch.cat([one.detach().flatten() for one in network.parameters()]) - before).cpu().double()
+
+    clipped = moved(0.0, 1)
+    assert 0 < float(torch.linalg.vector_norm(clipped)) <= 0.5 * (1 + 1e-3)
+    noise = moved(2.0, 1) - clipped
+    assert float(noise.std()) == pytest.approx(2.0 * 0.5 / 2, rel=6 / math.sqrt(2 * len(noise)))
+    assert float(moved(2.0, 2).std()) > 1.3 * float(noise.std()), "an empty step is noised too"
+
+
+class Drawn:
+    """Both patients in the first step, nobody in the next."""
+
+    def __init__(self):
+        self.steps = iter([[0, 1], []])
+
+    def included(self, count, rate):
+        return next(self.steps)
 
 
 class Cut(Exception):

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -40,9 +40,12 @@ class SeededNoise(mechanism.SystemNoise):
 
 
 class Everybody:
-    """A test's chance: all patients are in every step."""
+    """A test's chance: all patients are in every step. It remembers for how many, and at what rate, it was asked."""
+
+    asked: ClassVar[list[tuple[int, float]]] = []
 
     def included(self, count: int, rate: float) -> range:
+        self.asked.append((count, rate))
         return range(count)
 
 
@@ -137,6 +140,21 @@ def test_another_training_is_another_release(tmp_path: Path, changes: dict[str, 
         with State.create(folder / "state") as state:
             payloads.add(released(begin(folder, state, changes, evaluate=False)))
     assert len(payloads) == 2
+
+
+def test_patients_are_drawn_at_the_rate_and_as_often_as_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 2 of the 20 patients that were typed, though only 3 are here; once for each of the steps."""
+    monkeypatch.setattr(dpsgd, "SystemChance", Everybody)
+    monkeypatch.setattr(Everybody, "asked", [])
+    prepared(tmp_path, patients=3, held_out=0)
+    with State.create(tmp_path / "state") as state:
+        here = begin(tmp_path, state, {"privacy": dp_sgd(batch_patients=2)}, evaluate=False)
+        released(here)
+        [charge] = [one.body for one in state.records("ledger") if one.body["kind"] == "reserved"]
+    assert (charge["sampling_rate"], charge["steps"]) == (0.1, LOCAL["steps"])
+    assert Everybody.asked == [(3, 0.1)] * LOCAL["steps"]
 
 
 def test_the_round_remembers_its_models(tmp_path: Path) -> None:

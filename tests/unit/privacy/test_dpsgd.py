@@ -123,6 +123,20 @@ def test_at_rate_one_everybody_is_in_every_step() -> None:
     assert list(SystemChance().included(5, 1.0)) == [0, 1, 2, 3, 4]
 
 
+def test_the_chance_is_asked_at_the_rate_that_was_charged_whoever_is_here() -> None:
+    class Asked:
+        seen: list[tuple[int, float]] = []  # noqa: RUF012 - of this test alone
+
+        def included(self, count: int, rate: float) -> Sequence[int]:
+            self.seen.append((count, rate))
+            return [2]
+
+    for patients in (3, 300):
+        step = PrivateGradient(Row(), patients, Settings(1.0, 1.0, 8, 0.04), Asked())
+        assert step.included() == [2]
+    assert Asked.seen == [(3, 0.04), (300, 0.04)]
+
+
 def test_nobody_is_nobody() -> None:
     assert list(SystemChance().included(0, 0.5)) == []
 
