@@ -1,5 +1,6 @@
 """`fedsite audit`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,17 +30,38 @@ def show(
 
 
 @app.command()
-def verify(context: typer.Context) -> None:
+def verify(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="A ledger that fedsite privacy export has written, instead of this site's.")
+    ] = None,
+) -> None:
     """Recomputes both chains; names the first record that is altered, missing or out of order (exit 74)."""
     from fedsite.jobs.site import open_state
 
     out = Output.of(context)
+    if file is not None:
+        _verify_file(out, file)
+        return
     with open_state(out.config_path) as state:
         lengths = state.verify()
     out.result(
         "whole",
         {"records": lengths},
         f"The ledger ({lengths['ledger']} records) and the audit ({lengths['audit']} records) are whole.",
+    )
+
+
+def _verify_file(out: Output, file: Path) -> None:
+    """Chain, signatures and sums of an exported ledger; no site needs to be here."""
+    from fedsite.jobs import ledger_file
+
+    data = ledger_file.verify(file)
+    out.result(
+        "whole",
+        data,
+        f"The exported ledger is whole: {data['records']} records, {data['charges']} charges that add up to"
+        f" {data['guarantee']}; {data['receipts']} signed receipts.\nHead    {data['head']}",
     )
 
 

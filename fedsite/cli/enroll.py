@@ -28,9 +28,15 @@ def enroll(
     with open_site(out.config_path) as site:
         before = job.certificate_of(site)
         if invitation or not before:
-            pinned, agreement = job.enroll(site, Invitation.decode(_line(invitation)))
+            found = job.enroll(site, Invitation.decode(_line(invitation)))
         else:
-            pinned, agreement = site.pinned, ""
+            found = job.Enrolled(site.pinned, "", [])
+        pinned, agreement = found.pinned, found.agreement
+        if found.charged:
+            out.warn(
+                f"The server has had updates of {pinned.site} that this ledger did not know; they are charged now:"
+                f" rounds {', '.join(str(one['round']) for one in found.charged)}. See: fedsite privacy show"
+            )
         if agreement and not pinned.agreement_accepted_by:
             out.note(f"Data-use agreement of federation {pinned.federation}:\n\n{agreement}\n")
             if not accept_agreement and sys.stdin.isatty() and sys.stderr.isatty():
@@ -46,6 +52,7 @@ def enroll(
         "server": pinned.server,
         "agreement_sha256": pinned.agreement_sha256,
         "agreement_accepted_by": pinned.agreement_accepted_by,
+        "charged": found.charged,
     }
     out.result(
         "enrolled" if changed or accept_agreement else "nothing-to-do",

@@ -1,9 +1,10 @@
 """`fedsite privacy`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fedsite.cli import forecast, recover
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -48,16 +49,30 @@ def show(context: typer.Context) -> None:
 
 
 @app.command()
-def history(context: typer.Context) -> None:
-    """Shows every record of the ledger."""
+def history(
+    context: typer.Context,
+    calendar: Annotated[bool, typer.Option("--calendar", help="By month: what was spent, and what was left.")] = False,
+) -> None:
+    """Shows every record of the ledger, or what each month has cost."""
+    from dataclasses import asdict
+
     from fedsite.jobs.site import open_ledger
+    from fedsite.privacy.spending import calendar as months_of
 
     out = Output.of(context)
-    with open_ledger(out.config_path) as (ledger, _):
+    with open_ledger(out.config_path) as (ledger, config):
         records = [
             {"sequence": one.sequence, "time": one.time, **one.body, "hash": one.hash} for one in ledger.records()
         ]
-    out.result("shown", {"records": records}, lambda console: console.print(_history(records)))
+        months = [asdict(month) for month in months_of(ledger.charges())]
+        terms = ledger.terms
+    budget = min(terms.epsilon, config.policy.maximum_epsilon or terms.epsilon)
+    table = _calendar(months, budget, terms.delta) if calendar else _history(records, terms.delta)
+    out.result("shown", {"records": records, "calendar": months}, lambda console: console.print(table))
+
+
+app.command("forecast")(forecast.forecast)
+app.command("plan")(forecast.plan)
 
 
 @app.command()
@@ -92,12 +107,39 @@ def cost(
     out.result("priced", data, text)
 
 
-def _history(records: list[dict[str, object]]) -> "Table":
+app.command("recover")(recover.recover)
+app.command("export")(recover.export)
+
+
+def _history(records: list[dict[str, Any]], delta: float) -> "Table":
     from rich.table import Table
 
-    table = Table("#", "time", "kind", "round", "facts", box=None)
+    from fedsite.privacy.statement import scale
+
+    table = Table("#", "time", "kind", "round", "facts", box=None, caption=scale(delta), caption_justify="left")
     for one in records:
-        after = one.get("after")
-        facts = f"epsilon after {after['epsilon']}" if isinstance(after, dict) else str(one.get("payload_sha256", ""))
+        facts = str(one.get("payload_sha256") or "")
+        if "after" in one:
+            facts = f"epsilon {_epsilon(one['after']['epsilon'])} from here on"
+        if not one.get("priced", True):
+            facts += " (no provable price: all that was left)"
         table.add_row(str(one["sequence"]), str(one["time"]), str(one["kind"]), str(one.get("round", "")), facts)
     return table
+
+
+def _calendar(months: list[dict[str, Any]], budget: float, delta: float) -> "Table":
+    from rich.table import Table
+
+    from fedsite.privacy.statement import scale
+
+    columns = ("month", "releases", "spent in it", "spent so far", "left")
+    table = Table(*columns, box=None, caption=scale(delta), caption_justify="left")
+    for one in months:
+        left = None if one["epsilon"] is None else max(0.0, budget - one["epsilon"])
+        numbers = [_epsilon(value) for value in (one["rise"], one["epsilon"], left)]
+        table.add_row(one["month"], str(one["releases"]), *numbers)
+    return table
+
+
+def _epsilon(value: float | None) -> str:
+    return "not private" if value is None else f"{value:,.4g}"

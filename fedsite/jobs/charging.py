@@ -56,9 +56,8 @@ def release_for(plan: PlanDraft, terms: Terms) -> Release | None:
     asked, rate = plan.privacy, sampling_rate(plan, terms)
     if not asked.noise_multiplier:
         return None
-    if isinstance(asked, DpSgd):
-        return Release(asked.noise_multiplier, rate, plan.local.steps)
-    return accountant.gaussian_update(asked.noise_multiplier)
+    steps = plan.local.steps if isinstance(asked, DpSgd) else 1
+    return accountant.release_of(asked.mechanism, asked.noise_multiplier, rate, steps)
 
 
 def charge_for(offer: Offer, values: int, terms: Terms) -> Charge:

@@ -1,13 +1,15 @@
 """Enrolment: the key is made here and stays here; the certificate comes, the federation is pinned."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE, write_atomically
+from fedsite.jobs import recover
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site
 from fedsite.site import identity
@@ -19,15 +21,25 @@ from fedsite.wire.messages import Trust, utc_now
 from fedsite.wire.transport import Patience
 
 
-def enroll(site: Site, invitation: Invitation) -> tuple[Pinned, str]:
-    """Gets this site's certificate and pins the federation; gives what was pinned and the agreement's text.
+@dataclass(frozen=True)
+class Enrolled:
+    """What was pinned, the agreement's text, and the charges for what the server has had of such a site before."""
+
+    pinned: Pinned
+    agreement: str
+    charged: list[dict[str, Any]]
+
+
+def enroll(site: Site, invitation: Invitation) -> Enrolled:
+    """Gets this site's certificate, pins the federation, and charges what the server has had of this site before.
 
     Harmless to repeat: the same invitation and key give the same certificate. A new invitation gives a new one, which
     is the way back for a site whose certificate has ended; everything else stays. An old invitation changes nothing.
-    Raises UsageError when this state folder belongs to another federation or site, NotAuthorised, Unreachable,
-    ServerBrokeProtocol.
+    Raises UsageError when this state folder belongs to another federation or site, RecordsDamaged when its records
+    are, NotAuthorised, Unreachable, ServerBrokeProtocol.
     """
     with only_run(site.state.folder):
+        site.state.verify()
         _refuse_another_federation(site, invitation)
         try:
             _get_certificate(site, invitation)
@@ -36,7 +48,9 @@ def enroll(site: Site, invitation: Invitation) -> tuple[Pinned, str]:
                 raise
         with site.client_for(invitation.server) as client:
             trust = client.trust()
-        return _pin(site, invitation, trust), trust.agreement
+            pinned = _pin(site, invitation, trust)
+            charged = recover.charge_unknown(site, pinned, client, client.updates() or [])
+        return Enrolled(pinned, trust.agreement, charged)
 
 
 def accept_agreement(site: Site, person: str) -> Pinned:

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from fedsite.errors import ConfigurationError, UsageError
 from fedsite.files import make_folder, write_atomically
-from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
@@ -63,12 +62,7 @@ def _check(text: str) -> None:
 
 
 def _create_state(answers: Answers) -> Terms:
-    terms = Terms(
-        epsilon=answers.epsilon,
-        delta=answers.delta,
-        order=accountant.best_order(answers.epsilon, answers.delta),
-        nominal_patients=answers.nominal_patients,
-    )
+    terms = Terms.chosen(answers.epsilon, answers.delta, answers.nominal_patients)
     there = (answers.state / "state.db").exists()
     with State.open(answers.state) if there else State.create(answers.state) as state:
         identity.create_pseudonyms(IdentityFiles(state.folder / "identity"))

@@ -27,7 +27,14 @@ from fedsite.privacy.statement import guarantee
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
 from fedsite.wire.client import FederationClient
-from fedsite.wire.messages import PROTOCOL_VERSIONS, Envelope, ParticipationRequest, RefusalReason, utc_now
+from fedsite.wire.messages import (
+    PROTOCOL_VERSIONS,
+    Envelope,
+    Participation,
+    ParticipationRequest,
+    RefusalReason,
+    utc_now,
+)
 
 NO_AGREEMENT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of an empty text
 REASONS: dict[type[FedsiteError], RefusalReason] = {
@@ -65,13 +72,7 @@ def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: f
 def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned: Pinned, dry_run: bool) -> Outcome:
     request = ParticipationRequest(protocol=PROTOCOL_VERSIONS[-1], ledger_sequence=site.ledger.sequence())
     answer = client.participate(request)
-    if answer.receipts:
-        site.state.audit("unknown receipts", count=len(answer.receipts))
-        raise RecordsDamaged(
-            f"The server holds {len(answer.receipts)} receipts of this site that its ledger does not know.",
-            "This state folder is an older copy, or a new one: nothing leaves, since its ledger counts too little."
-            " Bring back the newest state folder.",
-        )
+    _require_known(site, answer)
     if answer.plan is None or answer.ticket is None:
         site.state.audit("nothing due")
         return Outcome("nothing-to-do", {"retry_after": answer.retry_after})
@@ -81,8 +82,8 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
             f"The server asks again for round {here.number}, for which this site holds its receipt.",
             "The server may have been restored from an older copy: tell the coordinator. Nothing was sent.",
         )
-    if here.state == "rejected":
-        return Outcome("nothing-to-do", {"round": here.number, "rejected": here.body.get("reason", "")})
+    if here.state in ("rejected", "recovered"):
+        return Outcome("nothing-to-do", {"round": here.number, here.state: here.body.get("reason", "")})
     if dry_run:
         return Outcome("previewed", {"round": here.number, **rehearsal.rehearse(here)})
     rounds.clear_overtaken(site, here.offer)
@@ -91,6 +92,18 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
         rounds.admit(here)
         rounds.advance(here)
     return _ended(here)
+
+
+def _require_known(site: Site, answer: Participation) -> None:
+    """Raises RecordsDamaged when the server has had of this site what its ledger does not know."""
+    if answer.receipts or answer.ledger_sequence is not None:
+        site.state.audit("unknown receipts", count=len(answer.receipts), ledger_sequence=answer.ledger_sequence)
+        raise RecordsDamaged(
+            "The server has had updates of this site that its ledger does not know; it holds"
+            f" {len(answer.receipts)} receipts for them.",
+            "This state folder is an older copy, or a new one: nothing leaves, since its ledger counts too little."
+            " Bring back the newest state folder, or charge what the server knows of: fedsite privacy recover",
+        )
 
 
 def _begin(

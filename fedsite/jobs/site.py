@@ -65,13 +65,18 @@ class Site:
 
     def client_for(self, server: str) -> "FederationClient":
         """The same while the federation is not pinned yet."""
-        from fedsite.wire.client import FederationClient
-        from fedsite.wire.transport import TlsIdentity
+        return client_of(self.files, self.config, server)
 
-        passphrase = read_secret(self.files.passphrase).decode()
-        tls = TlsIdentity(self.files.certificate, self.files.key, passphrase, self.files.authority)
-        network = self.config.network
-        return FederationClient(server, tls, proxy=network.proxy, patience=network.patience_seconds)
+
+def client_of(files: IdentityFiles, config: SiteConfig, server: str) -> "FederationClient":
+    """A client that shows the certificate of an identity, whatever the state of the records beside it."""
+    from fedsite.wire.client import FederationClient
+    from fedsite.wire.transport import TlsIdentity
+
+    passphrase = read_secret(files.passphrase).decode()
+    tls = TlsIdentity(files.certificate, files.key, passphrase, files.authority)
+    network = config.network
+    return FederationClient(server, tls, proxy=network.proxy, patience=network.patience_seconds)
 
 
 @contextmanager
@@ -81,11 +86,11 @@ def open_site(config_path: Path | None) -> Iterator[Site]:
     tasks.add_own(config.paths.tasks)
     with State.open(config.paths.state) as state:
         ledger = Ledger(state)
-        _require_same_terms(config.privacy, ledger.terms)
+        require_same_terms(config.privacy, ledger.terms)
         yield Site(config, state, ledger)
 
 
-def _require_same_terms(written: PrivacySettings, terms: Terms) -> None:
+def require_same_terms(written: PrivacySettings, terms: Terms) -> None:
     """A ledger's terms never change: a file that says something else would promise what nobody keeps."""
     for key, value in written.model_dump().items():
         if value != getattr(terms, key):

@@ -5,6 +5,11 @@ NOT_PRIVATE = "not private"
 NO_MEANINGFUL_GUARANTEE = "no meaningful guarantee"
 
 
+def scale(delta: float) -> str:
+    """What every epsilon of a ledger is measured in: the caption of a table of them."""
+    return f"epsilon per patient (add or remove one), delta {delta:g}"
+
+
 def guarantee(epsilon: float | None, delta: float) -> str:
     """States a guarantee in words; `epsilon` None means that something left without noise."""
     if epsilon is None:

@@ -30,6 +30,7 @@ from fedsite.wire.enrolment import EST, MAX_REQUEST_BYTES, PKCS7_TYPE, encode_ce
 from fedsite.wire.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSIONS,
+    Arrivals,
     Closed,
     Envelope,
     FederationInfo,
@@ -146,6 +147,16 @@ def _add_rounds(app: FastAPI, federation: Federation) -> None:
     def tickets(after: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Tickets:
         """The chain of tickets after a round."""
         return participation.tickets(federation, after)
+
+    @app.get("/v1/plans/{sha256}")
+    def plan(sha256: Digest) -> Envelope:
+        """A plan, by its digest."""
+        return participation.plan(federation, sha256)
+
+    @app.get("/v1/updates")
+    def updates(request: Request, after: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Arrivals:
+        """What this site has sent for the rounds after one."""
+        return participation.arrivals(federation, request.state.site, after)
 
     @app.get("/v1/rounds/{number}")
     def round_answer(number: Number) -> RoundAnswer:

@@ -1,16 +1,20 @@
-"""What an enrolled site asks and says about rounds: is anything due, the chain of tickets, does it stand, I refuse."""
+"""What an enrolled site asks and says about rounds: is anything due, the chain of tickets, does it stand, I refuse,
+what have you had of me.
+"""
 
 from http import HTTPStatus
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round
 from fedsite.server.rounds import accepted, envelope_of, running, series_of
-from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, UploadRow
+from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, SeriesRow, UploadRow
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
+    Arrival,
+    Arrivals,
     Envelope,
     Participation,
     ParticipationRequest,
@@ -34,13 +38,33 @@ def participate(federation: Federation, site: str, request: ParticipationRequest
         raise Refused(HTTPStatus.BAD_REQUEST, "protocol-version", f"The server speaks versions {PROTOCOL_VERSIONS}.")
     with federation.database.writing() as session:
         receipts = _receipts(session, site, request.ledger_sequence)
+        furthest = _furthest(session, site, request.ledger_sequence)
         row = running(session)
         if row is None or not _due(federation, session, row, site):
-            return Participation(retry_after=LATER if row is None else SOON, receipts=receipts)
+            wait = LATER if row is None else SOON
+            return Participation(retry_after=wait, receipts=receipts, ledger_sequence=furthest)
         attendance = attended(session, row.number, site)
         attendance.offered = attendance.offered or federation.clock()
         plan = envelope_of(series_of(session, row).plan)
-        return Participation(plan=plan, ticket=envelope_of(row.ticket), receipts=receipts)
+        ticket = envelope_of(row.ticket)
+        return Participation(plan=plan, ticket=ticket, receipts=receipts, ledger_sequence=furthest)
+
+
+def arrivals(federation: Federation, site: str, after: int) -> Arrivals:
+    """What a site has sent for the rounds after a number, in order: what was announced may have left it."""
+    found = select(UploadRow).where(UploadRow.site == site, UploadRow.round > after)
+    with federation.database.reading() as session:
+        rows = session.scalars(found.order_by(UploadRow.round).limit(PAGE)).all()
+    return Arrivals(arrivals=[_arrival(row) for row in rows])
+
+
+def plan(federation: Federation, sha256: str) -> Envelope:
+    """A plan that this federation has signed, by its digest."""
+    with federation.database.reading() as session:
+        text = session.scalars(select(SeriesRow.plan).where(SeriesRow.plan_sha256 == sha256).limit(1)).first()
+    if text is None:
+        raise Refused(HTTPStatus.NOT_FOUND, "no-such-plan", "There is no such plan.")
+    return envelope_of(text)
 
 
 def tickets(federation: Federation, after: int) -> Tickets:
@@ -103,6 +127,21 @@ def _due(federation: Federation, session: Session, row: RoundRow, site: str) -> 
     )
     is_open = row.status == "open" and row.expires > federation.clock()
     return is_open and session.scalars(answered).first() is None
+
+
+def _arrival(row: UploadRow) -> Arrival:
+    return Arrival(
+        round=row.round,
+        update_sha256=row.sha256,
+        ledger_sequence=row.ledger_sequence,
+        receipt=envelope_of(row.receipt) if row.receipt else None,
+    )
+
+
+def _furthest(session: Session, site: str, after: int) -> int | None:
+    """The furthest ledger sequence that an update of the site has named, if that lies beyond `after`."""
+    beyond = UploadRow.site == site, UploadRow.ledger_sequence > after
+    return session.scalar(select(func.max(UploadRow.ledger_sequence)).where(*beyond))
 
 
 def _receipts(session: Session, site: str, after: int) -> list[Envelope]:

@@ -18,13 +18,15 @@ from typing import Any, Literal
 
 from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainLater
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, is_private, make_folder
+from fedsite.site.identity import IdentityFiles
 
 VERSION = 1
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "logs")
 BUSY_SECONDS = 10.0
 ZERO = "0" * 64
 Chain = Literal["ledger", "audit"]
-_MEND = "Keep the state folder as it is for the auditor, and see: fedsite audit verify"
+_SET_UP = "Set this site up with: fedsite init. If its state folder was lost: fedsite privacy recover"
+MEND = "fedsite privacy recover makes records anew from what is known, and keeps these for the auditor."
 
 _SCHEMA = """
 create table rounds (
@@ -44,6 +46,10 @@ create trigger {chain}_is_never_deleted before delete on {chain}
 """
 
 
+class NotOurs(RecordsDamaged):
+    """The records are another user's, or of another version of fedsite: nothing is damaged, so nothing is to mend."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One link of a chain: `text` is the body as stored, byte for byte what `hash` covers."""
@@ -54,6 +60,11 @@ class Record:
     text: str
     body: dict[str, Any]
     hash: str
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the record is what its own hash covers."""
+        return self.hash == _hash(self.sequence, self.previous, self.time, self.text)
 
 
 @dataclass(frozen=True)
@@ -104,22 +115,11 @@ class State:
     def open(cls, folder: Path) -> "State":
         """Opens an existing state folder.
 
-        Raises NotAuthorised when it is absent, RecordsDamaged when it is another user's or no database of ours.
+        Raises NotAuthorised when it is absent, NotOurs when it is another user's or another version's, RecordsDamaged
+        when it is no database, or when it is gone from the folder of a site that was enrolled.
         """
+        _require_own(folder)
         path = folder / "state.db"
-        try:
-            there, private = path.is_file(), is_private(folder.resolve())
-        except PermissionError:
-            there, private = True, False
-        except OSError:
-            there, private = False, False
-        if not there:
-            raise NotAuthorised(f"There is no state folder at {folder}.", "Set this site up with: fedsite init")
-        if not private:
-            raise RecordsDamaged(
-                f"The state folder {folder} is not this user's alone.",
-                f"Run fedsite as the user who owns it; its mode must be 0700 (chmod 700 {folder}).",
-            )
         try:
             database = _connect(path)
             version = database.execute("pragma user_version").fetchone()[0]
@@ -130,10 +130,13 @@ class State:
                 f"The state database cannot be opened: {error}.", "Free some space or mend the permissions; run again."
             ) from error
         except sqlite3.DatabaseError as error:
-            raise RecordsDamaged("state.db is no readable database.", _MEND) from error
-        if version != VERSION:
+            raise RecordsDamaged("state.db is no readable database.", MEND) from error
+        if version < VERSION:
             database.close()
-            raise RecordsDamaged(
+            raise RecordsDamaged("state.db holds no records of fedsite's.", MEND)
+        if version > VERSION:
+            database.close()
+            raise NotOurs(
                 f"state.db has version {version}; this fedsite knows {VERSION}.", "Install the matching fedsite."
             )
         return cls(folder, database)
@@ -170,7 +173,7 @@ class State:
                 f"The state database cannot be written: {error}.", "Free some space or mend the permissions; run again."
             ) from error
         except sqlite3.DatabaseError as error:
-            raise RecordsDamaged(f"The state database is damaged: {error}.", _MEND) from error
+            raise RecordsDamaged(f"The state database is damaged: {error}.", MEND) from error
 
     # --- the two chains -----------------------------------------------------------------------------------------
 
@@ -221,10 +224,9 @@ class State:
             previous, expected = ZERO, 1
             for record in self.records(chain):
                 if record.sequence != expected:
-                    raise RecordsDamaged(f"Record {expected} of the {chain} is missing.", _MEND)
-                good = _hash(record.sequence, record.previous, record.time, record.text)
-                if record.previous != previous or record.hash != good:
-                    raise RecordsDamaged(f"Record {record.sequence} of the {chain} was altered.", _MEND)
+                    raise RecordsDamaged(f"Record {expected} of the {chain} is missing.", MEND)
+                if record.previous != previous or not record.is_intact:
+                    raise RecordsDamaged(f"Record {record.sequence} of the {chain} was altered.", MEND)
                 if chain == "ledger":
                     hashes[record.sequence] = record.hash
                 elif record.body.get("event") == "ledger":
@@ -233,9 +235,9 @@ class State:
             lengths[chain] = expected - 1
         for sequence in sorted(hashes.keys() | mirrored.keys()):
             if sequence not in hashes:
-                raise RecordsDamaged(f"Record {sequence} of the ledger is missing.", _MEND)
+                raise RecordsDamaged(f"Record {sequence} of the ledger is missing.", MEND)
             if hashes[sequence] != mirrored.get(sequence):
-                raise RecordsDamaged(f"The audit record of ledger record {sequence} is missing.", _MEND)
+                raise RecordsDamaged(f"The audit record of ledger record {sequence} is missing.", MEND)
         return lengths
 
     # --- rounds and evaluations ---------------------------------------------------------------------------------
@@ -288,7 +290,26 @@ class State:
             for row in self._database.execute(statement, values):  # noqa: UP028 - closing must not reach the cursor
                 yield row
         except sqlite3.DatabaseError as error:
-            raise RecordsDamaged(f"The state database is damaged: {str(error)[:80]}.", _MEND) from error
+            raise RecordsDamaged(f"The state database is damaged: {str(error)[:80]}.", MEND) from error
+
+
+def _require_own(folder: Path) -> None:
+    """Raises what `State.open` raises of a folder that is not there, not this user's, or without its database."""
+    try:
+        there, private = (folder / "state.db").is_file(), is_private(folder.resolve())
+    except PermissionError:
+        there, private = True, False
+    except OSError:
+        there, private = False, False
+    if not there and IdentityFiles(folder / "identity").certificate.is_file():
+        raise RecordsDamaged("state.db is gone, and with it what this site's ledger has spent.", MEND)
+    if not there:
+        raise NotAuthorised(f"There is no state folder at {folder}.", _SET_UP)
+    if not private:
+        raise NotOurs(
+            f"The state folder {folder} is not this user's alone.",
+            f"Run fedsite as the user who owns it; its mode must be 0700 (chmod 700 {folder}).",
+        )
 
 
 def canonical_json(body: dict[str, Any]) -> str:
@@ -300,9 +321,9 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
     except ValueError as error:
-        raise RecordsDamaged(f"{what} is no JSON.", _MEND) from error
+        raise RecordsDamaged(f"{what} is no JSON.", MEND) from error
     if not isinstance(body, dict):
-        raise RecordsDamaged(f"{what} is no record.", _MEND)
+        raise RecordsDamaged(f"{what} is no record.", MEND)
     return body
 
 

@@ -7,6 +7,7 @@ RecordsDamaged (the server holds another update of this site), UpdateRefused and
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -16,6 +17,8 @@ import httpx
 from fedsite.errors import FedsiteError, NotAuthorised, ServerBrokeProtocol, Unreachable
 from fedsite.wire import transfer
 from fedsite.wire.messages import (
+    Arrival,
+    Arrivals,
     Closed,
     Envelope,
     FederationInfo,
@@ -96,6 +99,26 @@ class FederationClient:
     def tickets(self, after: int) -> Tickets:
         """The chain of round tickets after a round, in order."""
         return self._get(Tickets, f"/v1/tickets?after={after:d}")
+
+    def plan(self, sha256: str) -> Envelope | None:
+        """The signed plan of a digest; None where the server has none."""
+        answer = self._ask("GET", f"/v1/plans/{sha256}", expected=(404,))
+        return None if answer.status == 404 else _read(Envelope, answer)
+
+    def updates(self) -> list[Arrival] | None:
+        """All that this site has ever sent, by round; None where the server is too old to tell."""
+        found: list[Arrival] = []
+        while True:
+            last = found[-1].round if found else 0
+            answer = self._ask("GET", f"/v1/updates?after={last:d}", expected=(404,))
+            if answer.status == 404:
+                return None
+            page = _read(Arrivals, answer).arrivals
+            if not page:
+                return found
+            if any(later <= earlier for earlier, later in pairwise([last, *(one.round for one in page)])):
+                raise ServerBrokeProtocol("The server's list of this site's updates is out of order.")
+            found += page
 
     def round_answer(self, number: int) -> RoundAnswer:
         """Whether a round still stands."""

@@ -164,13 +164,30 @@ class ParticipationRequest(Closed):
 
 class Participation(Closed):
     """The answer: nothing due (ask again after `retry_after` seconds), or plan and ticket; always the receipts
-    of this site whose ledger sequence lies beyond the one that it named.
+    of this site whose ledger sequence lies beyond the one that it named. `ledger_sequence` is the furthest one that
+    any of its updates has named, also one without a receipt, where that lies beyond.
     """
 
     retry_after: Annotated[int, Field(ge=0, le=30 * 86_400)] | None = None
     plan: Envelope | None = None
     ticket: Envelope | None = None
     receipts: Annotated[list[Envelope], Field(max_length=1000)] = []
+    ledger_sequence: Annotated[int | None, Field(ge=1, le=1 << 53, exclude_if=lambda sequence: sequence is None)] = None
+
+
+class Arrival(Closed):
+    """An update that a site has sent, whole or in part, and the receipt if it was accepted."""
+
+    round: RoundNumber
+    update_sha256: Sha256
+    ledger_sequence: Annotated[int, Field(ge=1, le=1 << 53)]
+    receipt: Envelope | None = None
+
+
+class Arrivals(Closed):
+    """`GET /v1/updates?after=N`: the updates of the site that asks for rounds after N, in order (at most 1000)."""
+
+    arrivals: Annotated[list[Arrival], Field(max_length=1000)]
 
 
 class Tickets(Closed):

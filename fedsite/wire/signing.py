@@ -38,6 +38,14 @@ def digest(envelope: Envelope) -> str:
     return hashlib.sha256(_decode(envelope.payload)).hexdigest()
 
 
+def unverified(envelope: Envelope, message: type[Message]) -> Message:
+    """What an envelope says before anybody has looked at its signatures: to know whose keys to look with.
+
+    Raises MalformedMessage.
+    """
+    return parse(message, _decode(envelope.payload))
+
+
 def open_envelope(
     envelope: Envelope, message: type[Message], kind: str, keys: Iterable[PublicKey], threshold: int = 1
 ) -> Message:

@@ -44,6 +44,7 @@ def modules_of(site: Path, tmp_path: Path, command: str) -> set[str]:
         "identity show",
         "privacy show",
         "privacy history",
+        "privacy history --calendar",
         "audit show",
         "audit verify",
         "tasks list",
@@ -58,6 +59,14 @@ def test_looking_computes_nothing(site: Path, tmp_path: Path, command: str) -> N
 
 def test_a_list_of_cases_needs_no_torch(site: Path, tmp_path: Path) -> None:
     assert modules_of(site, tmp_path, "data list") & TRAINING == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["privacy plan --mechanism gaussian-update --rounds 9 --epsilon 8", "privacy export --out {}/ledger.json"],
+)
+def test_arithmetic_needs_no_torch(site: Path, tmp_path: Path, command: str) -> None:
+    assert modules_of(site, tmp_path, command.format(tmp_path)) & TRAINING == set()
 
 
 @pytest.mark.parametrize("command", ["--help", "status --help", "train-round --help", "privacy cost --help"])

@@ -236,7 +236,7 @@ def test_a_state_folder_without_a_ledger_says_what_to_do(state: State) -> None:
     with pytest.raises(NotAuthorised, match="fedsite init"):
         Ledger(state)
     state.append("ledger", {"kind": "reserved"})
-    with pytest.raises(NotAuthorised):
+    with pytest.raises(RecordsDamaged, match="fedsite privacy recover"):
         Ledger(state)
 
 
