@@ -24,6 +24,7 @@ Mechanism = Literal["dp-sgd", "gaussian-update"]
 LOWEST_ORDER = 1.02  # dp-accounting's conversion answers nothing useful at orders below 1.01
 HIGHEST_ORDER = 512.0
 SERIES_FROM = 8.0  # the order from which dp-accounting's series is right for orders that are no integers
+MOST_OUTCOMES = 1 << 20  # of a noised value that an integral is taken over
 MOST_KINDS = 16  # of releases that PLD composes: each costs seconds
 MOST_CELLS, MOST_CELLS_OF_STEP = 1 << 19, 1 << 17  # of a privacy loss on its grid: memory, and seconds
 LEAST_NOISE, MOST_NOISE = 2.0**-14, 1e6  # the gate's grid, and what a plan may ask for
@@ -88,7 +89,9 @@ def _integrated_renyi(sigma: float, sampling_rate: float, order: float) -> float
     """
     import numpy as np
 
-    width = min(sigma / 32, max(sigma**2 / 2, sigma / 4096))
+    # Fine against the noise, and against the bend where the second term takes over; with little noise that bend lies
+    # where there is next to nothing, and no plan may make this take memory.
+    width = max(min(sigma / 32, sigma**2 / 2), (order + 24 * sigma) / MOST_OUTCOMES)
     x = np.arange(-12 * sigma, order + 12 * sigma, width)
     loss = np.logaddexp(math.log1p(-sampling_rate), math.log(sampling_rate) + (2 * x - 1) / (2 * sigma**2))
     exponents = order * loss - x**2 / (2 * sigma**2)
@@ -151,14 +154,17 @@ def least_noise(affordable: Callable[[float], bool]) -> float | None:
 
     `affordable` must hold for any noise above one for which it holds.
     """
-    low, high = LEAST_NOISE, 1.0
-    if affordable(low):
-        return low
+    low = high = 1.0
+    if affordable(high):
+        while low > LEAST_NOISE and affordable(low):
+            low, high = max(low / 2, LEAST_NOISE), low
+        if low == LEAST_NOISE and affordable(low):
+            return low
     while not affordable(high):
         low, high = high, high * 2
         if high > MOST_NOISE:
             return None
-    while low < 0.5 * high or high - low > 1e-5 * high:
+    while high - low > 1e-5 * high:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if affordable(middle) else (middle, high)
     unit = 10.0 ** (math.floor(math.log10(high)) - 3)

@@ -277,6 +277,18 @@ def test_releases_are_merged_by_kind() -> None:
     assert (whole.sampling_rate, whole.steps) == (1, 1)
 
 
+@pytest.mark.parametrize("order", [1.02, 1.5, 4.3137, 7.9])
+def test_no_plan_makes_the_filter_take_memory(order: float) -> None:
+    tracemalloc.start()
+    found = accountant.renyi(Release(accountant.LEAST_NOISE, 0.1), order)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    # With hardly any noise the patient is recognised whenever sampled: the divergence of being sampled, unsampled.
+    whole = order / (2 * accountant.LEAST_NOISE**2) + order / (order - 1) * math.log(0.1)
+    assert found == pytest.approx(whole, rel=1e-4)
+
+
 def test_equal_releases_are_composed_once_and_their_curves_are_kept() -> None:
     releases = [Release(1.1, 0.03, 50) for _ in range(400)]
     accountant._curve.cache_clear()
