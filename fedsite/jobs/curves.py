@@ -123,15 +123,20 @@ def seconds_chart(rounds: Sequence[RoundFacts]) -> Chart | None:
     return Chart("Seconds in each round", title, _drawn(shapes), "0", f"{high:.0f} s", _thinned(along), "round")
 
 
-def histogram(block: Mapping[str, Any], noise_deviation: float | None) -> Chart:
-    """How large a block's values are, by powers of two, and how large the noise is that they meet, where it is one.
+def histograms(blocks: Sequence[Mapping[str, Any]], noise_deviation: float | None) -> tuple[Chart, ...]:
+    """How large each block's values are, by powers of two, and how large the noise is that they meet, where it is one.
 
-    `block` is one of `egress.describe`. Heights are shares of the values; zeros have no place on such an axis.
+    `blocks` are those of `egress.describe`; all have one axis. Heights are shares of the values, zeros have no place.
     """
-    shares = {block["lowest"] + index: count / block["values"] for index, count in enumerate(block["counts"])}
     noise = noise_by_powers(noise_deviation) if noise_deviation else {}
-    exponents = sorted(shares.keys() | noise.keys()) or [0]
-    low, count = exponents[0], exponents[-1] - exponents[0] + 1
+    ends = [(block["lowest"], block["lowest"] + len(block["counts"]) - 1) for block in blocks if block["counts"]]
+    ends += [(min(noise), max(noise))] if noise else []
+    low, last = min((one for one, _ in ends), default=0), max((one for _, one in ends), default=0)
+    return tuple(_histogram(block, noise, low, last - low + 1) for block in blocks)
+
+
+def _histogram(block: Mapping[str, Any], noise: Mapping[int, float], low: int, count: int) -> Chart:
+    shares = {block["lowest"] + index: count / block["values"] for index, count in enumerate(block["counts"])}
     high = max([*shares.values(), *noise.values()], default=1.0)
     side = WIDTH / count
 
@@ -143,7 +148,8 @@ def histogram(block: Mapping[str, Any], noise_deviation: float | None) -> Chart:
         for exponent, share in shares.items()
     )
     line = [(across(exponent + 0.5), HEIGHT * (1 - share / high)) for exponent, share in noise.items()]
-    zeros = f" ({100 * block['zeros'] / block['values']:.0f}% are zero)" if block["zeros"] else ""
+    share_of_zeros = round(100 * block["zeros"] / block["values"])
+    zeros = f" ({share_of_zeros}% are zero)" if share_of_zeros else ""
     tens = range(math.ceil((low - 1) * math.log10(2)), math.floor((low - 1 + count) * math.log10(2)) + 1)
     along = [(across(power / math.log10(2) + 1) / WIDTH, f"1e{power}") for power in tens]
     return Chart(
@@ -175,7 +181,7 @@ def _numbers(first: int, last: int) -> tuple[tuple[float, str], ...]:
 
 def _thinned(labels: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
     """Some of the labels, evenly spaced, where there are more than can be read."""
-    return tuple(labels[:: math.ceil(len(labels) / MOST_LABELS)])
+    return tuple(labels[:: max(1, math.ceil(len(labels) / MOST_LABELS))])
 
 
 def path_of(points: Sequence[tuple[float, float]]) -> str:

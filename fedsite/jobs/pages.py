@@ -59,7 +59,7 @@ class Release:
         """With the noise, where it is added to these very values."""
         noised = self.facts["mechanism"] == "gaussian-update"
         deviation = self.facts["noise_standard_deviation"] if noised else None
-        return tuple(curves.histogram(block, deviation) for block in self.blocks)
+        return curves.histograms(self.blocks, deviation)
 
     @property
     def blocks(self) -> tuple[Mapping[str, Any], ...]:

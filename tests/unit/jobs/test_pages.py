@@ -119,7 +119,7 @@ def test_nothing_known_is_nothing_drawn() -> None:
 
 def test_a_histogram_shows_the_update_beside_the_noise() -> None:
     block = {"name": "head", "values": 100, "zeros": 20, "lowest": -5, "counts": [10, 30, 40]}
-    chart = curves.histogram(block, 1.0)
+    (chart,) = curves.histograms([block], 1.0)
     bars, line = (next(shape for shape in chart.shapes if shape.kind == kind) for kind in ("bar", "line"))
     found = [
         (float(x), float(y), float(side)) for x, y, side in re.findall(r"M([\d.]+) 300v-([\d.]+)h([\d.]+)", bars.path)
@@ -133,7 +133,7 @@ def test_a_histogram_shows_the_update_beside_the_noise() -> None:
     # 0.1 lies between 2^-4 and 2^-3: the bar of what is below 2^-3 is the update's last one.
     assert found[2][0] < WIDTH * ten["1e-1"] < found[2][0] + 1.2 * found[2][2]
     assert line.path
-    alone = curves.histogram(block, None)
+    (alone,) = curves.histograms([block], None)
     assert (alone.series, {shape.kind for shape in alone.shapes}) == (("update",), {"bar"})
 
 
@@ -147,5 +147,8 @@ def test_the_noise_of_a_histogram_is_normal(deviation: float) -> None:
 
 
 def test_an_update_of_zeros_has_a_histogram() -> None:
-    chart = curves.histogram({"name": "head", "values": 4, "zeros": 4, "lowest": -60, "counts": []}, None)
-    assert chart.shapes == ()
+    empty = {"name": "head", "values": 4, "zeros": 4, "lowest": -60, "counts": []}
+    full = {"name": "bottom", "values": 4, "zeros": 0, "lowest": -5, "counts": [2, 2]}
+    first, second = curves.histograms([empty, full], None)
+    assert (first.shapes, first.along_title) == ((), "size of a value (100% are zero)")
+    assert first.along == second.along, "one axis for all"

@@ -285,3 +285,14 @@ def test_several_patches_of_a_patient_are_another_gradient_within_the_same_bound
         moved = np.sqrt(sum(((out[name] - model[name]) ** 2).sum() for name in model))
         assert moved == pytest.approx(1e-3, rel=1e-3)
     assert len(found) == 2
+
+
+def test_patients_are_sampled_at_the_rate_that_is_charged(
+    train: Callable[..., bytes], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It follows from what the site typed (`charging.sampling_rate`), whoever is there."""
+    rates = []
+    monkeypatch.setattr(Drawn, "included", lambda self, count, rate: rates.append(rate) or [0])
+    for without in ([3], [2, 3]):
+        train(data=data_of(folder, without=without))
+    assert rates == [0.5] * 2 * STEPS
