@@ -154,5 +154,5 @@ policy:
 privacy:
   epsilon: {epsilon}
   delta: {delta}
-  nominal_patients: {nominal_patients}   # typed, never counted
+  nominal_patients: {nominal_patients}   # typed, never counted; dp-sgd draws patients by it
 """

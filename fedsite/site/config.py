@@ -147,7 +147,11 @@ class PrivacySettings(Section):
 
     epsilon: float = Field(gt=0, description="The budget over the lifetime of the ledger.")
     delta: float = Field(default=1e-6, gt=0, lt=0.1, description="Below 1 / patients.")
-    nominal_patients: int = Field(ge=1, description="About how many patients this site has; typed, never counted.")
+    nominal_patients: int = Field(
+        ge=1,
+        description="About how many patients this site has; typed, never counted. Under dp-sgd a patient is in a step"
+        " with the chance of the plan's batch_patients over this.",
+    )
 
 
 class SiteConfig(Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.federation import plan
+from support.federation import dp_sgd, plan
 from support.site import Site, prepare_blobs
 
 from fedsite.dataset import manifest
@@ -21,7 +21,7 @@ from fedsite.jobs.models import Model, network_of
 from fedsite.tasks.description import OutOfRange
 from fedsite.wire import payload
 from fedsite.wire.messages import parse
-from fedsite.wire.plans import Plan
+from fedsite.wire.plans import DpSgd, Plan
 
 RATE = 0.05
 SGD = {"patch_voxels": [16, 16, 16], "learning_rate": RATE, "optimizer": "sgd", "momentum": 0.0, "batch_size": 1}
@@ -196,3 +196,14 @@ def test_a_servers_control_is_checked(tmp_path: Path, wrong: str) -> None:
 )
 def test_how_it_goes_with_the_mechanism_is_said(algorithm: Any, noise: float, words: str) -> None:
     assert words in algorithms.composition(asked(algorithm, noise=noise), 10_000)
+
+
+def test_how_it_goes_with_private_steps_is_said() -> None:
+    """The noise of a control is that of a mean over steps: 100 / (4 patients * sqrt(25 steps))."""
+    update = asked("fedavg", steps=25)
+    private = update.model_copy(update={"privacy": DpSgd.model_validate(dp_sgd(batch_patients=4))})
+    assert algorithms.composition(private, 10_000) == (
+        "fedavg: an update made of clipped and noised steps is all that leaves"
+    )
+    scaffold = private.model_copy(update={"algorithm": "scaffold"})
+    assert "1 part signal to 5 parts noise" in algorithms.composition(scaffold, 10_000)
