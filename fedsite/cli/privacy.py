@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fedsite.cli import forecast, recover
+from fedsite.cli import attack, forecast, recover
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -109,6 +109,7 @@ def cost(
 
 app.command("recover")(recover.recover)
 app.command("export")(recover.export)
+app.command("attack")(attack.attack)
 
 
 def _history(records: list[dict[str, Any]], delta: float) -> "Table":

@@ -1,8 +1,8 @@
 """What an attack shows of a mechanism: a lower bound on its cost, with the confidence that it has.
 
 No attack proves a mechanism private: a weak one finds nothing. A bound above what was stated proves it wrong, though.
-Evidence is always a log-likelihood ratio under the stated mechanism: above 0 it speaks for "took part". Everything is
-decided before the evidence is seen, or paid for by the union bound.
+Evidence is a number for each case, the higher the more it speaks for "took part". How it is judged is decided before it
+is seen, or paid for by the union bound.
 """
 
 import math
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from fedsite.privacy import accountant
 from fedsite.privacy.accountant import Release
 
-CONFIDENCE = 0.99
+# An honest mechanism may lie right at what is tested: it must not be called broken once in a hundred times.
+CONFIDENCE = 0.999
+# The bound of one run stays far below an honest mechanism; the usual confidence leaves it what strength it has.
+CONFIDENCE_OF_ONE_RUN = 0.95
 # Which parts of the canaries are guessed, the surest first: where the bound is best is not known beforehand.
 PARTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _HIGHEST_EPSILON = 100.0
@@ -37,6 +40,20 @@ class LowerBound:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How many guesses were right when all were made; `low` bounds the rate with the confidence.
+
+    `allowed` is the rate of the best attacker on the mechanism as it is stated. A `low` above it refutes the statement.
+    """
+
+    right: int
+    guesses: int
+    low: float
+    allowed: float
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Area:
     """The area under a ROC curve, and the bounds between which it lies with the confidence (each alone)."""
 
@@ -46,14 +63,15 @@ class Area:
     confidence: float
 
 
-def one_run(evidence: Floats, included: Bits, delta: float, confidence: float = CONFIDENCE) -> LowerBound:
+def one_run(evidence: Floats, included: Bits, delta: float, confidence: float = CONFIDENCE_OF_ONE_RUN) -> LowerBound:
     """The bound of one run with many canaries, each included by the toss of a coin (Steinke, Nasr, Jagielski 2023).
 
-    `evidence` is one number a canary; where it is small nothing is guessed. Needs no assumption about the mechanism.
+    `evidence` is one number a canary; near its median nothing is guessed. No assumption is made about the mechanism.
     Of several parts that are guessed the best is taken, each at its share of the doubt.
     """
-    order = np.argsort(-np.abs(evidence), kind="stable")
-    is_right = (evidence > 0)[order] == included[order]
+    beyond = evidence - np.median(evidence)
+    order = np.argsort(-np.abs(beyond), kind="stable")
+    is_right = (beyond > 0)[order] == included[order]
     doubt = (1 - confidence) / len(PARTS)
     bounds = []
     for guesses in sorted({max(1, round(part * len(order))) for part in PARTS}):
@@ -79,6 +97,34 @@ def two_worlds(without: Floats, within: Floats, delta: float, confidence: float 
     epsilon = accountant.sequence_epsilon([Release(1 / mu)], delta) if mu > 0 else 0.0
     runs = len(without) + len(within)
     return LowerBound(epsilon, confidence, runs, runs - sum(wrong))
+
+
+def accuracy(without: Floats, within: Floats, stated: Release | None, confidence: float = CONFIDENCE) -> Accuracy:
+    """How often evidence is right when every case is guessed, by which side of the median it lies on.
+
+    This sees more than `one_run`, which has to hold for any mechanism: it asks only whether the stated one, under which
+    cases are independent, is there.
+    """
+    from scipy.special import betaincinv
+
+    guesses, middle = len(without) + len(within), np.median(np.concatenate([without, within]))
+    right = int((without <= middle).sum() + (within > middle).sum())
+    low = float(betaincinv(right, guesses - right + 1, 1 - confidence)) if right else 0.0
+    return Accuracy(right, guesses, low, best_accuracy(stated) if stated else 1.0, confidence)
+
+
+def best_accuracy(release: Release) -> float:
+    """How often the best attacker is right who guesses, from a release, whether a patient took part or not.
+
+    The distance of both worlds in total variation, which is delta at epsilon 0, is what it gains over a coin.
+    """
+    if release.sampling_rate == 1:
+        return gaussian_area(math.sqrt(release.steps / 2) / release.sigma)
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, pld
+
+    accounts = pld.PLDAccountant()
+    accounts.compose(PoissonSampledDpEvent(release.sampling_rate, GaussianDpEvent(release.sigma)), release.steps)
+    return (1 + float(accounts.get_delta(0.0))) / 2
 
 
 def area_under_curve(without: Floats, within: Floats, confidence: float = CONFIDENCE) -> Area:
