@@ -293,6 +293,6 @@ def test_patients_are_sampled_at_the_rate_that_is_charged(
     """It follows from what the site typed (`charging.sampling_rate`), whoever is there."""
     rates = []
     monkeypatch.setattr(Drawn, "included", lambda self, count, rate: rates.append(rate) or [0])
-    for without in ([3], [2, 3]):
-        train(data=data_of(folder, without=without))
+    for data in (without(folder, 3), data_of(folder, manifest.load(folder).cases)):
+        train(data=data)
     assert rates == [0.5] * 2 * STEPS
