@@ -25,6 +25,7 @@ LOWEST_ORDER = 1.02  # dp-accounting's conversion answers nothing useful at orde
 HIGHEST_ORDER = 512.0
 SERIES_FROM = 8.0  # the order from which dp-accounting's series is right for orders that are no integers
 MOST_OUTCOMES = 1 << 20  # of a noised value that an integral is taken over
+_HARDLY_NOISED = 200.0  # an epsilon beyond which PLD's grid has no use
 MOST_KINDS = 16  # of releases that PLD composes: each costs seconds
 MOST_CELLS, MOST_CELLS_OF_STEP = 1 << 19, 1 << 17  # of a privacy loss on its grid: memory, and seconds
 LEAST_NOISE, MOST_NOISE = 2.0**-14, 1e6  # the gate's grid, and what a plan may ask for
@@ -147,6 +148,21 @@ def sequence_epsilon(releases: Sequence[Release], delta: float) -> float:
     if len(merged) > MOST_KINDS:
         return _renyi_epsilon(merged, delta)
     return _composed_epsilon(merged, delta, "add-remove")
+
+
+def advantage(release: Release) -> float:
+    """How far a release with the patient is from one without, in total variation: its delta at epsilon 0.
+
+    So much more often than half the time, twice over, does the best attacker tell them apart.
+    """
+    if release.sampling_rate == 1:
+        return math.erf(math.sqrt(release.steps / 8) / release.sigma)
+    bound = _renyi_epsilon([release], 1e-6)
+    if bound == 0:
+        return 0.0
+    if bound > _HARDLY_NOISED:  # whoever is ever sampled is seen
+        return 1 - (1 - release.sampling_rate) ** release.steps
+    return float(_curve(release, _cell(release, 1, bound), "add-remove").get_delta_for_epsilon(0.0))
 
 
 def least_noise(affordable: Callable[[float], bool]) -> float | None:

@@ -110,21 +110,8 @@ def accuracy(without: Floats, within: Floats, stated: Release | None, confidence
     guesses, middle = len(without) + len(within), np.median(np.concatenate([without, within]))
     right = int((without <= middle).sum() + (within > middle).sum())
     low = float(betaincinv(right, guesses - right + 1, 1 - confidence)) if right else 0.0
-    return Accuracy(right, guesses, low, best_accuracy(stated) if stated else 1.0, confidence)
-
-
-def best_accuracy(release: Release) -> float:
-    """How often the best attacker is right who guesses, from a release, whether a patient took part or not.
-
-    The distance of both worlds in total variation, which is delta at epsilon 0, is what it gains over a coin.
-    """
-    if release.sampling_rate == 1:
-        return gaussian_area(math.sqrt(release.steps / 2) / release.sigma)
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, pld
-
-    accounts = pld.PLDAccountant()
-    accounts.compose(PoissonSampledDpEvent(release.sampling_rate, GaussianDpEvent(release.sigma)), release.steps)
-    return (1 + float(accounts.get_delta(0.0))) / 2
+    allowed = (1 + accountant.advantage(stated)) / 2 if stated else 1.0
+    return Accuracy(right, guesses, low, allowed, confidence)
 
 
 def area_under_curve(without: Floats, within: Floats, confidence: float = CONFIDENCE) -> Area:

@@ -76,7 +76,7 @@ def test_an_honest_mechanism_is_not_refuted(
     stated = accountant.sequence_epsilon([release], DELTA)
     assert found.audit.stated == guarantee(stated, DELTA)
     assert 0 <= found.audit.bound.epsilon <= stated
-    assert found.audit.accuracy.allowed == pytest.approx(lower_bounds.best_accuracy(release))
+    assert found.audit.accuracy.allowed == pytest.approx((1 + accountant.advantage(release)) / 2)
     assert found.membership.allowed == pytest.approx(lower_bounds.gaussian_area(mu))
     assert found.membership.released.low < found.membership.raw.low
     assert (found.membership.batch, found.refuted) == (3, False)

@@ -92,10 +92,17 @@ def test_the_best_attacker_is_as_good_as_stated(rate: float, steps: int, sigma: 
     without, within = evidence(False), evidence(True)
     right = ((without <= 0).mean() + (within > 0).mean()) / 2
     stated = Release(sigma, rate, steps)
-    assert right == pytest.approx(lower_bounds.best_accuracy(stated), abs=0.01)
+    assert right == pytest.approx((1 + accountant.advantage(stated)) / 2, abs=0.01)
     found = lower_bounds.accuracy(without, within, stated)
     assert found.low <= found.allowed
     assert found.right / found.guesses == pytest.approx(found.allowed, abs=0.02)
+
+
+def test_hardly_any_noise_and_hardly_anything_else() -> None:
+    assert accountant.advantage(Release(1e-4, 0.04, 10)) == pytest.approx(1 - 0.96**10)
+    assert accountant.advantage(Release(1e5, 0.04, 3)) < 1e-6
+    nearly_all, whole = (accountant.advantage(Release(2.0, rate, 4)) for rate in (1 - 1e-9, 1.0))
+    assert nearly_all == pytest.approx(whole, rel=1e-3)
 
 
 def test_accuracy_refutes_less_noise() -> None:
