@@ -86,6 +86,7 @@ def test_a_killed_process_ends_it_by_name_and_the_next_run_goes_on(task: Task, k
 
 def test_the_workers_meet_on_this_machine_and_end_before_an_interruption(task: Task) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     endless = task.model_copy(update={"plan": plan_of(10_000), "seed": 5})
     listen = dict[int, set[str]]()
 
