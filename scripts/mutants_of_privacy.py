@@ -81,8 +81,8 @@ MUTANTS = (
     Mutant(
         "a logarithm of zero",
         GATE,
-        "np.add(words, 1.0, dtype=np.float64)",
-        "words.astype(np.float64)",
+        "(self._words(small.size) + 1.0)",
+        "self._words(small.size)",
         (OF_GATE + "test_neighbouring_radii_lie_within_one_step_of_the_gate_even_in_the_tail",),
     ),
     Mutant(
