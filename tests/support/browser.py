@@ -89,11 +89,15 @@ class Browser:
         return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def seen(self) -> Image.Image:
-        """The whole page as a picture, what is scrolled out of sight included."""
+        """The whole page as a picture, what is scrolled out of sight included, once it no longer changes."""
         for _ in range(2):  # the height is a guess as long as some of it was never in sight
             self.resize(self.ask("innerWidth"), self.ask("document.documentElement.scrollHeight"))
             self.ask("new Promise(painted => requestAnimationFrame(() => requestAnimationFrame(painted)))")
-        return Image.open(io.BytesIO(self.picture())).convert("RGB")
+        before, picture, end = b"", self.picture(), time.monotonic() + SECONDS
+        while picture != before and time.monotonic() < end:  # on a busy machine tiles are painted late
+            time.sleep(0.3)
+            before, picture = picture, self.picture()
+        return Image.open(io.BytesIO(picture)).convert("RGB")
 
     def contrasts(self) -> list[tuple[float, str]]:
         """The contrast of each text against what is behind it (WCAG 2.2, 1.4.3), and the class of its element."""
