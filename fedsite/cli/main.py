@@ -129,6 +129,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     args = sys.argv[1:]
     commands = typer.main.get_command(app)
+    assert isinstance(commands, TyperGroup)
     name = _command_name(commands, args)
     output = Output(command=name, as_json="--json" in args, verbose="--verbose" in args)
     signal.signal(signal.SIGTERM, _terminated)
@@ -137,7 +138,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run(commands: Any, args: list[str], output: Output) -> int:  # noqa: ANN401 - typer's click is vendored
+def _run(commands: TyperGroup, args: list[str], output: Output) -> int:
     try:
         code = int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
         if code == Interrupted.exit_code:
@@ -177,14 +178,14 @@ def _terminated(_signum: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _command_name(commands: Any, args: list[str]) -> str:  # noqa: ANN401 - typer's click is vendored
+def _command_name(commands: TyperGroup, args: list[str]) -> str:
     """The command as written in the JSON answer: `train-round`, `privacy show`, `server round open`."""
     names: list[str] = []
+    known = commands.commands
     for word in hoist(args):
-        known = getattr(commands, "commands", {})
         if word in known:
             names.append(word)
-            commands = known[word]
+            known = getattr(known[word], "commands", {})
         elif names:
             break
     return " ".join(names)

@@ -23,8 +23,7 @@ def show(context: typer.Context) -> None:
     out = Output.of(context)
     with open_ledger(out.config_path) as (ledger, config):
         spent, terms = ledger.spent(), ledger.terms
-    limit = config.policy.maximum_epsilon
-    budget = terms.epsilon if limit is None else min(limit, terms.epsilon)
+    budget = terms.budget(config.policy.maximum_epsilon)
     data = {
         "epsilon": spent.epsilon,
         "epsilon_of_this_sequence": spent.epsilon_of_sequence,
@@ -66,7 +65,7 @@ def history(
         ]
         months = [asdict(month) for month in months_of(ledger.charges())]
         terms = ledger.terms
-    budget = min(terms.epsilon, config.policy.maximum_epsilon or terms.epsilon)
+    budget = terms.budget(config.policy.maximum_epsilon)
     table = _calendar(months, budget, terms.delta) if calendar else _history(records, terms.delta)
     out.result("shown", {"records": records, "calendar": months}, lambda console: console.print(table))
 

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fedsite.dataset import nifti
 from fedsite.dataset.bids_images import read_image, without_identified
@@ -211,7 +210,7 @@ def _check_description(path: Path, layout: Layout) -> None:
             )
 
 
-def _values(labels: Any) -> set[int]:  # noqa: ANN401 - as JSON has it
+def _values(labels: object) -> set[int]:
     """The label values that `dataset.json` names: as keys (Decathlon), or as values or lists of them (nnU-Net)."""
     if not isinstance(labels, dict):
         return set()

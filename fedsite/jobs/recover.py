@@ -15,7 +15,7 @@ from fedsite.jobs.arrivals import Proofs
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.round import FINAL
 from fedsite.jobs.site import Site, client_of, open_site, require_same_terms
-from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of
+from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of, terms_of
 from fedsite.site import config as configuration
 from fedsite.site import identity, salvage
 from fedsite.site.config import SiteConfig
@@ -110,11 +110,10 @@ def _told(lost: Lost, record: Record) -> dict[str, Any]:
 
 def _begin_anew(config: SiteConfig) -> Recovery:
     """A state folder where there is none: the configuration has outlived it. Its identity must be enrolled again."""
-    privacy = config.privacy
     with State.create(config.paths.state) as state:
         identity.create_pseudonyms(IdentityFiles(state.folder / "identity"))
         state.audit("initialised", instead_of="a state folder that was lost")
-        Ledger.create(state, Terms.chosen(privacy.epsilon, privacy.delta, privacy.nominal_patients))
+        Ledger.create(state, _as_configured(config))
     return Recovery((), "There was no state folder.", None, withdrawals_known=False, asked=False)
 
 
@@ -151,9 +150,13 @@ def _terms(config: SiteConfig, old: Salvage) -> Terms:
     """The old ledger's terms where its first record is whole, else those of the configuration."""
     first = next((one for one in old.ledger if one.sequence == 1 and one.is_intact), None)
     if first is not None and first.body.get("kind") == "created":
-        terms = Terms(**{name: first.body[name] for name in Terms.__dataclass_fields__})
+        terms = terms_of(first.body)
         require_same_terms(config.privacy, terms)
         return terms
+    return _as_configured(config)
+
+
+def _as_configured(config: SiteConfig) -> Terms:
     privacy = config.privacy
     return Terms.chosen(privacy.epsilon, privacy.delta, privacy.nominal_patients)
 

@@ -40,6 +40,10 @@ class Terms:
         """The terms that a site chooses; the order is the one that serves its budget best."""
         return cls(epsilon, delta, accountant.best_order(epsilon, delta), nominal_patients)
 
+    def budget(self, limit: float | None) -> float:
+        """What may be spent in all: the ledger's epsilon, or a tighter `limit`."""
+        return self.epsilon if limit is None else min(self.epsilon, limit)
+
 
 @dataclass(frozen=True)
 class Charge:
@@ -116,8 +120,7 @@ class Ledger:
             raise RecordsDamaged("This site's ledger has lost its beginning.", MEND)
         if first is None:
             raise NotAuthorised("This state folder has no privacy ledger.", "Set this site up with: fedsite init")
-        fields = {name: first.body[name] for name in Terms.__dataclass_fields__}
-        self.terms = Terms(**fields)
+        self.terms = terms_of(first.body)
 
     @staticmethod
     def create(state: State, terms: Terms) -> "Ledger":
@@ -168,7 +171,7 @@ class Ledger:
 
         Something without noise has no price: whether it may leave is the policy's question, answered elsewhere.
         """
-        budget = min(self.terms.epsilon, limit if limit is not None else math.inf)
+        budget = self.terms.budget(limit)
         if after.epsilon_noised > budget:
             raise BudgetSpent(
                 f"This round would bring the ledger to {guarantee(after.epsilon_noised, self.terms.delta)};"
@@ -208,15 +211,7 @@ class Ledger:
                         "Nothing left. Keep the state folder for the auditor.",
                     )
                 return existing
-            body: dict[str, Any] = {
-                "kind": "released",
-                "reservation": reservation.sequence,
-                "federation": reservation.body["federation"],
-                "round": reservation.body["round"],
-                "payload_sha256": payload_sha256,
-                "payload_bytes": payload_bytes,
-            }
-            return self._state.append("ledger", body)
+            return self._follow("released", reservation, payload_sha256=payload_sha256, payload_bytes=payload_bytes)
 
     def acknowledge(self, reservation: Record, receipt_sha256: str) -> Record:
         """Keeps the digest of the server's receipt."""
@@ -224,14 +219,7 @@ class Ledger:
             existing = self._of("acknowledged", reservation.sequence)
             if existing is not None:
                 return existing
-            body: dict[str, Any] = {
-                "kind": "acknowledged",
-                "reservation": reservation.sequence,
-                "federation": reservation.body["federation"],
-                "round": reservation.body["round"],
-                "receipt_sha256": receipt_sha256,
-            }
-            return self._state.append("ledger", body)
+            return self._follow("acknowledged", reservation, receipt_sha256=receipt_sha256)
 
     def released(self, reservation: Record) -> Record | None:
         """The record that binds a reservation to its payload, if there is one."""
@@ -289,12 +277,15 @@ class Ledger:
             self._state.append("ledger", {"kind": "lost"})
 
     def _bind(self, reservation: Record, payload_sha256: str, receipt_sha256: str | None) -> Record:
-        named = {"reservation": reservation.sequence, "federation": reservation.body["federation"]}
-        named |= {"round": reservation.body["round"]}
-        record = self._state.append("ledger", {"kind": "released", **named, "payload_sha256": payload_sha256})
+        record = self._follow("released", reservation, payload_sha256=payload_sha256)
         if receipt_sha256:
-            self._state.append("ledger", {"kind": "acknowledged", **named, "receipt_sha256": receipt_sha256})
+            self._follow("acknowledged", reservation, receipt_sha256=receipt_sha256)
         return record
+
+    def _follow(self, kind: str, reservation: Record, **facts: str | int) -> Record:
+        """Appends what became of a reservation."""
+        named = {"reservation": reservation.sequence, **{key: reservation.body[key] for key in ("federation", "round")}}
+        return self._state.append("ledger", {"kind": kind, **named, **facts})
 
     def _recovered(self, lost: Lost, before: Spent) -> dict[str, Any]:
         """What the record of a recovered charge holds.
@@ -344,6 +335,11 @@ class Ledger:
             if record.body["kind"] == kind and record.body["reservation"] == reservation:
                 return record
         return None
+
+
+def terms_of(body: dict[str, Any]) -> Terms:
+    """The terms that a ledger's first record holds. Raises KeyError where it holds none."""
+    return Terms(**{name: body[name] for name in Terms.__dataclass_fields__})
 
 
 def charge_of(body: dict[str, Any]) -> Charge:

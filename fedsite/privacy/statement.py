@@ -7,7 +7,7 @@ NO_MEANINGFUL_GUARANTEE = "no meaningful guarantee"
 
 def scale(delta: float) -> str:
     """What every epsilon of a ledger is measured in: the caption of a table of them."""
-    return f"epsilon per patient (add or remove one), delta {delta:g}"
+    return f"epsilon {_measured(delta)}"
 
 
 def guarantee(epsilon: float | None, delta: float) -> str:
@@ -15,5 +15,10 @@ def guarantee(epsilon: float | None, delta: float) -> str:
     if epsilon is None:
         return f"{NOT_PRIVATE}: something left this site without noise"
     shown = f"{epsilon:,.0f}" if epsilon >= 1000 else f"{epsilon:.3g}"
-    text = f"epsilon {shown} per patient (add or remove one), delta {delta:g}"
+    text = f"epsilon {shown} {_measured(delta)}"
     return f"{text}: {NO_MEANINGFUL_GUARANTEE}" if epsilon > MEANINGFUL else text
+
+
+def _measured(delta: float) -> str:
+    """Unit, relation and delta."""
+    return f"per patient (add or remove one), delta {delta:g}"

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.federation import Server
+from support.records import alter
 from support.site import Site
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
@@ -68,16 +68,6 @@ def assert_costs(site: Site, before: dict[str, Any]) -> None:
     found = spent(site)
     assert (found["releases"], found["guarantee"]) == (before["releases"], before["guarantee"])
     assert before["epsilon"] <= found["epsilon"] <= before["epsilon"] * (1 + 1e-6)
-
-
-def damaged(site: Site, *statements: str) -> None:
-    with sqlite3.connect(site.state / "state.db") as database:
-        for chain in ("ledger", "audit"):
-            for what in ("updated", "deleted"):
-                database.execute(f"drop trigger {chain}_is_never_{what}")
-        for statement in statements:
-            assert database.execute(statement).rowcount != 0, statement
-    database.close()
 
 
 # --- an older copy --------------------------------------------------------------------------------------------------
@@ -181,7 +171,7 @@ def test_a_state_folder_that_is_gone_begins_anew_under_the_terms_of_the_configur
 def test_damaged_records_are_made_anew(server: Server, site: Site, play: Callable[..., int], tmp_path: Path) -> None:
     play(), play()
     before = spent(site)
-    damaged(site, "update ledger set time = 'x' where sequence = 2")
+    alter(site.state / "state.db", "update ledger set time = 'x' where sequence = 2")
     server.open_round(tmp_path, **PLAN)
     stopped = site.run("train-round")
     assert stopped.code == 74

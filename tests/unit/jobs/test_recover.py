@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from example_site import make_site
 from support.federation import dp_sgd, draft
+from support.records import alter
 
 from fedsite.errors import RecordsDamaged
 from fedsite.jobs import recover
@@ -43,16 +44,7 @@ def spent(config: Path) -> Spent:
 
 
 def changed(*statements: str) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        with sqlite3.connect(path) as database:
-            for chain in ("ledger", "audit"):
-                for what in ("updated", "deleted"):
-                    database.execute(f"drop trigger {chain}_is_never_{what}")
-            for statement in statements:
-                assert database.execute(statement).rowcount != 0, statement
-        database.close()
-
-    return change
+    return lambda path: alter(path, *statements)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.records import alter
 
 from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainLater
 from fedsite.site import state as module
@@ -35,14 +36,7 @@ def tampered(state: State, *statements: str) -> State:
     state._database.execute("pragma wal_checkpoint(truncate)")
     copy.mkdir(mode=0o700)
     shutil.copy(state.folder / "state.db", copy)
-    with sqlite3.connect(copy / "state.db") as database:
-        database.execute("pragma synchronous = off")
-        for chain in ("ledger", "audit"):
-            for what in ("updated", "deleted"):
-                database.execute(f"drop trigger {chain}_is_never_{what}")
-        for statement in statements:
-            assert database.execute(statement).rowcount != 0, f"touched nothing: {statement}"
-    database.close()
+    alter(copy / "state.db", *statements)
     return State.open(copy)
 
 
