@@ -84,19 +84,13 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def picture(self, whole: bool = True) -> bytes:
-        """A PNG of the whole page, or of what the window shows."""
-        return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
-
     def seen(self) -> Image.Image:
-        """The whole page as a picture, what is scrolled out of sight included, once it no longer changes."""
+        """The whole page as a picture, what is scrolled out of sight included."""
         for _ in range(2):  # the height is a guess as long as some of it was never in sight
             self.resize(self.ask("innerWidth"), self.ask("document.documentElement.scrollHeight"))
-            self.ask("new Promise(painted => requestAnimationFrame(() => requestAnimationFrame(painted)))")
-        before, picture, end = b"", self.picture(), time.monotonic() + SECONDS
-        while picture != before and time.monotonic() < end:  # on a busy machine tiles are painted late
-            time.sleep(0.3)
-            before, picture = picture, self.picture()
+            self.ask(_PAINTED)
+        # Not `captureBeyondViewport`: it changes the window for a moment, and what is left out with it.
+        picture = base64.b64decode(self.send("Page.captureScreenshot")["data"])
         return Image.open(io.BytesIO(picture)).convert("RGB")
 
     def contrasts(self) -> list[tuple[float, str]]:
@@ -130,6 +124,18 @@ class Browser:
         elif event == "Page.loadEventFired":
             self._loaded = True
 
+
+# `content-visibility: auto` leaves out what was not in sight yet, and looks for it again only at a later frame.
+_PAINTED = """
+new Promise(painted => {
+    const leftOut = one => one.checkVisibility() && !one.checkVisibility({contentVisibilityAuto: true});
+    const look = () => {
+        const again = [...document.querySelectorAll('body *')].some(leftOut);
+        requestAnimationFrame(again ? look : () => requestAnimationFrame(painted));
+    };
+    requestAnimationFrame(look);
+})
+"""
 
 _CONTRASTS = """
 (() => {
