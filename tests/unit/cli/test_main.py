@@ -259,7 +259,8 @@ def test_an_interrupted_run_is_130(command: Command, failing: Callable[[BaseExce
 
 
 SLEEPER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs these tests in the background has it ignored
 from fedsite.cli import main as door
 from fedsite.jobs import status
 def sleep(_):
@@ -282,12 +283,14 @@ door.main()
     ],
 )
 def test_signals_end_a_run_cleanly(sent: signal.Signals, code: int) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr.readline() == "asleep\n"
-    process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=30)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", SLEEPER], text=True, **pipes) as process:
+        try:
+            assert process.stderr.readline() == "asleep\n"
+            process.send_signal(sent)
+            stdout, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == code
     assert "cleaned up" in stderr
     assert "Traceback" not in stderr
