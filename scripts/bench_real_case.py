@@ -26,10 +26,11 @@ from fedsite.site.config import NO_PRIVACY_SENTENCE
 CASE = Path("labels_isles22") / "strokecase0009"
 CHANNELS = ["dwi"]
 SPACING_MM = [2.0, 2.0, 2.0]
-ROUNDS, STEPS = 6, 400
+ROUNDS, STEPS = 3, 700
 QUICK_ROUNDS, QUICK_STEPS = 1, 20
 ASKED_DICE = 0.85
-LOCAL = {"batch_size": 2, "patch_voxels": [48, 48, 48], "learning_rate": 0.003, "foreground_fraction": 0.8}
+LOCAL = {"batch_size": 2, "patch_voxels": [40, 40, 40], "learning_rate": 0.005, "schedule": "cosine"}
+LOCAL |= {"foreground_fraction": 0.7}
 # Full resolution from the first layer on: most of this patient's eighteen lesions have fewer than ten voxels.
 NETWORK = {"name": "segresnet", "settings": {"init_filters": 8, "blocks_down": [1, 1, 1]}}
 LONG = 3600

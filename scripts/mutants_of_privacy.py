@@ -160,22 +160,22 @@ MUTANTS = (
     Mutant(
         "a patient is not clipped",
         DPSGD,
-        "mechanism.quantised(row.read, self.gate, norm)",
-        "(np.trunc(row.read(part) * self.gate.scale) for part in [slice(0, self.gate.values)])",
+        "factor = mechanism.factor_of(self.gate, norm)",
+        "factor = self.gate.scale",
         (OF_DPSGD + "test_small_gradients_are_summed_as_they_are_and_large_ones_clipped",),
     ),
     Mutant(
         "a step without noise",
         DPSGD,
-        "mechanism.add_noise(total[part].astype(np.int64), self.gate, self._noise) / divisor",
-        "total[part].astype(np.int64) / divisor",
+        "mechanism.add_noise(sums[part].astype(np.int64), self.gate, self._noise)",
+        "sums[part].astype(np.int64)",
         (OF_DPSGD + "test_the_noise_is_added_once_a_step_to_every_value_that_learns",),
     ),
     Mutant(
         "noise for each chunk the same",
         DPSGD,
-        "mechanism.add_noise(total[part].astype(np.int64), self.gate, self._noise) / divisor",
-        "(total[part] + mechanism.add_noise(np.zeros(1, np.int64), self.gate, self._noise)) / divisor",
+        "mechanism.add_noise(sums[part].astype(np.int64), self.gate, self._noise)",
+        "sums[part] + mechanism.add_noise(np.zeros(1, np.int64), self.gate, self._noise)",
         (OF_DPSGD + "test_the_noise_of_a_step_has_the_deviation_that_is_charged",),
     ),
     Mutant(

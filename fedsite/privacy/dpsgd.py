@@ -7,32 +7,31 @@ Poisson sample, and T steps of it are what the ledger is charged for. What is do
 optimiser, an average of weights, terms of an algorithm) looks at no patient and costs nothing more.
 
 One patient is worked through at a time, so any network will do that keeps nothing of what it has seen. The clipped
-gradients are summed in the gate's integers (`mechanism.quantised`), and noised there once a step, also when nobody is
-in it. Who is in a step, and the noise, come from the operating system.
+gradients are summed in the gate's integers, where they were computed, and noised once a step, also when nobody is in
+it. Who is in a step, and the noise, come from the operating system.
 
 Abadi et al. 2016, Deep Learning with Differential Privacy (CCS); several patches of one patient within one clipped
 gradient as in De et al. 2022, Unlocking High-Accuracy Differentially Private Image Classification through Scale.
 """
 
-import bisect
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from fedsite.errors import DataNotFit
 from fedsite.privacy import mechanism
-from fedsite.privacy.mechanism import CHUNK, STEPS_PER_CLIP_NORM, Floats, Gate, NoiseSource
+from fedsite.privacy.mechanism import CHUNK, STEPS_PER_CLIP_NORM, Gate, NoiseSource
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Patches = TypeVar("Patches")
 # So many patients' clipped gradients can be summed in 32 bits: each value of one is at most 2^20.
+PIECE = 1 << 16  # so much of a gradient is clipped at once: in float64, half a MiB
 MOST_IN_32_BITS = (2**31 - 1) // STEPS_PER_CLIP_NORM
 
 
@@ -109,75 +108,61 @@ class PrivateGradient:
         The noised sum is divided by the patients that the plan means, not by those who are here. Where nobody is in
         the step, or has a finite loss, the loss is that of the step before.
         """
-        total = np.zeros(self.gate.values, np.int32 if len(step) <= MOST_IN_32_BITS else np.int64)
+        import torch
+
+        whole = torch.int32 if len(step) <= MOST_IN_32_BITS else torch.int64
+        total = [torch.zeros(one.numel(), dtype=whole, device=one.device) for one in self.parameters]
         losses = [self._add(gradients, patches, total) for patches in step]
         finite = [loss for loss in losses if math.isfinite(loss)]
         self._loss = sum(finite) / len(finite) if finite else self._loss
         self._leave(total)
         return self._loss
 
-    def _add(self, gradients: "Callable[[Patches], Tensor]", patches: Patches, total: "np.ndarray[Any, Any]") -> float:
+    def _add(self, gradients: "Callable[[Patches], Tensor]", patches: Patches, total: "Sequence[Tensor]") -> float:
         """Adds a patient's clipped gradient to the total; one that is not finite counts as zero. Gives the loss."""
+        import torch
+
         loss = float(gradients(patches))
-        row = _Row([parameter.grad for parameter in self.parameters], self.parameters)
-        try:
-            norm = mechanism.measure_norm(row.read, self.gate.values)
-        except DataNotFit:
+        row = [_flat(parameter.grad, parameter) for parameter in self.parameters]
+        norm = math.sqrt(sum(values @ values for values in map(torch.Tensor.double, _pieces(row))))
+        if not math.isfinite(norm):
             self.unusable += 1
             return loss
-        start = 0
-        for clipped in mechanism.quantised(row.read, self.gate, norm):
-            total[start : start + clipped.size] += clipped.astype(total.dtype)
-            start += clipped.size
+        factor = mechanism.factor_of(self.gate, norm)
+        square = torch.zeros((), dtype=torch.float64, device=row[0].device)
+        for piece, its_sum in zip(_pieces(row), _pieces(total), strict=True):
+            steps = torch.trunc_(piece.double() * factor)
+            square += steps @ steps  # of integers, so exact up to 2^53
+            its_sum += steps.to(its_sum.dtype)
+        mechanism.require_bounded(float(square))
         return loss
 
-    def _leave(self, total: "np.ndarray[Any, Any]") -> None:
+    def _leave(self, total: "Sequence[Tensor]") -> None:
         """Noises the sum, divides it, and puts it where the optimiser looks for a gradient."""
         import torch
 
-        for parameter in self.parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        row = _Row([parameter.grad for parameter in self.parameters], self.parameters)
         divisor = self.gate.scale * self.settings.batch_patients
-        for start in range(0, self.gate.values, CHUNK):
-            part = slice(start, min(start + CHUNK, self.gate.values))
-            row.write(part, mechanism.add_noise(total[part].astype(np.int64), self.gate, self._noise) / divisor)
+        for parameter, its_sum in zip(self.parameters, total, strict=True):
+            parameter.grad = None  # frees the last patient's first
+            parameter.grad = torch.zeros_like(parameter)
+            place, sums = _flat(parameter.grad, parameter), its_sum.cpu().numpy()
+            for start in range(0, sums.size, CHUNK):
+                part = slice(start, start + CHUNK)
+                noised = mechanism.add_noise(sums[part].astype(np.int64), self.gate, self._noise)
+                place[part] = torch.from_numpy(noised / divisor)
 
 
-class _Row:
-    """Tensors as one row of values, each in the order in which its parameter lies in memory, so that most are views."""
+def _pieces(tensors: "Sequence[Tensor]") -> "Iterator[Tensor]":
+    """Views of tensors in one dimension, so short that little memory is needed beside them."""
+    import torch
 
-    def __init__(self, tensors: "Sequence[Tensor | None]", parameters: "Sequence[nn.Parameter]") -> None:
-        self._flat = [_flat(tensor, like) for tensor, like in zip(tensors, parameters, strict=True)]
-        self._ends = list(itertools.accumulate(parameter.numel() for parameter in parameters))
-
-    def read(self, part: slice) -> Floats:
-        """The values of a slice, float64, on the host."""
-        import torch
-
-        values: Floats = torch.cat([piece for piece, _ in self._pieces(part)]).double().cpu().numpy()
-        return values
-
-    def write(self, part: slice, values: Floats) -> None:
-        """Puts the values where the slice lies."""
-        import torch
-
-        given = torch.from_numpy(values)
-        for piece, place in self._pieces(part):
-            piece.copy_(given[place])
-
-    def _pieces(self, part: slice) -> "Iterator[tuple[Tensor, slice]]":
-        """The tensors' parts within a slice of the row, and where in that slice each lies."""
-        at, number = part.start, bisect.bisect_right(self._ends, part.start)
-        while at < part.stop:
-            end = min(part.stop, self._ends[number])
-            first = self._ends[number] - len(self._flat[number])
-            yield self._flat[number][at - first : end - first], slice(at - part.start, end - part.start)
-            at, number = end, number + 1
+    return (piece for tensor in tensors for piece in torch.split(tensor, PIECE))
 
 
 def _flat(tensor: "Tensor | None", like: "nn.Parameter") -> "Tensor":
-    """A tensor in one dimension; zeros where a parameter took no part."""
+    """A tensor in one dimension, in the order in which `like` lies in memory, so that most are views; zeros where a
+    parameter took no part.
+    """
     if tensor is None:
         return like.detach().new_zeros(like.numel())
     order = sorted(range(like.dim()), key=like.stride, reverse=True)

@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from fedsite.files import PRIVATE_FILE, atomic_writer
 
 STEPS_PER_CLIP_NORM = 1 << 20
 CHUNK = 1 << 13  # fits the processor's cache; OpenBLAS gives a dot product of more than 10,000 values to threads
+AHEAD = 4 * CHUNK  # so much noise is made at once beside the rest: 256 KiB
 GENERATOR = "AES-256-CTR keyed by os.urandom, Box-Muller in float64, added in integers"
 SMALLEST_NOISE_STEPS = 64  # below this the grid is too coarse for the noise to be Gaussian in any useful sense
 
@@ -131,6 +133,35 @@ class SystemNoise:
         return np.frombuffer(self._keystream.update(bytes(8 * count)), np.uint64)
 
 
+class _Ahead:
+    """A source's values in their order, the next ones made by a thread while these are used.
+
+    `values` are taken in all, in portions of `CHUNK`, the last one excepted.
+    """
+
+    def __init__(self, source: NoiseSource, values: int, thread: Executor) -> None:
+        self._blocks = _made_ahead(source, values, thread)
+        self._left = np.empty(0)
+
+    def standard_normal(self, count: int) -> Floats:
+        """As `NoiseSource` says."""
+        if not self._left.size:
+            self._left = next(self._blocks)
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
+def _made_ahead(source: NoiseSource, values: int, thread: Executor) -> Iterator[Floats]:
+    made: Future[Floats] | None = None
+    for start in range(0, values, AHEAD):
+        following = thread.submit(source.standard_normal, min(AHEAD, values - start))
+        if made is not None:
+            yield made.result()
+        made = following
+    if made is not None:
+        yield made.result()
+
+
 def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floating], destination: Path) -> Sealed:
     """Clips and noises the update and writes it, header first, into the outbox.
 
@@ -138,7 +169,9 @@ def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floatin
     chunk. `header` and `dtype` are the payload's encoding. Raises DataNotFit on anything that is not finite, and
     CannotWrite; the destination then does not exist.
     """
-    return _write(privatised(read, gate, SystemNoise()), header, dtype, destination)
+    with ThreadPoolExecutor(1) as thread:
+        noise = _Ahead(SystemNoise(), gate.values, thread)
+        return _write(privatised(read, gate, noise), header, dtype, destination)
 
 
 def privatised(read: ReadUpdate, gate: Gate, noise: NoiseSource) -> Iterator[Floats]:
@@ -181,19 +214,28 @@ def quantised(read: ReadUpdate, gate: Gate, norm: float) -> Iterator[Integers]:
 
     Raises DataNotFit where that does not hold.
     """
-    # One part in 2^40 less than C, so that no rounding of the product can lift the norm above the bound.
-    factor = min(gate.scale, STEPS_PER_CLIP_NORM * (1 - 2.0**-40) / norm) if norm > 0 else gate.scale
+    factor = factor_of(gate, norm)
     square = 0.0
     for part in _chunks(gate.values):
         with np.errstate(over="ignore", invalid="ignore"):
             steps = read(part) * factor
             np.trunc(steps, out=steps)
             square += float(np.dot(steps, steps))  # of integers, so exact up to 2^53
-        # Asked again, and so that NaN says no: `read` may give another answer than it gave for the norm, and what an
-        # integer cannot hold would wrap.
-        if not square <= STEPS_PER_CLIP_NORM**2:
-            raise DataNotFit("The clipped update is longer than its bound.", "Nothing was released; report this bug.")
+        # `read` may give another answer than it gave for the norm, and what an integer cannot hold would wrap.
+        require_bounded(square)
         yield steps.astype(np.int64)
+
+
+def factor_of(gate: Gate, norm: float) -> float:
+    """By what an update of this norm is multiplied to be one of grid steps, whose norm is at most 2^20."""
+    # One part in 2^40 less than C, so that no rounding of the product can lift the norm above the bound.
+    return min(gate.scale, STEPS_PER_CLIP_NORM * (1 - 2.0**-40) / norm) if norm > 0 else gate.scale
+
+
+def require_bounded(square: float) -> None:
+    """Raises DataNotFit unless this is the squared norm of a clipped update, in grid steps. NaN is none."""
+    if not square <= STEPS_PER_CLIP_NORM**2:
+        raise DataNotFit("The clipped update is longer than its bound.", "Nothing was released; report this bug.")
 
 
 def add_noise(clipped: Integers, gate: Gate, noise: NoiseSource) -> Integers:

@@ -4,7 +4,7 @@ Data, sampling and noise are seeded, so that the statistics are the same in ever
 round. A mutant is a mechanism that was broken by hand: the attack must notice it where an attack can.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fedsite.privacy import accountant, attacks, lower_bounds, mechanism
 from fedsite.privacy.accountant import Release
 from fedsite.privacy.attacks import Inversion, PatchGradient, SumRelease, UpdateRelease
 from fedsite.privacy.dpsgd import Settings
-from fedsite.privacy.mechanism import Gate, ReadUpdate
+from fedsite.privacy.mechanism import Gate
 from fedsite.tasks import networks, registry
 
 DELTA = 1e-5
@@ -47,9 +47,10 @@ class SeededChance:
         return np.flatnonzero(self.random.random(count) < rate).tolist()
 
 
-def unclipped(read: ReadUpdate, gate: Gate, norm: float) -> Iterator[NDArray[np.int64]]:
-    """A mutant of `mechanism.quantised` that clips nothing."""
-    yield np.trunc(read(slice(0, gate.values)) * gate.scale).astype(np.int64)
+def unclipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant of the mechanism that clips nothing, nor asks whether that worked."""
+    monkeypatch.setattr(mechanism, "factor_of", lambda gate, norm: gate.scale)
+    monkeypatch.setattr(mechanism, "require_bounded", lambda square: None)
 
 
 def network(channels: Sequence[int] = (4, 8)) -> torch.nn.Module:
@@ -121,7 +122,7 @@ def test_two_worlds_see_half_of_the_noise() -> None:
 
 
 def test_two_worlds_see_that_nothing_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mechanism, "quantised", unclipped)
+    unclipped(monkeypatch)
     bound = lower_bounds.two_worlds(*worlds(), DELTA)
     assert bound.epsilon > 3 * accountant.sequence_epsilon([accountant.gaussian_update(SIGMA)], DELTA)
 
@@ -167,7 +168,7 @@ def test_one_run_sees_a_third_of_the_noise(settings: Settings, steps: int) -> No
 
 
 def test_one_run_sees_that_nothing_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mechanism, "quantised", unclipped)
+    unclipped(monkeypatch)
     bound, stated, accuracy = one_run(SAMPLED, 8, canaries=600)
     assert bound > stated
     assert accuracy.low > accuracy.allowed
@@ -340,7 +341,7 @@ def test_membership_sees_a_third_of_the_noise(gradients: NDArray[np.float32]) ->
 def test_membership_sees_that_nothing_is_clipped(
     gradients: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mechanism, "quantised", unclipped)
+    unclipped(monkeypatch)
     values, clip_norm = gradients.shape[1], float(np.linalg.norm(gradients, axis=1).min())
     leaves = SumRelease(values, Settings(clip_norm, 4.0, 8, 1.0), noise=SeededNoise())
     _, released = areas(attacks.EXCESS * gradients, leaves)
