@@ -6,11 +6,12 @@ thing well and the others hardly: shine-through of chronic disease, scalp whose 
 the first hours and ghosts, signal piled up near air. The fifth has all of that together, on a scanner of its own:
 what a federation promises is to know there what its members know together.
 
-How strong it all is was settled before the test split was opened, on the validation split of the four, and of the fifth
-on patients of a seed that the bench does not use: a lone site must learn its own patients, and not get by at the fifth.
-The fifth was made harder twice while the gain of the federation over the best lone site was looked at (7.5, 8.5, then
-10.4 points on those patients, with the same models): that it is large there was arranged, and shows no more than that
-it can be.
+How strong it all is was settled on patients of seeds that the bench does not use, before it opened a test split: a lone
+site must learn its own patients, and not get by at the fifth. So that a federation gains much there was arranged, and
+shows no more than that it can. It was arranged twice. The first hospitals were tested with the seeds 1 to 3: the
+federation gained 7.1 points over the best lone site at the fifth (3.3 to 11.1; ten are asked), and one lone site had a
+Dice of 0.72 at home (0.75 is asked). For these, birch has less fat, and infarcts at birch, cedar and elder can be seen
+better; elder has more signal near air, more fat and ghosts.
 """
 
 from dataclasses import dataclass, replace
@@ -52,13 +53,13 @@ TRAINED = (
     ),
     Hospital(
         "birch",
-        replace(_SCANNER["philips"], bias=0.14, fat=0.35, fat_shift_mm=28.0),
-        Cohort(lesion_ml=(20, 100), adc_drop=(0.40e-3, 0.56e-3), t2_rise=(0.15, 0.55), spared=(1.2, 2.0)),
+        replace(_SCANNER["philips"], bias=0.10, fat=0.25, fat_shift_mm=28.0),
+        Cohort(lesion_ml=(30, 140), adc_drop=(0.43e-3, 0.58e-3), t2_rise=(0.15, 0.55), spared=(1.2, 2.0)),
     ),
     Hospital(
         "cedar",
         replace(_SCANNER["ge"], noise=0.040, bias=0.12, ghost=0.10, pile_up=(0.0, 0.2)),
-        Cohort(lesion_ml=(20, 150), adc_drop=(0.33e-3, 0.46e-3), t2_rise=(0.05, 0.3), spared=(1.2, 2.0)),
+        Cohort(lesion_ml=(30, 150), adc_drop=(0.37e-3, 0.50e-3), t2_rise=(0.05, 0.3), spared=(1.2, 2.0)),
     ),
     Hospital(
         "dogwood",
@@ -68,11 +69,11 @@ TRAINED = (
 )
 UNSEEN = Hospital(
     "elder",
-    replace(_SCANNER["united"], pile_up=(0.8, 1.8), fat=0.20, ghost=0.05),
+    replace(_SCANNER["united"], pile_up=(1.2, 2.4), fat=0.30, fat_shift_mm=20.0, ghost=0.10),
     Cohort(
         lesion_ml=(20, 120),
-        adc_drop=(0.33e-3, 0.50e-3),
-        t2_rise=(0.05, 0.4),
+        adc_drop=(0.40e-3, 0.56e-3),
+        t2_rise=(0.15, 0.55),
         spared=(-1.5, 0.2),
         chronic_t2_rise=1.0,
     ),
