@@ -4,6 +4,8 @@ Compared are each site by itself, all data in one place, and federations by seve
 number of steps in each. Hospitals are made up (utility/sites.py says how they differ). There is no server and no noise;
 all else is what sites and server run (utility/federation.py).
 
+With --private: what dp-sgd costs, on the demo's hospitals with more patients at a lower resolution.
+
 Recipes are chosen on a validation split. Only then is the test split opened, for all of them. Whatever is finished is
 kept in the cache folder: a run that was cut goes on. Dice is measured on the prepared grid of 4 mm.
 """
@@ -22,10 +24,11 @@ from typing import TypeVar
 
 from bench_rows import report
 from rich.console import Console
+from utility import private
 from utility.patients import Split
 from utility.recipes import ALONE, FEDERATED, Recipe
 from utility.results import Results, choose, rows, table
-from utility.sites import HOSPITALS, TRAINED
+from utility.sites import TRAINED
 from utility.work import Scores, Sizes, Training, Work
 
 SEEDS = (4, 5, 6)  # the hospitals that were before these were tested with 1 to 3
@@ -53,6 +56,9 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: the machine's cores)"
     )
+    parser.add_argument(
+        "--private", action="store_true", help="instead: what dp-sgd costs in Dice at two epsilons (utility/private.py)"
+    )
     parser.add_argument("--validate", action="store_true", help="stops before the test split: for trying recipes")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -61,6 +67,8 @@ def main() -> int:
         parser.error("no recipe has this in its name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.cache or Path(temporary)
+        if options.private:
+            return run_private(folder, seeds, options)
         if options.quick:
             alone, federated = ([one.shorter(QUICK_STEPS) for one in some] for some in (ALONE, federated))
             trainings = all_trainings(alone, federated, seeds[:1])
@@ -85,7 +93,7 @@ def run(work: Work, trainings: Sequence[Training], options: argparse.Namespace) 
     """Everything in its order: training cases, trainings with their validation, the choice, and the test at the end."""
     seeds = sorted({training.seed for training in trainings})
     with _processes(options.workers) as pool:
-        wanted = [(hospital, split, seed) for seed in seeds for hospital in TRAINED for split in LEARNING]
+        wanted = [(hospital, split, seed) for seed in seeds for hospital in work.trained for split in LEARNING]
         _all(pool, "cases to learn from", [partial(work.cases, *one) for one in wanted])
         validation = _scores(pool, "trained and validated", trainings, partial(Training.validated, work=work))
         chosen = choose(validation)
@@ -93,11 +101,29 @@ def run(work: Work, trainings: Sequence[Training], options: argparse.Namespace) 
         if options.validate:
             console.print(table(validation, chosen))
             return 0
-        wanted = [(hospital, "test", seed) for seed in seeds for hospital in HOSPITALS]
+        wanted = [(hospital, "test", seed) for seed in seeds for hospital in work.hospitals]
         _all(pool, "cases to be tested on", [partial(work.cases, *one) for one in wanted])
         test = _scores(pool, "tested", trainings, partial(Training.tested, work=work))
     console.print(table(test, chosen))
     return report(rows(test, chosen, with_targets=not options.quick), options.json)
+
+
+def run_private(folder: Path, seeds: Sequence[int], options: argparse.Namespace) -> int:
+    """The comparison under privacy, in the same order."""
+    sizes = private.QUICK_SIZES if options.quick else private.SIZES
+    work = Work(folder, sizes, private.HOSPITALS, private.HOSPITALS)
+    some, steps = (seeds[:1], QUICK_STEPS) if options.quick else (seeds, private.STEPS)
+    trainings = private.all_trainings(some, sizes.training, steps)
+    with _processes(options.workers) as pool:
+        wanted = [(hospital, split, seed) for seed in some for hospital in work.trained for split in LEARNING]
+        _all(pool, "cases to learn from", [partial(work.cases, *one) for one in wanted])
+        validation = _scores(pool, "trained and validated", trainings, partial(Training.validated, work=work))
+        if options.validate:
+            return report(private.rows(validation, validation), options.json)
+        wanted = [(hospital, "test", seed) for seed in some for hospital in work.hospitals]
+        _all(pool, "cases to be tested on", [partial(work.cases, *one) for one in wanted])
+        test = _scores(pool, "tested", trainings, partial(Training.tested, work=work))
+    return report(private.rows(validation, test), options.json)
 
 
 def _scores(pool: Executor, what: str, trainings: Sequence[Training], measure: Callable[[Training], Scores]) -> Results:

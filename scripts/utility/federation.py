@@ -1,12 +1,13 @@
-"""Learning from hospitals' cases in one process: no server, no noise; everything else is what sites and server run.
+"""Learning from hospitals' cases in one process: no server; everything else is what sites and server run.
 
-The loop, the patches, the step and the algorithms' corrections are those of `fedsite.training`, the averaging is that
-of `fedsite.server`, on files. A site by itself is a federation of one, and so are all cases in one place.
+The loop, the patches, the step, the algorithms' corrections and dp-sgd are those of `fedsite.training` and
+`fedsite.privacy`, the averaging is that of `fedsite.server`, on files. A site by itself is a federation of one, and so
+are all cases in one place.
 """
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedsite.dataset.cases import Case
+from fedsite.privacy.dpsgd import PrivateGradient, Settings
 from fedsite.server import aggregation
 from fedsite.tasks import networks, parts, registry
 from fedsite.tasks.description import Task
 from fedsite.training import algorithms, inference, loop, metrics, sampling, schedules, steps, weights
+from fedsite.training.private import PatientSampler, Private, PrivateStep
 from fedsite.wire import payload
 from fedsite.wire.algorithms import next_control
 from utility.patients import CHANNELS, TASK
-from utility.recipes import NETWORK, PATCH, Recipe
+from utility.recipes import NETWORK, Privacy, Recipe
 
 FOREGROUND_FRACTION = 0.67
 CPU = torch.device("cpu")
@@ -43,17 +46,26 @@ class LocalWork:
     correction: algorithms.Correction | None = None
 
 
-def openly(network: nn.Module, cases: Cases, work: LocalWork) -> None:
-    """The ordinary training: nothing is clipped, nothing is noised."""
-    sampler = sampling.PatchSampler(cases, PATCH, work.recipe.batch_size, FOREGROUND_FRACTION, work.seed)
-    optimizer = schedules.make_optimizer(network, "sgd", work.learning_rate, work.recipe.momentum)
+def train(network: nn.Module, cases: Cases, work: LocalWork) -> None:
+    """A site's steps of one round. Each case is a patient; nothing is clipped nor noised unless the recipe says so."""
+    recipe = work.recipe
+    patches = 1 if recipe.privacy else recipe.batch_size
+    sampler = sampling.PatchSampler(cases, recipe.patch, patches, FOREGROUND_FRACTION, work.seed)
+    optimizer = schedules.make_optimizer(network, "sgd", work.learning_rate, recipe.momentum)
     step = steps.SupervisedStep(network, optimizer, registry.module(TASK).loss(), CPU, correction=work.correction)
-    before_step = schedules.follow(optimizer, work.recipe.schedule, work.learning_rate, work.steps)
-    loop.train(network, sampler, step, work.steps, before_step=before_step)
+    before_step = schedules.follow(optimizer, recipe.schedule, work.learning_rate, work.steps)
+    if recipe.privacy is None:
+        loop.train(network, sampler, step, work.steps, before_step=before_step)
+        return
+    private = _private(network, len(cases), recipe.privacy)
+    of_patients, of_step = PatientSampler(sampler, private), PrivateStep(step, private.mechanism)
+    loop.train(network, of_patients, of_step, work.steps, before_step=before_step)
 
 
-MECHANISMS: dict[str, Callable[[nn.Module, Cases, LocalWork], None]] = {"none": openly}
-"""How a site trains, by the name of the privacy mechanism."""
+def _private(network: nn.Module, cases: int, asked: Privacy) -> Private:
+    """dp-sgd with noise and sampling by the operating system, as a release has it: no two runs are alike."""
+    settings = Settings(asked.clip_norm, asked.noise_multiplier, asked.batch_patients, asked.sampling_rate)
+    return Private(PrivateGradient(network, cases, settings), {f"patient-{place}": (place,) for place in range(cases)})
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,9 @@ def dice(recipe: Recipe, tensors: Tensors, cases: Cases) -> list[float]:
     """Each case's Dice on the prepared grid, by sliding windows of the size of the training's patches."""
     network = build(recipe, 0)
     weights.load(network, tensors)
-    return [metrics.dice(inference.segment(network, _task(), case.image, PATCH, CPU), case.label) for case in cases]
+    return [
+        metrics.dice(inference.segment(network, _task(), case.image, recipe.patch, CPU), case.label) for case in cases
+    ]
 
 
 class _Federation:
@@ -130,7 +144,7 @@ class _Federation:
             seed=int.from_bytes(seed, "big"),
             correction=self._correction(site),
         )
-        MECHANISMS[self.recipe.mechanism](self.network, self.sites[site], work)
+        train(self.network, self.sites[site], work)
         trained = weights.export(self.network)
         self.kept[site] = {name: trained[name] for name in self.built}
         path = self.folder / f"update-{site}.safetensors"

@@ -18,10 +18,11 @@ Split = Literal["training", "validation", "test"]
 
 TASK = "stroke-dwi"
 CHANNELS = ("dwi",)
-SPACING_MM = (4.0, 4.0, 4.0)
 
 
-def make_cases(folder: Path, hospital: Hospital, split: Split, patients: int, seed: int) -> list[Path]:
+def make_cases(
+    folder: Path, hospital: Hospital, split: Split, patients: int, seed: int, spacing_mm: float
+) -> list[Path]:
     """The prepared cases of so many patients: acquired, preprocessed by the task, in the project's case store.
 
     Every patient follows from hospital, split, seed and number alone. What is there already is not made again.
@@ -31,14 +32,14 @@ def make_cases(folder: Path, hospital: Hospital, split: Split, patients: int, se
     listed = folder / "cases.txt"
     if not listed.exists():
         files = [
-            write_case(folder, f"e-{number:04}", _prepared(hospital, split, number, seed))[0]
+            write_case(folder, f"e-{number:04}", _prepared(hospital, split, number, seed, spacing_mm))[0]
             for number in range(patients)
         ]
         write_atomically(listed, "\n".join(files).encode())
     return [folder / name for name in listed.read_text().split()]
 
 
-def _prepared(hospital: Hospital, split: Split, number: int, seed: int) -> "Content":
+def _prepared(hospital: Hospital, split: Split, number: int, seed: int, spacing_mm: float) -> "Content":
     """One patient's case, as preparation would make it of the acquired series and the expert's mask."""
     import torch
     from monai.data.meta_tensor import MetaTensor
@@ -51,7 +52,7 @@ def _prepared(hospital: Hospital, split: Split, number: int, seed: int) -> "Cont
     images = acquire(load_head(), lesion, hospital.scanner, rng, hospital.cohort)
     affine = LPS_TO_RAS @ images.affine
     task = registry.get(TASK).narrowed(CHANNELS)
-    prepared = registry.module(TASK).preprocessing(task, SPACING_MM)(
+    prepared = registry.module(TASK).preprocessing(task, (spacing_mm, spacing_mm, spacing_mm))(
         {
             "image": MetaTensor(torch.from_numpy(images.trace[None]), affine=torch.from_numpy(affine)),
             "label": MetaTensor(torch.from_numpy(images.mask[None]), affine=torch.from_numpy(affine)),

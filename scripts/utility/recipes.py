@@ -4,8 +4,22 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 STEPS = 480
-PATCH = (40, 40, 40)
 NETWORK = "unet"
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """dp-sgd, as a plan asks for it, and the number of patients that a site has typed (privacy.md: n0)."""
+
+    clip_norm: float
+    noise_multiplier: float
+    batch_patients: int
+    patients: int
+
+    @property
+    def sampling_rate(self) -> float:
+        """How likely a patient is in a step."""
+        return self.batch_patients / self.patients
 
 
 @dataclass(frozen=True)
@@ -14,8 +28,7 @@ class Recipe:
 
     `steps` is what each site takes in all rounds together, `batch_size` counts its patches, `schedule` is that of the
     learning rate within a round. In the last `late_rounds` (a share) a second plan goes on with a tenth of it. `mu` is
-    FedProx's, `server_momentum` FedAvgM's. `mechanism` says how a site trains: `federation.MECHANISMS` has a function
-    for each.
+    FedProx's, `server_momentum` FedAvgM's. With `privacy` a step is one of dp-sgd, of a patch of each sampled patient.
     """
 
     name: str
@@ -29,12 +42,14 @@ class Recipe:
     algorithm: Literal["fedavg", "fedprox", "scaffold", "fedbn"] = "fedavg"
     mu: float = 0.0
     server_momentum: float = 0.0
-    mechanism: str = "none"
+    privacy: Privacy | None = None
+    channels: tuple[int, ...] = (8, 16, 32, 64)
+    patch: tuple[int, int, int] = (40, 40, 40)
 
     @property
     def network(self) -> dict[str, object]:
         """The network's settings: FedBN needs a normalisation that has weights."""
-        return {"channels": [8, 16, 32, 64], **({"affine": 1} if self.algorithm == "fedbn" else {})}
+        return {"channels": [*self.channels], **({"affine": 1} if self.algorithm == "fedbn" else {})}
 
     def shorter(self, steps: int) -> "Recipe":
         """The same with fewer steps, and no more rounds than these."""

@@ -6,12 +6,13 @@ thing well and the others hardly: shine-through of chronic disease, scalp whose 
 the first hours and ghosts, signal piled up near air. The fifth has all of that together, on a scanner of its own:
 what a federation promises is to know there what its members know together.
 
-How strong it all is was settled on patients of seeds that the bench does not use, before it opened a test split: a lone
-site must learn its own patients, and not get by at the fifth. So that a federation gains much there was arranged, and
-shows no more than that it can. It was arranged twice. The first hospitals were tested with the seeds 1 to 3: the
-federation gained 7.1 points over the best lone site at the fifth (3.3 to 11.1; ten are asked), and one lone site had a
-Dice of 0.72 at home (0.75 is asked). For these, birch has less fat, and infarcts at birch, cedar and elder can be seen
-better; elder has more signal near air, more fat and ghosts.
+How strong it all is was settled before a test split was opened, on the validation split of the four, and of the fifth
+on patients of seeds that the bench does not use: a lone site must learn its own patients, and not get by at the fifth.
+So that a federation gains much there was arranged, and shows no more than that it can. It was arranged twice. The first
+hospitals were tested with the seeds 1 to 3: the federation gained 7.1 points over the best lone site at the fifth (3.3
+to 11.1; ten are asked), and one lone site had a Dice of 0.72 at home (0.75 is asked). Since then birch has less fat,
+infarcts at birch, cedar and elder can be seen better, and elder has more signal near air, more fat and ghosts: of
+eleven such elders one was taken at which models of the seeds 1 and 2 differed by 11 to 15 points.
 """
 
 from dataclasses import dataclass, replace

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import fedsite
 from fedsite.files import write_atomically
 from utility import recipes
-from utility.patients import SPACING_MM, Split, make_cases
+from utility.patients import Split, make_cases
 from utility.recipes import Recipe
 from utility.sites import HOSPITALS, TRAINED, Hospital
 
@@ -31,6 +31,8 @@ _MAKES_CASES = (_HERE / "hospitals", _HERE / "utility/patients.py", _FEDSITE / "
 _TRAINS = (
     _HERE / "utility/federation.py",
     _FEDSITE / "training",
+    _FEDSITE / "privacy/dpsgd.py",
+    _FEDSITE / "privacy/mechanism.py",
     _FEDSITE / "server/aggregation.py",
     _FEDSITE / "wire",
 )
@@ -38,11 +40,14 @@ _TRAINS = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many patients each hospital has for each purpose; and how much coarser scanners are, which saves time."""
+    """How many patients each hospital has for each purpose; the edge of a prepared voxel in mm; and how much coarser
+    scanners are, which saves time.
+    """
 
     training: int = 20
     validation: int = 8
     test: int = 20
+    spacing_mm: float = 4.0
     coarser: float = 1.0
 
     def of(self, split: Split) -> int:
@@ -52,18 +57,21 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Work:
-    """Where results are kept, and how large everything is."""
+    """Where results are kept, how large everything is, and who is there: hospitals that train, and all."""
 
     folder: Path
     sizes: Sizes
+    trained: tuple[Hospital, ...] = TRAINED
+    hospitals: tuple[Hospital, ...] = HOSPITALS
 
     def cases(self, hospital: Hospital, split: Split, seed: int) -> list[Path]:
         """The prepared cases of a hospital's patients."""
         scanner = hospital.scanner.coarser(self.sizes.coarser)
         patients = self.sizes.of(split)
-        name = _digest(hospital, scanner, split, patients, seed, SPACING_MM, _code(_MAKES_CASES))
+        name = _digest(hospital, scanner, split, patients, seed, self.sizes.spacing_mm, _code(_MAKES_CASES))
         made = replace(hospital, scanner=scanner)
-        return make_cases(self.folder / "cases" / f"{hospital.name}-{split}-{name}", made, split, patients, seed)
+        folder = self.folder / "cases" / f"{hospital.name}-{split}-{name}"
+        return make_cases(folder, made, split, patients, seed, self.sizes.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,11 @@ class Training:
 
     def validated(self, work: Work) -> Scores:
         """Trains, and measures on the validation split of the hospitals that train."""
-        return self._measured(work, "validation", TRAINED)
+        return self._measured(work, "validation", work.trained)
 
     def tested(self, work: Work) -> Scores:
         """Measures on the test split of all hospitals."""
-        return self._measured(work, "test", HOSPITALS)
+        return self._measured(work, "test", work.hospitals)
 
     def _measured(self, work: Work, split: Split, hospitals: Sequence[Hospital]) -> Scores:
         stored = work.folder / "scores" / f"{self._name(work, split, hospitals)}.json"
@@ -122,17 +130,16 @@ class Training:
 
     def _cases(self, work: Work) -> list["Cases"]:
         """Those that are trained on, by site of the federation."""
-        cases = [_opened(work.cases(hospital, "training", self.seed)) for hospital in self._sites]
+        cases = [_opened(work.cases(hospital, "training", self.seed)) for hospital in self._sites(work)]
         return [[case for site in cases for case in site]] if self.kind == "central" else cases
 
-    @property
-    def _sites(self) -> list[Hospital]:
+    def _sites(self, work: Work) -> list[Hospital]:
         """Whose cases are trained on."""
-        return [hospital for hospital in TRAINED if self.site in ("", hospital.name)]
+        return [hospital for hospital in work.trained if self.site in ("", hospital.name)]
 
     def _name(self, work: Work, *measured: object) -> str:
         """Of the model, or of what was measured of it."""
-        settings = (recipes.PATCH, recipes.NETWORK, self._sites, work.sizes, SPACING_MM)
+        settings = (recipes.NETWORK, self._sites(work), work.sizes)
         name = _digest(self, settings, measured, _code(_MAKES_CASES), _code(_TRAINS))
         return f"{self.seed}-{self.kind}-{name}"
 

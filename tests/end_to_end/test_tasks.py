@@ -36,7 +36,7 @@ def teach(
         channels=channels,
         preparation={"input_state": prepared["input_state"], "spacing_mm": spacing},
         local={"steps": 60, "batch_size": 2, "patch_voxels": [32, 32, 16], "learning_rate": 0.02},
-        privacy={"mechanism": "gaussian-update", "clip_norm": 1e4, "noise_multiplier": 0.0},
+        privacy={"mechanism": "gaussian-update", "clip_norm": 100.0, "noise_multiplier": 0.0},
     )
     site.ok("model", "init", str(plan), "-o", str(folder / "model.safetensors"))
     server.open_series(plan, folder / "model.safetensors")

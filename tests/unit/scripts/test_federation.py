@@ -4,13 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from utility import federation
+from utility import federation, private
 from utility.federation import LocalWork, build, dice, learn
-from utility.recipes import Recipe
+from utility.recipes import Privacy, Recipe
 
+from fedsite.privacy import accountant
 from fedsite.training import weights
-
-FED = Recipe("plain", rounds=2, steps=4)
 
 
 def ball(centre: tuple[int, int, int]) -> SimpleNamespace:
@@ -24,13 +23,8 @@ def ball(centre: tuple[int, int, int]) -> SimpleNamespace:
 SITES = [[ball((6, 9, 8))], [ball((9, 5, 10))]]
 
 
-@pytest.fixture(autouse=True)
-def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(federation, "PATCH", (16, 16, 16))
-
-
 def recipe(name: str, **settings: object) -> Recipe:
-    return Recipe(name, **{"rounds": 2, "steps": 4, "learning_rate": 0.05, **settings})
+    return Recipe(name, **{"rounds": 2, "steps": 4, "learning_rate": 0.05, "patch": (16, 16, 16), **settings})
 
 
 def same(one: federation.Tensors, other: federation.Tensors, *, tolerance: float = 0.0) -> bool:
@@ -41,27 +35,49 @@ def test_one_site_and_one_round_is_a_plain_training() -> None:
     plain = recipe("plain", rounds=1)
     network = build(plain, 3)
     seed = int.from_bytes(federation.hashlib.sha256(b"3:0:0").digest()[:8], "big")
-    federation.openly(network, SITES[0], LocalWork(plain, 4, 0.05, seed))
+    federation.train(network, SITES[0], LocalWork(plain, 4, 0.05, seed))
     assert same(learn(plain, SITES[:1], 3).model, weights.export(network), tolerance=1e-6)
 
 
 def test_the_global_model_is_the_mean_of_what_sites_made() -> None:
     once = recipe("once", rounds=1)
-    made = []
+    made, train = [], federation.train
 
     def remember(network: object, cases: federation.Cases, work: LocalWork) -> None:
-        federation.openly(network, cases, work)
+        train(network, cases, work)
         made.append(weights.export(network))
 
-    federation.MECHANISMS["remembered"] = remember
-    try:
-        learned = learn(recipe("once", rounds=1, mechanism="remembered"), SITES, 3)
-    finally:
-        del federation.MECHANISMS["remembered"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federation, "train", remember)
+        learned = learn(once, SITES, 3)
     assert not same(*made)
     mean = {name: (made[0][name] + made[1][name]) / 2 for name in made[0]}
     assert same(learned.model, mean, tolerance=1e-6)
     assert same(learned.model, learn(once, SITES, 3).model), "the same seed gives the same model"
+
+
+def test_under_privacy_no_two_runs_are_alike_and_the_clip_norm_bounds_the_way() -> None:
+    """Weights move by no more than learning rate times clip norm a step; and the noise is real."""
+    private = recipe("private", momentum=0.0, rounds=1, steps=2, privacy=Privacy(0.1, 0.0, 1, 1))
+    built = weights.export(build(private, 3))
+    moved = learn(private, SITES[:1], 3).model
+    way = sum(float(((moved[name] - values) ** 2).sum()) for name, values in built.items()) ** 0.5
+    assert 0.5 * 2 * 0.05 * 0.1 < way < 1.001 * 2 * 0.05 * 0.1
+    noised = recipe("noised", rounds=1, steps=2, privacy=Privacy(0.1, 1.0, 1, 1))
+    assert not same(learn(noised, SITES[:1], 3).model, learn(noised, SITES[:1], 3).model)
+
+
+def test_the_noise_of_a_comparison_is_the_least_that_its_epsilon_allows() -> None:
+    steps, order = 120, accountant.best_order(8.0, private.DELTA)
+    asked = private.privacy(8.0, 200, steps)
+    assert (asked.batch_patients, asked.sampling_rate) == (50, 0.25)
+
+    def epsilon(noise: float) -> float:
+        release = accountant.Release(noise, asked.sampling_rate, steps)
+        return accountant.filter_epsilon(accountant.renyi(release, order), order, private.DELTA)
+
+    assert epsilon(0.99 * asked.noise_multiplier) > 8.0 >= epsilon(asked.noise_multiplier)
+    assert private.privacy(2.0, 200, steps).noise_multiplier > 2 * asked.noise_multiplier
 
 
 def test_each_algorithm_makes_a_model_of_its_own() -> None:
@@ -86,7 +102,7 @@ def test_normalisation_stays_at_home() -> None:
     assert not same(here, there)
     built = weights.export(build(recipe("fedbn", algorithm="fedbn"), 3))
     assert same({name: learned.model[name] for name in here}, {name: built[name] for name in here})
-    assert learn(FED, SITES, 3).kept == ({}, {})
+    assert learn(recipe("plain"), SITES, 3).kept == ({}, {})
 
 
 def test_dice_of_each_case() -> None:
