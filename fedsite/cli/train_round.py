@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedsite.jobs.participate import Outcome
 
 HISTOGRAM_COLUMNS = 30
+MUCH = 0.1  # of an update to be lost
 BARS, PLAIN_BARS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 
 
@@ -67,6 +68,10 @@ def _preview(data: dict[str, Any]) -> str:
     norm = f"{data['norm_after']:.4g}, made of clipped and noised steps"
     if not stepwise:
         norm = f"{data['norm_before']:.4g} before clipping, {data['norm_after']:.4g} after"
+        if data["lost_on_the_grid"] > MUCH:
+            norm += f"; {data['lost_on_the_grid']:.0%} of it is lost\n{' ' * 17}"
+            norm += "A release has steps of clip_norm / 2^20, and this one is far above the update's norm:"
+            norm += f"\n{' ' * 17}tell the coordinator."
     return "\n".join(
         [
             f"Round {data['round']}, dry run: nothing was charged, nothing left.",

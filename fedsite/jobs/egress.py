@@ -57,8 +57,9 @@ def describe(plan: PlanDraft, update: Update, before: Spent, after: Spent, delta
     `norm_after` is the L2 norm of what meets the noise, the clipped update. Under dp-sgd, where each step was clipped
     and noised, it is that of the update as it leaves: `norm_before`, `noise_norm` and `signal_to_noise` are then None,
     and `noise_standard_deviation` is that of the noise on each step's mean gradient. `signal_to_noise_at_most` is of
-    the largest update, or step, that clipping lets through. `before` and `after` are the ledger's totals without and
-    with this release. Raises DataNotFit as the gate does.
+    the largest update, or step, that clipping lets through. `lost_on_the_grid` is the share of the update's energy that
+    its cut to steps of a millionth of the clip norm took: much only where the clip norm is far too large for it.
+    `before` and `after` are the ledger's totals without and with this release. Raises DataNotFit as the gate does.
     """
     read, layout = update
     norm = None if isinstance(plan.privacy, DpSgd) else mechanism.measure_norm(read, layout.values)
@@ -66,6 +67,7 @@ def describe(plan: PlanDraft, update: Update, before: Spent, after: Spent, delta
         name: sum((_count(plan, read, place, norm) for place in places), Counted())
         for name, places in _runs(plan, layout).items()
     }
+    whole = sum(blocks.values(), Counted())
     return {
         "mechanism": plan.privacy.mechanism,
         "algorithm": plan.algorithm_name,
@@ -75,7 +77,8 @@ def describe(plan: PlanDraft, update: Update, before: Spent, after: Spent, delta
         "clip_norm": plan.privacy.clip_norm,
         "noise_standard_deviation": noise_deviation(plan),
         "signal_to_noise_at_most": charging.signal_to_noise(plan, layout.values),
-        **_figures(plan, sum(blocks.values(), Counted())),
+        **_figures(plan, whole),
+        "lost_on_the_grid": None if norm is None else _lost(whole, plan.privacy.clip_norm),
         "blocks": [{"name": name, **_figures(plan, counted)} for name, counted in blocks.items()],
         "epsilon_before": before.epsilon,
         "epsilon_after": after.epsilon,
@@ -131,6 +134,11 @@ def _figures(plan: PlanDraft, counted: Counted) -> Record:
         "lowest": low + LOWEST,
         "counts": counted.counts[1:][low : high + 1].tolist(),
     }
+
+
+def _lost(counted: Counted, clip_norm: float) -> float:
+    clipped = min(counted.before, clip_norm**2)
+    return max(0.0, 1 - counted.after / clipped) if clipped else 0.0
 
 
 def _meeting_the_noise(read: ReadUpdate, gate: Gate, norm: float | None) -> Iterator[Floats]:

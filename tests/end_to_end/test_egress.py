@@ -17,7 +17,7 @@ GAUSSIAN = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier"
 DP_SGD = dp_sgd(noise_multiplier=2.0, batch_patients=5)
 NUMBERS = itertools.count()
 BLOCKS = ["encoder 1", "bottom", "head"]
-AT_HOME = ("norm_before", "norm_after", "counts", "blocks")
+AT_HOME = ("norm_before", "norm_after", "lost_on_the_grid", "counts", "blocks")
 
 
 def open_round(server: Server, site: Site, folder: Path, privacy: dict[str, Any]) -> int:

@@ -50,6 +50,12 @@ def described(folder: Path, privacy: dict[str, object], scale: float = 0.01) -> 
     return egress.describe(plan, found, BEFORE, AFTER, 1e-6), tensors
 
 
+def test_a_clip_norm_that_is_far_too_large_is_seen(tmp_path: Path) -> None:
+    """Steps of a release are clip_norm / 2^20: here of 0.1, and of next to nothing where the update is clipped."""
+    assert described(tmp_path, gaussian(1e5, 0.0))[0]["lost_on_the_grid"] > 0.5
+    assert described(tmp_path, gaussian(0.25, 0.0))[0]["lost_on_the_grid"] < 1e-3
+
+
 def test_blocks_have_the_norms_of_their_tensors(tmp_path: Path) -> None:
     record, tensors = described(tmp_path, gaussian(0.25, 3.0))
     whole = np.concatenate([values.ravel() for values in tensors.values()])
