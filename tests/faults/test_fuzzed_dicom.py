@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-from support.fuzz import corpus, harness
+from support.fuzz import corpus, harness, oracle
 from support.fuzz.case import Case
 from support.fuzz.draft import MUTATIONS
 from support.fuzz.elements import parse, serialise
@@ -53,6 +54,19 @@ def test_a_few_hundred_cases(run_all: RunAll) -> None:
 
 def test_kept_cases(run_all: RunAll) -> None:
     assert _faulty(run_all(KEPT)) == {}
+
+
+def test_the_oracle_reads_past_a_character_set_that_is_none(tmp_path: Path) -> None:
+    """pydicom alone looks up what is named, and stops at a null character."""
+    image = pydicom.Dataset()
+    image.add_new(0x00080005, "CS", "x" * 8)
+    image.Rows = 7
+    image.save_as(tmp_path / "image", implicit_vr=True, little_endian=True)
+    content = (tmp_path / "image").read_bytes()
+    (tmp_path / "image").write_bytes(content.replace(b"x" * 8, b"x\0x\0x\0x\0"))
+    with pytest.raises(ValueError, match="null"):
+        pydicom.dcmread(tmp_path / "image", force=True)
+    assert oracle._dataset(str(tmp_path / "image"), "").Rows == 7
 
 
 def test_a_case_is_made_again_from_its_line() -> None:

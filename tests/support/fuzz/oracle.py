@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pydicom
+from pydicom import filereader
+from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.hooks import hooks
@@ -336,6 +339,7 @@ def _whatever_character_set() -> Iterator[None]:
 
     hooks.register_callback("raw_element_value", convert_others)
     try:
-        yield
+        with mock.patch.object(filereader, "convert_encodings", lambda encodings: [default_encoding]):
+            yield
     finally:
         hooks.register_callback("raw_element_value", convert)
