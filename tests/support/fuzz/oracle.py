@@ -339,7 +339,7 @@ def _whatever_character_set() -> Iterator[None]:
 
     hooks.register_callback("raw_element_value", convert_others)
     try:
-        with mock.patch.object(filereader, "convert_encodings", lambda encodings: [default_encoding]):
+        with mock.patch.object(filereader, "convert_encodings", return_value=[default_encoding]):
             yield
     finally:
         hooks.register_callback("raw_element_value", convert)
