@@ -59,11 +59,11 @@ def test_kept_cases(run_all: RunAll) -> None:
 def test_the_oracle_reads_past_a_character_set_that_is_none(tmp_path: Path) -> None:
     """pydicom alone looks up what is named, and stops at a null character."""
     image = pydicom.Dataset()
-    image.add_new(0x00080005, "CS", "ISO_IR 6")
+    image.add_new(0x00080005, "CS", "GB18030")
     image.Rows = 7
     image.save_as(tmp_path / "image", implicit_vr=True, little_endian=True)
     content = (tmp_path / "image").read_bytes()
-    (tmp_path / "image").write_bytes(content.replace(b"ISO_IR 6", b"ISO\0IR 6"))
+    (tmp_path / "image").write_bytes(content.replace(b"GB18030", b"GB\x001803"))
     with pytest.raises(ValueError, match="null"):
         pydicom.dcmread(tmp_path / "image", force=True)
     assert oracle._dataset(str(tmp_path / "image"), "").Rows == 7
