@@ -100,6 +100,13 @@ MUTANTS = (
         (OF_GATE + "test_the_noise_is_normal_and_independent",),
     ),
     Mutant(
+        "noise that was made ahead is taken twice",
+        GATE,
+        "            yield made.result()\n        made = following",
+        "            yield made.result()\n        made = made or following",
+        (OF_GATE + "test_noise_made_ahead_is_each_value_once_in_its_order",),
+    ),
+    Mutant(
         "NaN passes the gate",
         GATE,
         "    if not math.isfinite(total):",

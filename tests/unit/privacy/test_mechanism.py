@@ -7,6 +7,7 @@ import math
 import random
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,37 @@ def radius(*words: int) -> float:
     source = SystemNoise()
     source._keystream = Keystream([words[0], 0, *words[1:]])
     return float(source.standard_normal(1)[0])
+
+
+@pytest.mark.parametrize("values", [1, CHUNK, mechanism.AHEAD, mechanism.AHEAD + 1, 2 * mechanism.AHEAD + CHUNK + 5])
+def test_noise_made_ahead_is_each_value_once_in_its_order(values: int) -> None:
+    class Counting:
+        """Gives 0, 1, 2 and so on."""
+
+        given = 0
+
+        def standard_normal(self, count: int) -> np.ndarray:
+            self.given += count
+            return np.arange(self.given - count, self.given, dtype=np.float64)
+
+    source = Counting()
+    with ThreadPoolExecutor(1) as thread:
+        ahead = mechanism._Ahead(source, values, thread)
+        taken = [ahead.standard_normal(part.stop - part.start) for part in mechanism._chunks(values)]
+    assert np.array_equal(np.concatenate(taken), np.arange(values))
+    assert source.given == values
+
+
+def test_what_fails_while_noise_is_made_ahead_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(SystemNoise):
+        def standard_normal(self, count: int) -> np.ndarray:
+            raise OSError("no entropy")
+
+    monkeypatch.setattr(mechanism, "SystemNoise", Broken)
+    gate = Gate(1.0, 1.0, 10)
+    with pytest.raises(OSError, match="no entropy"):
+        mechanism.seal(np.zeros(10).__getitem__, gate, b"", np.dtype(np.float32), tmp_path / "payload")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_neighbouring_radii_lie_within_one_step_of_the_gate_even_in_the_tail() -> None:
