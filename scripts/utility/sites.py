@@ -12,8 +12,8 @@ So that a federation gains much there was arranged, and shows no more than that 
 hospitals were tested with the seeds 1 to 3: the federation gained 7.1 points over the best lone site at the fifth (3.3
 to 11.1; ten are asked), and one lone site had a Dice of 0.72 at home (0.75 is asked). Since then birch has less fat,
 infarcts at birch, cedar and elder can be seen better, and elder's are small beside much chronic disease: of some twenty
-elders that one was taken at which a federation gained most over the best lone site with models of the seed 4 (18 points
-on patients that are in no split).
+elders that one was taken at which a federation gained most over the best lone site with models of the seed 4 (14 and 19
+points on patients that are in no split).
 """
 
 from dataclasses import dataclass, replace
