@@ -96,7 +96,7 @@ def test_groups_are_shown_alone_and_outlines_hidden_without_any_script(tab: Brow
 def test_what_needs_a_look_comes_first_and_reasons_can_be_opened(tab: Browser, page: Path) -> None:
     tab.open(page, WIDE)
     first = tab.ask(
-        "[...document.querySelectorAll('.case')].slice(0, 2).map(one => one.querySelector('.rule').innerText)"
+        "[...document.querySelectorAll('.case')].slice(0, 2).map(one => one.querySelector('.rule').textContent)"
     )
     assert sorted(first) == ["b-value-assumed", "label-empty"]
     assert tab.ask("document.querySelectorAll('details').length") == 2
