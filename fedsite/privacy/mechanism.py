@@ -25,7 +25,7 @@ from fedsite.files import PRIVATE_FILE, atomic_writer
 
 STEPS_PER_CLIP_NORM = 1 << 20
 CHUNK = 1 << 13  # fits the processor's cache; OpenBLAS gives a dot product of more than 10,000 values to threads
-AHEAD = 8 * CHUNK  # so much noise is made at once beside the rest: 512 KiB
+AHEAD = 6 * CHUNK  # so much noise is made at once beside the rest: 384 KiB
 GENERATOR = "AES-256-CTR keyed by os.urandom, Box-Muller in float64, added in integers"
 SMALLEST_NOISE_STEPS = 64  # below this the grid is too coarse for the noise to be Gaussian in any useful sense
 
