@@ -90,40 +90,35 @@ def all_trainings(alone: Sequence[Recipe], federated: Sequence[Recipe], seeds: S
 
 
 def run(work: Work, trainings: Sequence[Training], options: argparse.Namespace) -> int:
-    """Everything in its order: training cases, trainings with their validation, the choice, and the test at the end."""
+    """What a federation is worth."""
+    validation, test = measured(work, trainings, options)
+    chosen = choose(validation)
+    console.print(f"Chosen on the validation split: {'; '.join(chosen.everyone)}")
+    console.print(table(test or validation, chosen))
+    return report(rows(test, chosen, with_targets=not options.quick), options.json) if test else 0
+
+
+def run_private(folder: Path, seeds: Sequence[int], options: argparse.Namespace) -> int:
+    """What privacy costs."""
+    sizes = private.QUICK_SIZES if options.quick else private.SIZES
+    work = Work(folder, sizes, private.HOSPITALS, private.HOSPITALS)
+    some, steps = (seeds[:1], QUICK_STEPS) if options.quick else (seeds, private.STEPS)
+    validation, test = measured(work, private.all_trainings(some, sizes.training, steps), options)
+    return report(private.rows(validation, test or validation), options.json)
+
+
+def measured(work: Work, trainings: Sequence[Training], options: argparse.Namespace) -> tuple[Results, Results | None]:
+    """Everything in its order: training cases, trainings with their validation, and at the end, if at all, the test."""
     seeds = sorted({training.seed for training in trainings})
     with _processes(options.workers) as pool:
         wanted = [(hospital, split, seed) for seed in seeds for hospital in work.trained for split in LEARNING]
         _all(pool, "cases to learn from", [partial(work.cases, *one) for one in wanted])
         validation = _scores(pool, "trained and validated", trainings, partial(Training.validated, work=work))
-        chosen = choose(validation)
-        console.print(f"Chosen on the validation split: {'; '.join(chosen.everyone)}")
         if options.validate:
-            console.print(table(validation, chosen))
-            return 0
+            return validation, None
         wanted = [(hospital, "test", seed) for seed in seeds for hospital in work.hospitals]
         _all(pool, "cases to be tested on", [partial(work.cases, *one) for one in wanted])
-        test = _scores(pool, "tested", trainings, partial(Training.tested, work=work))
-    console.print(table(test, chosen))
-    return report(rows(test, chosen, with_targets=not options.quick), options.json)
-
-
-def run_private(folder: Path, seeds: Sequence[int], options: argparse.Namespace) -> int:
-    """The comparison under privacy, in the same order."""
-    sizes = private.QUICK_SIZES if options.quick else private.SIZES
-    work = Work(folder, sizes, private.HOSPITALS, private.HOSPITALS)
-    some, steps = (seeds[:1], QUICK_STEPS) if options.quick else (seeds, private.STEPS)
-    trainings = private.all_trainings(some, sizes.training, steps)
-    with _processes(options.workers) as pool:
-        wanted = [(hospital, split, seed) for seed in some for hospital in work.trained for split in LEARNING]
-        _all(pool, "cases to learn from", [partial(work.cases, *one) for one in wanted])
-        validation = _scores(pool, "trained and validated", trainings, partial(Training.validated, work=work))
-        if options.validate:
-            return report(private.rows(validation, validation), options.json)
-        wanted = [(hospital, "test", seed) for seed in some for hospital in work.hospitals]
-        _all(pool, "cases to be tested on", [partial(work.cases, *one) for one in wanted])
-        test = _scores(pool, "tested", trainings, partial(Training.tested, work=work))
-    return report(private.rows(validation, test), options.json)
+        return validation, _scores(pool, "tested", trainings, partial(Training.tested, work=work))
 
 
 def _scores(pool: Executor, what: str, trainings: Sequence[Training], measure: Callable[[Training], Scores]) -> Results:

@@ -1,4 +1,4 @@
-"""Breaks the promises of privacy.md one by one, in a copy of the project, and shows which test sees each of them.
+"""Breaks the promises on privacy one by one, in a copy of the project, and shows which test sees each of them.
 
 A mutant is one textual change. First the tests that it names are run, which takes seconds; should they all pass, those
 of the rooms where a release is made. The exit code is 1 when a mutant survives, or its text is not found any more.

@@ -1,4 +1,4 @@
-"""What must not go unseen: each promise of privacy.md, broken. `scripts/mutants` tries them one by one."""
+"""What must not go unseen: each promise on privacy, broken. `scripts/mutants` tries them one by one."""
 
 from dataclasses import dataclass
 

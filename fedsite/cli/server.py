@@ -62,7 +62,7 @@ def init(
 def run(
     context: typer.Context,
     folder: Folder = HERE,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - a server's purpose
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - sites call from outside
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8443,
 ) -> None:
     """Serves the federation until it is told to stop (SIGTERM, Ctrl-C)."""

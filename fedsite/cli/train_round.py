@@ -70,7 +70,7 @@ def _preview(data: dict[str, Any]) -> str:
         norm = f"{data['norm_before']:.4g} before clipping, {data['norm_after']:.4g} after"
         if data["lost_on_the_grid"] > MUCH:
             norm += f"; {data['lost_on_the_grid']:.0%} of it is lost\n{' ' * 17}"
-            norm += "A release has steps of clip_norm / 2^20, and this one is far above the update's norm:"
+            norm += "A release has steps of clip_norm / 2^20; this clip_norm is far above the update's norm:"
             norm += f"\n{' ' * 17}tell the coordinator."
     return "\n".join(
         [

@@ -15,7 +15,6 @@ def status(config_path: Path | None) -> dict[str, Any]:
     """Identity (None before enrolment), data (None before preparation), last rounds, privacy."""
     with open_site(config_path) as site:
         spent, terms = site.ledger.spent(), site.ledger.terms
-        limit = site.config.policy.maximum_epsilon
         return {
             "identity": (who := _identity(site)),
             "data": _data(site),
@@ -26,7 +25,7 @@ def status(config_path: Path | None) -> dict[str, Any]:
             "privacy": {
                 "epsilon": spent.epsilon,
                 "delta": terms.delta,
-                "budget": terms.epsilon if limit is None else min(limit, terms.epsilon),
+                "budget": terms.budget(site.config.policy.maximum_epsilon),
                 "releases": spent.releases,
                 "guarantee": guarantee(spent.epsilon, terms.delta),
             },

@@ -9,7 +9,7 @@ NETWORK = "unet"
 
 @dataclass(frozen=True)
 class Privacy:
-    """dp-sgd, as a plan asks for it, and the number of patients that a site has typed (privacy.md: n0)."""
+    """dp-sgd, as a plan asks for it, and the number of patients that a site has typed (`nominal_patients`)."""
 
     clip_norm: float
     noise_multiplier: float

@@ -208,7 +208,7 @@ def _word(value: object) -> str:
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")).strip(" \0").upper()
 
 
-def _numbers(value: Any) -> tuple[float, ...]:  # noqa: ANN401 - as pydicom has it
+def _numbers(value: Any) -> tuple[float, ...]:  # noqa: ANN401 - pydicom types no values
     """The numbers of a private value, which is bytes when neither the file nor pydicom knows its representation."""
     if isinstance(value, bytes):
         return _numbers_of_bytes(value)

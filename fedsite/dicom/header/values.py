@@ -30,8 +30,14 @@ LONGEST_SHOWN = 64
 
 # What pydicom raises when a value does not follow its representation.
 _MALFORMED = (
-    *(ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError),
-    *(struct.error, BytesLengthException),
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    struct.error,
+    BytesLengthException,
 )
 
 # Functional groups whose attributes describe a frame; the others hold references that would hide the object's own.
@@ -82,7 +88,7 @@ def tag_of(keyword: str) -> BaseTag:
     return BaseTag(tag)
 
 
-def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - as pydicom has it
+def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - pydicom types no values
     """The value of one element, or None."""
     if tag not in dataset.keys():  # noqa: SIM118 - asking the data set itself would convert the tag
         return None
@@ -137,7 +143,7 @@ def _holds_something(element: DataElement | RawDataElement) -> bool:
     return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
-def _plain_value(element: DataElement | RawDataElement, representation: str) -> Any:  # noqa: ANN401 - as above
+def _plain_value(element: DataElement | RawDataElement, representation: str) -> Any:  # noqa: ANN401 - as `value_at`
     """What pydicom would make of a value in its plainest form, several times faster; None where it is not plain.
 
     Numbers in text stay text, checked: whoever wants the number converts it.
@@ -165,7 +171,7 @@ def _parts(characters: str) -> str | list[str]:
     return characters.split("\\") if "\\" in characters else characters
 
 
-def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as above
+def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as `value_at`
     count, rest = divmod(len(value), struct.calcsize(f"={kind}"))
     if rest:
         return None
