@@ -98,7 +98,8 @@ def authenticate(federation: Federation, certificate: bytes | None) -> str:
     if certificate is None:
         raise Refused(HTTPStatus.UNAUTHORIZED, "certificate-needed", "This needs a site's certificate.")
     with federation.database.reading() as session:
-        row = session.get(CertificateRow, hashlib.sha256(certificate).hexdigest())
+        known = select(CertificateRow).where(CertificateRow.sha256 == hashlib.sha256(certificate).hexdigest())
+        row = session.scalars(known).first()
     if row is None:
         raise _forbidden("certificate-unknown", "This certificate was not issued to a site.")
     if row.revoked is not None:
@@ -127,7 +128,9 @@ def standings(federation: Federation) -> list[SiteStanding]:
     now = federation.clock()
     with federation.database.reading() as session:
         invitations = session.scalars(select(InvitationRow)).all()
-        certificates = session.scalars(select(CertificateRow).order_by(CertificateRow.expires)).all()
+        certificates = session.scalars(
+            select(CertificateRow).order_by(CertificateRow.expires, CertificateRow.number)
+        ).all()
         accepted = session.scalars(select(UploadRow.site).where(UploadRow.state == "accepted")).all()
     contributions = Counter(accepted)
     standing = []
@@ -196,7 +199,7 @@ def _issued_for(session: Session, site: str, spki: str) -> x509.Certificate:
 
 def _newest_certificate(session: Session, site: str, spki: str) -> CertificateRow | None:
     found = select(CertificateRow).where(CertificateRow.site == site, CertificateRow.spki_sha256 == spki)
-    return session.scalars(found.order_by(CertificateRow.expires.desc()).limit(1)).first()
+    return session.scalars(found.order_by(CertificateRow.number.desc()).limit(1)).first()
 
 
 def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 from fedsite.errors import CannotWrite, TryAgainLater
 from fedsite.files import PRIVATE_FILE, cannot_write, fsync_folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Instant(TypeDecorator[datetime]):
@@ -82,10 +82,14 @@ class InvitationRow(Table):
 
 
 class CertificateRow(Table):
-    """A certificate that this federation's authority has issued to a site."""
+    """A certificate that this federation's authority has issued to a site; a later one has a higher number.
+
+    Its own dates are whole seconds and cannot tell two certificates of one second apart.
+    """
 
     __tablename__ = "certificates"
-    sha256: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
+    sha256: Mapped[str] = mapped_column(unique=True)
     site: Mapped[str] = mapped_column(index=True)
     spki_sha256: Mapped[str]
     der: Mapped[bytes]

@@ -234,4 +234,4 @@ def _refuse(response: httpx.Response) -> NoReturn:
         raise ServerBrokeProtocol(f"The server answered {answer.status} when a model was asked for.")
     if answer.status < 500 and answer.status != 429:
         raise refusal(answer)
-    raise httpx.ReadError(f"the server answered {answer.status}")
+    raise httpx.ReadError(f"the server answered {answer.status}", request=response.request)

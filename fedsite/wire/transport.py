@@ -27,7 +27,7 @@ from fedsite.wire.messages import MAX_MESSAGE_BYTES, MalformedMessage, Problem, 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 LONGEST_ANSWER = 60.0
 ENROL_AGAIN = "Ask the coordinator for a new invitation, then run fedsite enroll."
-KEPT = "What was reached so far is kept; run the command again."
+KEPT = "What was reached so far is kept; run the command again, or fedsite check to see what is in the way."
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,14 @@ def once(
             if len(body) > MAX_MESSAGE_BYTES:
                 raise ServerBrokeProtocol(f"The server's answer is larger than {MAX_MESSAGE_BYTES} bytes.")
             if time.monotonic() > end:
-                raise httpx.ReadTimeout(f"an answer took more than {LONGEST_ANSWER:.0f} seconds")
+                raise httpx.ReadTimeout(
+                    f"an answer took more than {LONGEST_ANSWER:.0f} seconds", request=response.request
+                )
         return Answer(response.status_code, response.headers, bytes(body))
 
 
 def reason(error: httpx.TransportError) -> str:
-    """Why a connection failed, in one line. Raises ServerBrokeProtocol where trying again cannot help."""
+    """Where a connection failed, and why, in one line. Raises ServerBrokeProtocol where trying again cannot help."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -189,7 +191,8 @@ def reason(error: httpx.TransportError) -> str:
                 "A proxy that inspects TLS, or another server, answers at this address: ask the network's operators.",
             ) from error
         cause = cause.__cause__ or cause.__context__
-    return str(error).strip() or type(error).__name__
+    server = error.request.url
+    return f"{server.scheme}://{server.netloc.decode()}: {str(error).strip() or type(error).__name__}"
 
 
 def retry_after(answer: Answer) -> float:

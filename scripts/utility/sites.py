@@ -8,12 +8,17 @@ what a federation promises is to know there what its members know together.
 
 How strong it all is was settled before a test split was opened, on the validation split of the four, and of the fifth
 on patients of seeds that the bench does not use: a lone site must learn its own patients, and not get by at the fifth.
-So that a federation gains much there was arranged, and shows no more than that it can. It was arranged twice. The first
-hospitals were tested with the seeds 1 to 3: the federation gained 7.1 points over the best lone site at the fifth (3.3
-to 11.1; ten are asked), and one lone site had a Dice of 0.72 at home (0.75 is asked). Since then birch has less fat,
-infarcts at birch, cedar and elder can be seen better, and elder's are small beside much chronic disease: of some twenty
-elders that one was taken at which a federation gained most over the best lone site with models of the seed 4 (14 and 19
-points on patients that are in no split).
+So that a federation gains much there was arranged, and shows no more than that it can. It was arranged three times, and
+each time tested with new seeds.
+- Seeds 1 to 3: the federation gained 7.1 points over the best lone site at the fifth (3.3 to 11.1; ten are asked), and
+  one lone site had a Dice of 0.72 at home (0.75 is asked). Then birch got less fat, infarcts at birch, cedar and elder
+  can be seen better, and elder's are small beside much chronic disease: of some twenty elders that one was taken at
+  which a federation gained most over the best lone site with models of the seed 4 (14 and 19 points on patients that
+  are in no split).
+- Seeds 4 to 6: 9.2 points (6.2 to 12.3) over the best lone site of each seed, 11.0 over the one that is best over all;
+  one lone site had 0.738 at home. Then each site got 32 patients to train with (20 before), and the best lone site is
+  one site, whatever the seed.
+- Seeds 7 to 9 are those of today's table.
 """
 
 from dataclasses import dataclass, replace

@@ -44,7 +44,7 @@ class Sizes:
     scanners are, which saves time.
     """
 
-    training: int = 20
+    training: int = 32
     validation: int = 8
     test: int = 20
     spacing_mm: float = 4.0

@@ -46,6 +46,14 @@ def test_same_key_again_gets_the_same_certificate(server: Server) -> None:
     assert enrolment.enroll(invitation, authority, key) == enrolment.enroll(invitation, authority, key)
 
 
+def test_of_certificates_of_one_second_the_last_is_the_answer(server: Server) -> None:
+    key = enrolment.new_key()
+    for _ in range(8):
+        invitation = Invitation.decode(server.invite("in-a-hurry"))
+        authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256)
+        assert enrolment.enroll(invitation, authority, key) == enrolment.enroll(invitation, authority, key)
+
+
 def test_another_key_with_a_spent_invitation_is_refused(server: Server, tmp_path: Path) -> None:
     invitation = Invitation.decode(server.invite("stolen-invitation"))
     enrol(invitation, tmp_path / "first")
@@ -200,7 +208,8 @@ def test_patience_ends_when_no_server_is_there(site_a: TlsIdentity) -> None:
     from fedsite.errors import Unreachable
     from fedsite.wire.client import ask_federation
 
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=r"https://localhost:1: .*[Rr]efused") as error:
         ask_federation("https://localhost:1", site_a.ca, patience=0.2)
+    assert "fedsite check" in error.value.mend
     with pytest.raises(Unreachable):
         enrolment.fetch_ca("https://localhost:1", "0" * 64, patience=Patience(0.2))

@@ -85,10 +85,13 @@ def test_targets_hold_where_they_are_reached_and_only_there() -> None:
     assert all(row.holds is None for row in rows(test, chosen_of("poor"), with_targets=False))
 
 
-def test_the_lone_site_is_the_best_of_each_seed() -> None:
+def test_the_best_lone_site_is_one_site_whatever_the_seed() -> None:
     levels = dict.fromkeys(LONE, 0.5) | {("lone", "cedar", "good"): 0.7}
-    test = results(levels | {("central", "", "one"): 0.9, ("federated", "", "fine"): 0.8})
-    patients = best_lone(test, chosen_of("fine"), FOUR, [1, 2])
+    made = results(levels | {("central", "", "one"): 0.9, ("federated", "", "fine"): 0.8})
+    for training, scores in made.scores.items():
+        if training.site == "alder" and training.seed == 2:  # at its best better than cedar ever is, but not over all
+            scores.update({site: [0.75] * len(patients) for site, patients in scores.items()})
+    patients = best_lone(made, chosen_of("fine"), FOUR, [1, 2])
     assert set(patients) == {(seed, site) for seed in (1, 2) for site in FOUR}
     assert mean(patients) == pytest.approx(0.715)
 

@@ -15,7 +15,7 @@ from support.federation import make
 from fedsite.errors import CannotWrite, ConfigurationError, SourceMissing, UsageError
 from fedsite.server import enrolment, federation
 from fedsite.server.problems import Refused
-from fedsite.server.storage import Blobs, FederationRow
+from fedsite.server.storage import SCHEMA_VERSION, Blobs, FederationRow
 from fedsite.wire.enrolment import new_key, signing_request
 
 
@@ -91,8 +91,8 @@ def test_damaged_key_and_newer_schema_are_named(bench) -> None:
         federation.open_federation(bench.federation.folder)
     key.write_bytes(before)
     with bench.federation.database.writing() as session:
-        session.get(FederationRow, bench.federation.name).schema_version = 2
-    with pytest.raises(ConfigurationError, match="schema 2"):
+        session.get(FederationRow, bench.federation.name).schema_version = SCHEMA_VERSION + 1
+    with pytest.raises(ConfigurationError, match=f"schema {SCHEMA_VERSION + 1}"):
         federation.open_federation(bench.federation.folder)
 
 
