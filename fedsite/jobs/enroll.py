@@ -83,9 +83,9 @@ def _refuse_another_federation(site: Site, invitation: Invitation) -> None:
 def _get_certificate(site: Site, invitation: Invitation) -> None:
     files, network = site.files, site.config.network
     patience = Patience(network.patience_seconds)
-    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, network.proxy, patience)
+    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, network.proxy, patience, site.witness)
     key = _key(files)
-    certificates = enrolment.enroll(invitation, authority, key, network.proxy, patience)
+    certificates = enrolment.enroll(invitation, authority, key, network.proxy, patience, site.witness)
     if certificate_of(site) == certificates:
         return
     with site.state.transaction():

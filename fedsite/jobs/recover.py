@@ -14,7 +14,7 @@ from fedsite.jobs import arrivals, tasks
 from fedsite.jobs.arrivals import Proofs
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.round import FINAL
-from fedsite.jobs.site import Site, client_of, open_site, require_same_terms
+from fedsite.jobs.site import Site, client_of, facts_of, open_site, require_same_terms
 from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of, terms_of
 from fedsite.site import config as configuration
 from fedsite.site import identity, salvage
@@ -25,6 +25,7 @@ from fedsite.site.state import Record, State
 from fedsite.site.withdrawals import WITHDRAWN
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Arrival, Envelope
+from fedsite.wire.transport import Exchange
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,14 @@ def _begin_anew(config: SiteConfig) -> Recovery:
 def _make_anew(config: SiteConfig, wrong: str) -> Recovery:
     files = IdentityFiles(config.paths.state / "identity")
     if not (files.federation.is_file() and files.certificate.is_file()):
-        return _replace(config, wrong, None)
+        return _replace(config, wrong, None, [])
     pinned = identity.pinned(files)
-    with client_of(files, config, pinned.server) as client:
-        return _replace(config, wrong, Proofs(pinned, client))
+    asked: list[Exchange] = []  # the records that could hold them are still to be made
+    with client_of(files, config, pinned.server, asked.append) as client:
+        return _replace(config, wrong, Proofs(pinned, client), asked)
 
 
-def _replace(config: SiteConfig, wrong: str, proofs: Proofs | None) -> Recovery:
+def _replace(config: SiteConfig, wrong: str, proofs: Proofs | None, asked: list[Exchange]) -> Recovery:
     """Asks first and writes then. Without `proofs` (nobody is enrolled here) only the old records are heard."""
     old = salvage.read(config.paths.state)
     terms = _terms(config, old)
@@ -141,6 +143,8 @@ def _replace(config: SiteConfig, wrong: str, proofs: Proofs | None) -> Recovery:
             ledger = Ledger.create(state, terms)
             _carry_over(state, old, {one.round for one in found})
             told.extend(_charge(state, ledger, found, proofs, had))
+            for exchange in asked:
+                state.audit("request", **facts_of(exchange))
 
     kept = salvage.replace(config.paths.state, fill)
     return Recovery(tuple(told), wrong, kept, withdrawals_known=bool(old.audit), asked=proofs is not None)

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from fedsite.site.state import State
 if TYPE_CHECKING:
     from fedsite.dicom.index import Index
     from fedsite.wire.client import FederationClient
+    from fedsite.wire.transport import Exchange, Witness
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,20 @@ class Site:
 
     def client_for(self, server: str) -> "FederationClient":
         """The same while the federation is not pinned yet."""
-        return client_of(self.files, self.config, server)
+        return client_of(self.files, self.config, server, self.witness)
+
+    def witness(self, exchange: "Exchange") -> None:
+        """Writes a request to the server into the audit: every one, whether it was answered or not."""
+        self.state.audit("request", **facts_of(exchange))
 
 
-def client_of(files: IdentityFiles, config: SiteConfig, server: str) -> "FederationClient":
+def facts_of(exchange: "Exchange") -> dict[str, Any]:
+    """What the audit says of a request: body bytes each way, seconds, this clock's seconds ahead of the server's."""
+    ahead = None if exchange.ahead is None else round(exchange.ahead)
+    return {**asdict(exchange), "seconds": round(exchange.seconds, 3), "ahead": ahead}
+
+
+def client_of(files: IdentityFiles, config: SiteConfig, server: str, witness: "Witness") -> "FederationClient":
     """A client that shows the certificate of an identity, whatever the state of the records beside it."""
     from fedsite.wire.client import FederationClient
     from fedsite.wire.transport import TlsIdentity
@@ -76,7 +87,7 @@ def client_of(files: IdentityFiles, config: SiteConfig, server: str) -> "Federat
     passphrase = read_secret(files.passphrase).decode()
     tls = TlsIdentity(files.certificate, files.key, passphrase, files.authority)
     network = config.network
-    return FederationClient(server, tls, proxy=network.proxy, patience=network.patience_seconds)
+    return FederationClient(server, tls, proxy=network.proxy, patience=network.patience_seconds, witness=witness)
 
 
 @contextmanager

@@ -39,8 +39,10 @@ from fedsite.wire.transport import (
     Answer,
     Patience,
     TlsIdentity,
+    Witness,
     ask,
     clock_skew,
+    nobody,
     once,
     open_http,
     trusting,
@@ -55,7 +57,8 @@ class FederationClient:
     """A connection to the federation server as one enrolled site; a context manager.
 
     `patience` is the number of seconds without progress after which a request is given up. `proxy` overrides
-    the usual environment variables (HTTPS_PROXY, NO_PROXY).
+    the usual environment variables (HTTPS_PROXY, NO_PROXY). `witness` is shown every request, those included that
+    fail.
     """
 
     def __init__(
@@ -66,10 +69,12 @@ class FederationClient:
         proxy: str | None = None,
         patience: float = 120.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        witness: Witness = nobody,
     ) -> None:
         tls.check_dates(clock())
         self._server, self._tls, self._proxy, self._budget, self._clock = server, tls, proxy, patience, clock
-        self._http = open_http(server, tls.context(), proxy)
+        self._witness = witness
+        self._http = open_http(server, tls.context(), proxy, witness)
 
     def __enter__(self) -> "FederationClient":
         return self
@@ -174,7 +179,9 @@ class FederationClient:
 
     def _ask_openly(self, patience: float | None = None) -> tuple[FederationInfo, float | None]:
         budget = self._budget if patience is None else patience
-        return ask_federation(self._server, self._tls.ca, proxy=self._proxy, patience=budget, clock=self._clock)
+        return ask_federation(
+            self._server, self._tls.ca, proxy=self._proxy, patience=budget, clock=self._clock, witness=self._witness
+        )
 
     def _explained(self, act: Callable[[], Result]) -> Result:
         """Runs a request; tells a server that closes the line on this certificate from one that is not there."""
@@ -202,11 +209,12 @@ def ask_federation(
     proxy: str | None = None,
     patience: float = 120.0,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    witness: Witness = nobody,
 ) -> tuple[FederationInfo, float | None]:
     """`GET /v1/federation` without a certificate: the versions, and this clock's seconds ahead of the server's."""
-    with open_http(server, trusting(ca.read_bytes()), proxy) as http:
+    with open_http(server, trusting(ca.read_bytes()), proxy, witness) as http:
         answer = ask(http, "GET", "/v1/federation", Patience(patience))
-    return _read(FederationInfo, answer), clock_skew(answer, clock())
+    return _read(FederationInfo, answer), clock_skew(answer.headers, clock())
 
 
 def _read(kind: type[Message], answer: Answer) -> Message:

@@ -25,7 +25,17 @@ from pydantic import Field, ValidationError
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.wire.messages import Closed, MalformedMessage, Name, Sha256, parse
-from fedsite.wire.transport import Answer, Patience, TlsIdentity, ask, open_http, retry_after, trusting
+from fedsite.wire.transport import (
+    Answer,
+    Patience,
+    TlsIdentity,
+    Witness,
+    ask,
+    nobody,
+    open_http,
+    retry_after,
+    trusting,
+)
 
 EST = "/.well-known/est"
 PKCS10 = {"Content-Type": "application/pkcs10", "Content-Transfer-Encoding": "base64"}
@@ -150,7 +160,13 @@ def decode_certificates(content: bytes) -> list[x509.Certificate]:
         raise MalformedMessage("no certs-only PKCS#7 in base64") from None
 
 
-def fetch_ca(server: str, ca_sha256: str, proxy: str | None = None, patience: Patience | None = None) -> bytes:
+def fetch_ca(
+    server: str,
+    ca_sha256: str,
+    proxy: str | None = None,
+    patience: Patience | None = None,
+    witness: Witness = nobody,
+) -> bytes:
     """The federation's root certificate (PEM), fetched from an address that cannot be trusted yet.
 
     Only the fingerprint of the invitation makes it trusted: raises ServerBrokeProtocol when no certificate in the
@@ -159,7 +175,7 @@ def fetch_ca(server: str, ca_sha256: str, proxy: str | None = None, patience: Pa
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
-    with open_http(server, unverified, proxy) as http:
+    with open_http(server, unverified, proxy, witness) as http:
         answer = ask(http, "GET", f"{EST}/cacerts", patience or Patience())
     for certificate in _certificates(answer):
         if fingerprint(certificate) == ca_sha256:
@@ -177,13 +193,14 @@ def enroll(
     key: ec.EllipticCurvePrivateKey,
     proxy: str | None = None,
     patience: Patience | None = None,
+    witness: Witness = nobody,
 ) -> bytes:
     """Asks for the first certificate (PEM, the site's own first). Asking again with the same key gives the same one.
 
     Raises NotAuthorised when the secret is wrong, expired or spent on another key; TryAgainLater while a person's
     approval is awaited; ServerBrokeProtocol when the answer is no certificate for this key.
     """
-    with open_http(invitation.server, trusting(ca_pem), proxy) as http:
+    with open_http(invitation.server, trusting(ca_pem), proxy, witness) as http:
         answer = ask(
             http,
             "POST",
@@ -203,9 +220,10 @@ def reenroll(
     key: ec.EllipticCurvePrivateKey,
     proxy: str | None = None,
     patience: Patience | None = None,
+    witness: Witness = nobody,
 ) -> bytes:
     """Asks for the next certificate (PEM) for a new key, shown the present one. Raises as `enroll` does."""
-    with open_http(server, tls.context(), proxy) as http:
+    with open_http(server, tls.context(), proxy, witness) as http:
         answer = ask(
             http,
             "POST",

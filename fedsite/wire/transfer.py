@@ -19,7 +19,7 @@ import httpx
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, SourceMissing
 from fedsite.files import cannot_write, fsync_folder
 from fedsite.wire.messages import Envelope, MalformedMessage, parse
-from fedsite.wire.transport import Answer, Patience, ask, once, reason, refusal, retry_after
+from fedsite.wire.transport import Answer, Connection, Patience, ask, once, reason, refusal, retry_after
 
 Progress = Callable[[int, int], None]
 PART_BYTES = 16 << 20
@@ -48,7 +48,7 @@ def repr_digest(sha256: str) -> str:
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 
 
-def upload(http: httpx.Client, update: Update, patience: Patience, progress: Progress) -> Envelope:
+def upload(http: Connection, update: Update, patience: Patience, progress: Progress) -> Envelope:
     """Sends an update until the server gives its receipt. See `FederationClient.upload`."""
     try:
         file = update.path.open("rb")
@@ -68,7 +68,7 @@ def upload(http: httpx.Client, update: Update, patience: Patience, progress: Pro
                 return _receipt(answer)
 
 
-def _create(http: httpx.Client, update: Update, size: int, patience: Patience) -> Answer:
+def _create(http: Connection, update: Update, size: int, patience: Patience) -> Answer:
     headers = {
         "Repr-Digest": repr_digest(update.sha256),
         "Upload-Length": str(size),
@@ -83,7 +83,7 @@ def _create(http: httpx.Client, update: Update, size: int, patience: Patience) -
 
 
 def _send(
-    http: httpx.Client,
+    http: Connection,
     file: BinaryIO,
     location: str,
     offset: int,
@@ -154,7 +154,7 @@ def _receipt(answer: Answer) -> Envelope:
 
 
 def download(
-    http: httpx.Client, sha256: str, size: int, destination: Path, patience: Patience, progress: Progress
+    http: Connection, sha256: str, size: int, destination: Path, patience: Patience, progress: Progress
 ) -> None:
     """Fetches the model of a digest. See `FederationClient.download_model`."""
     part = destination.with_suffix(".part")
@@ -180,7 +180,7 @@ def _open_part(part: Path) -> BufferedRandom:
 
 
 def _fetch_all(
-    http: httpx.Client, sha256: str, size: int, file: BufferedRandom, patience: Patience, progress: Progress
+    http: Connection, sha256: str, size: int, file: BufferedRandom, patience: Patience, progress: Progress
 ) -> str:
     """Fetches until the file has `size` bytes, fsyncs it, and gives its SHA-256."""
     if file.seek(0, os.SEEK_END) > size:
@@ -200,12 +200,12 @@ def _fetch_all(
 
 
 def _fetch(
-    http: httpx.Client, sha256: str, size: int, file: BufferedRandom, patience: Patience, progress: Progress
+    http: Connection, sha256: str, size: int, file: BufferedRandom, patience: Patience, progress: Progress
 ) -> None:
     """One request for what is still missing, appended to the file as it comes."""
     start = file.seek(0, os.SEEK_END)
     headers = {"Range": f"bytes={start}-", "If-Range": f'"{sha256}"'} if start else {}
-    with http.stream("GET", f"/v1/models/{sha256}", headers=headers) as response:
+    with http.exchange("GET", f"/v1/models/{sha256}", headers) as response:
         if response.status_code == 200:
             start = 0
             file.truncate(0)

@@ -3,10 +3,12 @@
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 
 import httpx
 from cryptography import x509
@@ -103,6 +105,83 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """One request and what became of it, for the record: bytes are those of the bodies, `status` 0 means no answer.
+
+    `sent` counts what was handed to the network: where the line was cut, less may have arrived. `ahead` is by how many
+    seconds this machine's clock is ahead of the server's, None when the server told no time.
+    """
+
+    method: str
+    path: str
+    status: int
+    sent: int
+    received: int
+    seconds: float
+    ahead: float | None
+
+
+Witness = Callable[[Exchange], None]
+
+
+def nobody(_exchange: Exchange) -> None:
+    """The witness of those who keep no record."""
+
+
+class Connection:
+    """An HTTP client whose every request is shown to a witness, however it ends; a context manager."""
+
+    def __init__(self, http: httpx.Client, witness: Witness = nobody) -> None:
+        self._http, self._witness = http, witness
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the line; nothing can be asked afterwards."""
+        self._http.close()
+
+    @contextmanager
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        auth: tuple[str, str] | None = None,
+    ) -> Iterator[httpx.Response]:
+        """One request, one attempt. The witness hears of it once the answer has been read or given up."""
+        sent = status = received = 0
+        ahead = None
+        began = time.monotonic()
+
+        def counted(blocks: Iterable[bytes]) -> Iterator[bytes]:
+            nonlocal sent
+            for block in blocks:
+                sent += len(block)
+                yield block
+
+        if isinstance(content, bytes):
+            headers, content = {**(headers or {}), "Content-Length": str(len(content))}, [content]
+        if content is not None:
+            content = counted(content)
+        try:
+            with self._http.stream(method, path, headers=headers, content=content, auth=auth) as response:
+                status, ahead = response.status_code, clock_skew(response.headers, datetime.now(UTC))
+                try:
+                    yield response
+                finally:
+                    received = response.num_bytes_downloaded
+        finally:
+            self._witness(Exchange(method, path, status, sent, received, time.monotonic() - began, ahead))
+
+
+@dataclass(frozen=True)
 class Answer:
     """An HTTP answer read whole."""
 
@@ -119,12 +198,12 @@ def trusting(ca_pem: bytes) -> ssl.SSLContext:
     return context
 
 
-def open_http(server: str, context: ssl.SSLContext, proxy: str | None = None) -> httpx.Client:
+def open_http(server: str, context: ssl.SSLContext, proxy: str | None = None, witness: Witness = nobody) -> Connection:
     """An HTTP/1.1 client for one server; proxies by argument, else by the usual environment variables."""
     if not server.startswith("https://"):
         raise ConfigurationError(f"The server's address {server!r} does not start with https://.")
     try:
-        return httpx.Client(
+        http = httpx.Client(
             base_url=server,
             verify=context,
             proxy=proxy,
@@ -133,10 +212,11 @@ def open_http(server: str, context: ssl.SSLContext, proxy: str | None = None) ->
         )
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigurationError(f"The address of the server or of the proxy cannot be used: {error}.") from error
+    return Connection(http, witness)
 
 
 def ask(
-    http: httpx.Client,
+    http: Connection,
     method: str,
     path: str,
     patience: Patience,
@@ -160,7 +240,7 @@ def ask(
 
 
 def once(
-    http: httpx.Client,
+    http: Connection,
     method: str,
     path: str,
     headers: Mapping[str, str] | None = None,
@@ -168,7 +248,7 @@ def once(
     auth: tuple[str, str] | None = None,
 ) -> Answer:
     """One request, one attempt; the answer is read up to the size of the largest message, for a minute at most."""
-    with http.stream(method, path, headers=headers, content=content, auth=auth) as response:
+    with http.exchange(method, path, headers, content, auth) as response:
         body, end = bytearray(), time.monotonic() + LONGEST_ANSWER
         for block in response.iter_raw():
             body += block
@@ -220,10 +300,10 @@ def refusal(answer: Answer) -> FedsiteError:
     return ServerBrokeProtocol(f"The server answered {answer.status}: {text}", "Tell the coordinator.")
 
 
-def clock_skew(answer: Answer, now: datetime) -> float | None:
+def clock_skew(headers: httpx.Headers, now: datetime) -> float | None:
     """By how many seconds this machine's clock is ahead of the server's, None when the server told no time."""
     try:
-        told = datetime.strptime(answer.headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+        told = datetime.strptime(headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     except ValueError:
         return None
     return (now - told).total_seconds()

@@ -21,7 +21,7 @@ from fedsite.errors import (
 )
 from fedsite.wire import transfer, transport
 from fedsite.wire.messages import Envelope, Problem, Signature
-from fedsite.wire.transport import Patience, ask, clock_skew
+from fedsite.wire.transport import Connection, Exchange, Patience, Witness, ask, clock_skew, nobody
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -48,12 +48,12 @@ def patience(budget: float = 60.0) -> Patience:
     return Patience(budget, clock, clock.sleep)
 
 
-def serving(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
+def serving(answer: Callable[[httpx.Request], httpx.Response], witness: Witness = nobody) -> Connection:
     def unread(request: httpx.Request) -> httpx.Response:
         given = answer(request)
         return httpx.Response(given.status_code, headers=given.headers, stream=given.stream)
 
-    return httpx.Client(base_url="https://server", transport=httpx.MockTransport(unread))
+    return Connection(httpx.Client(base_url="https://server", transport=httpx.MockTransport(unread)), witness)
 
 
 def problem(status: int, kind: str, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -278,8 +278,42 @@ def test_no_place_to_write(tmp_path: Path) -> None:
 
 def test_clock_skew() -> None:
     def skew(date: str) -> float | None:
-        answer = transport.Answer(200, httpx.Headers({"Date": date}), b"")
-        return clock_skew(answer, datetime(2026, 5, 4, 3, 2, 31, tzinfo=UTC))
+        return clock_skew(httpx.Headers({"Date": date}), datetime(2026, 5, 4, 3, 2, 31, tzinfo=UTC))
 
     assert skew("Mon, 04 May 2026 03:02:01 GMT") == 30
     assert skew("yesterday") is None
+
+
+def test_a_witness_sees_every_request() -> None:
+    seen: list[Exchange] = []
+    answers = iter([httpx.Response(503), httpx.Response(200, content=b"{}", headers={"Date": "no date"})])
+    with serving(lambda _: next(answers), seen.append) as http:
+        ask(http, "POST", "/v1/participation", patience(), content=b"12345")
+    assert [(one.method, one.path, one.status, one.sent, one.received, one.ahead) for one in seen] == [
+        ("POST", "/v1/participation", 503, 5, 0, None),
+        ("POST", "/v1/participation", 200, 5, 2, None),
+    ]
+
+
+def test_a_witness_sees_what_was_sent_before_the_line_was_cut() -> None:
+    class Cut(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.SyncByteStream)
+            for number, _ in enumerate(request.stream, 1):
+                if number == 2:
+                    break
+            raise httpx.WriteError("cut", request=request)
+
+    seen: list[Exchange] = []
+    http = Connection(httpx.Client(base_url="https://server", transport=Cut()), seen.append)
+    with http, pytest.raises(httpx.WriteError), http.exchange("PATCH", PLACE, content=iter([b"123", b"45", b"6"])):
+        pass
+    assert [(one.status, one.sent, one.received) for one in seen] == [(0, 5, 0)]
+
+
+def test_the_witness_can_stop_what_it_cannot_record() -> None:
+    def full(_: Exchange) -> None:
+        raise CannotWrite("disk full")
+
+    with serving(lambda _: httpx.Response(200, content=b"{}"), full) as http, pytest.raises(CannotWrite):
+        ask(http, "GET", "/", patience())
