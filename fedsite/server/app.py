@@ -1,12 +1,9 @@
 """The HTTP face of a federation: thin routes over enrolment, participation and uploads.
 
-Everything is refused to a request without a valid site certificate, known paths and unknown ones, except what `OPEN`
-names. JSON goes through `messages.parse`, and the OpenAPI document is made from the same messages.
+`door` refuses everything to a request without a valid site certificate. JSON goes through `messages.parse`, and the
+OpenAPI document is made from the same messages.
 """
 
-import base64
-import binascii
-import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -17,16 +14,17 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 import fedsite
 from fedsite.errors import CannotWrite, TryAgainLater
 from fedsite.server import enrolment, participation, uploads
+from fedsite.server.bodies import read_body
+from fedsite.server.door import Door
+from fedsite.server.est import add_enrolment
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_space
 from fedsite.server.receiver import Receiver
 from fedsite.server.storage import ControlRow, ModelRow, UploadRow
-from fedsite.wire.enrolment import EST, MAX_REQUEST_BYTES, PKCS7_TYPE, encode_certificates
 from fedsite.wire.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSIONS,
@@ -46,37 +44,12 @@ from fedsite.wire.messages import (
     parse,
 )
 
-OPEN = frozenset({("GET", "/v1/federation"), ("GET", f"{EST}/cacerts"), ("POST", f"{EST}/simpleenroll")})
-
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Number = Annotated[int, Path(ge=1, le=1_000_000)]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 _RECEIPT: dict[int | str, dict[str, Any]] = {200: {"model": Envelope, "description": "The signed receipt"}}
-
-
-class Door:
-    """Default deny, as ASGI middleware: asks at every request who shows which certificate.
-
-    The certificate comes from the TLS layer (ASGI's TLS extension, filled in by `tls`), never from a header.
-    """
-
-    def __init__(self, app: ASGIApp, federation: Federation) -> None:
-        self._app, self._federation = app, federation
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request in with `scope["state"]["site"]`, or answers it."""
-        if scope["type"] == "http" and (scope["method"], scope["path"]) not in OPEN:
-            chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
-            certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
-            try:
-                site = await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
-            except Refused as refused:
-                await refused.response()(scope, receive, send)
-                return
-            scope.setdefault("state", {})["site"] = site
-        await self._app(scope, receive, send)
 
 
 def create_app(federation: Federation, accepted: Callable[[], None], lifespan: Lifespan | None = None) -> FastAPI:
@@ -91,7 +64,7 @@ def create_app(federation: Federation, accepted: Callable[[], None], lifespan: L
     )
     app.add_middleware(Door, federation=federation)
     _explain_errors(app)
-    _add_enrolment(app, federation)
+    add_enrolment(app, federation)
     _add_rounds(app, federation)
     _add_transfers(app, federation, Receiver(federation, accepted))
 
@@ -100,28 +73,6 @@ def create_app(federation: Federation, accepted: Callable[[], None], lifespan: L
         return app.openapi()
 
     return app
-
-
-def _add_enrolment(app: FastAPI, federation: Federation) -> None:
-    """EST (RFC 7030): certificates out, requests in."""
-
-    @app.get(f"{EST}/cacerts", response_class=Response)
-    def cacerts() -> Response:
-        """The federation's root."""
-        return _certificates([federation.authority.certificate])
-
-    @app.post(f"{EST}/simpleenroll", response_class=Response, openapi_extra=_takes_request())
-    async def simpleenroll(request: Request) -> Response:
-        """The first certificate, for HTTP Basic authentication with site and secret of an invitation."""
-        site, secret = _basic(request.headers.get("authorization", ""))
-        body = _base64(await _body(request, MAX_REQUEST_BYTES))
-        return _certificates([await run_in_threadpool(enrolment.enrol, federation, site, secret, body)])
-
-    @app.post(f"{EST}/simplereenroll", response_class=Response, openapi_extra=_takes_request())
-    async def simplereenroll(request: Request) -> Response:
-        """The next certificate, for the present one."""
-        body = _base64(await _body(request, MAX_REQUEST_BYTES))
-        return _certificates([await run_in_threadpool(enrolment.reenrol, federation, request.state.site, body)])
 
 
 def _add_rounds(app: FastAPI, federation: Federation) -> None:
@@ -225,51 +176,14 @@ def _standing(upload: UploadRow, unfinished: HTTPStatus) -> Response:
 
 async def _message(request: Request, kind: type[Message]) -> Message:
     try:
-        return parse(kind, await _body(request, MAX_MESSAGE_BYTES))
+        return parse(kind, await read_body(request, MAX_MESSAGE_BYTES))
     except MalformedMessage as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed", f"{error}.") from None
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > limit:
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"The body is above {limit} bytes.")
-    return bytes(body)
-
-
-def _basic(authorization: str) -> tuple[str, str]:
-    """Site and secret of HTTP Basic authentication (RFC 7617); empty ones, which match nothing, when it is none."""
-    scheme, _, value = authorization.partition(" ")
-    try:
-        site, _, secret = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, ValueError):
-        return "", ""
-    return (site, secret) if scheme.lower() == "basic" else ("", "")
-
-
-def _base64(body: bytes) -> bytes:
-    try:
-        return base64.b64decode(b"".join(body.split()), validate=True)
-    except binascii.Error:
-        raise Refused(HTTPStatus.BAD_REQUEST, "request-malformed", "The request is not base64.") from None
-
-
-def _certificates(certificates: list[Any]) -> Response:
-    return Response(
-        encode_certificates(certificates), media_type=PKCS7_TYPE, headers={"Content-Transfer-Encoding": "base64"}
-    )
 
 
 def _takes(kind: type[Closed]) -> dict[str, Any]:
     """A JSON body for the OpenAPI document: the routes read it themselves, strictly."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
-
-
-def _takes_request() -> dict[str, Any]:
-    schema = {"type": "string", "contentEncoding": "base64"}
-    return {"requestBody": {"required": True, "content": {"application/pkcs10": {"schema": schema}}}}
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -11,8 +11,9 @@ from support.federation import Server, enrol
 
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, UsageError
 from fedsite.server import enrolment as admissions
-from fedsite.server.app import OPEN, create_app
+from fedsite.server.app import create_app
 from fedsite.server.authority import Authority
+from fedsite.server.door import OPEN
 from fedsite.wire import enrolment
 from fedsite.wire.client import TlsIdentity
 from fedsite.wire.enrolment import EST, Invitation
