@@ -1,5 +1,6 @@
 """`fedsite server`: the coordinator's commands. Each one shares the federation's folder with the running server."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,9 @@ def init(
     name: Annotated[list[str], typer.Option(help="A host name or IP address of the server; may be repeated.")],
     url: Annotated[str, typer.Option(help="Where sites reach the server. [default: https://FIRST-NAME:8443]")] = "",
     agreement: Annotated[Path | None, typer.Option(help="The data-use agreement that sites accept (text).")] = None,
+    agreement_until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day of the agreement, in UTC.")
+    ] = None,
 ) -> None:
     """Makes a federation: certificate authority, server certificate, signing keys, database."""
     from fedsite.errors import SourceMissing
@@ -41,7 +45,8 @@ def init(
         raise SourceMissing(f"The agreement {agreement} cannot be read as text.") from error
     first = f"[{name[0]}]" if ":" in name[0] else name[0]
     address = url.rstrip("/") or f"https://{first}:8443"
-    federations.init(folder, federation, name, address, terms, utc_now())
+    end = agreement_until and agreement_until.replace(tzinfo=UTC) + timedelta(days=1)
+    federations.init(folder, federation, name, address, terms, utc_now(), end)
     made = federations.open_federation(folder)
     data = {
         "federation": federation,
@@ -89,8 +94,6 @@ def invite(
     url: Annotated[str, typer.Option(help="Where this site reaches the server, if not where init said.")] = "",
 ) -> None:
     """Prints the one line that a site's operator pastes into fedsite enroll."""
-    from datetime import timedelta
-
     from fedsite.server.enrolment import invite as make
     from fedsite.server.federation import open_federation
 

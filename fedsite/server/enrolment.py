@@ -158,6 +158,7 @@ def trust(federation: Federation, site: str) -> Trust:
         plan_threshold=1,
         agreement=federation.agreement,
         agreement_sha256=hashlib.sha256(federation.agreement.encode()).hexdigest(),
+        agreement_expires=federation.agreement_expires,
     )
 
 

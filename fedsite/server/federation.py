@@ -56,6 +56,7 @@ class Federation:
     url: str
     hosts: tuple[str, ...]
     agreement: str
+    agreement_expires: datetime | None
     authority: Authority
     plan_key: Ed25519PrivateKey
     round_key: Ed25519PrivateKey
@@ -75,20 +76,39 @@ class Federation:
         return self.folder / "keys" / "ca.pem"
 
 
-def init(folder: Path, name: str, hosts: list[str], url: str, agreement: str, now: datetime) -> None:
+def init(
+    folder: Path,
+    name: str,
+    hosts: list[str],
+    url: str,
+    agreement: str,
+    now: datetime,
+    agreement_expires: datetime | None = None,
+) -> None:
     """Makes a federation in a folder that is not there yet or empty: all of it, or nothing.
 
-    Raises UsageError when there is something in the folder already or a name cannot stand in a certificate,
-    CannotWrite when the folder cannot be made.
+    Sites take part under the agreement until `agreement_expires`. Raises UsageError when there is something in the
+    folder already, a name cannot stand in a certificate or the agreement has ended, CannotWrite when the folder cannot
+    be made.
     """
     _check_names(name, hosts, url, agreement)
+    if agreement_expires is not None and (not agreement or agreement_expires <= now):
+        raise UsageError("An end of the agreement needs an agreement, and must lie ahead.")
     existed = folder.exists()
     if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty.", "Name a new folder, or an empty one.")
     make_folder(folder, PRIVATE_FOLDER)
     try:
         folder.chmod(PRIVATE_FOLDER)
-        _fill(folder, name, hosts, url, agreement, now)
+        row = FederationRow(
+            name=name,
+            url=url,
+            hosts="\n".join(hosts),
+            agreement=agreement,
+            created=now,
+            agreement_expires=agreement_expires,
+        )
+        _fill(folder, row, hosts, now)
     except BaseException as error:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -114,11 +134,11 @@ def _check_names(name: str, hosts: list[str], url: str, agreement: str) -> None:
     Invitation(url, "any-site", new_secret(), "0" * 64).encode()
 
 
-def _fill(folder: Path, name: str, hosts: list[str], url: str, agreement: str, now: datetime) -> None:
+def _fill(folder: Path, row: FederationRow, hosts: list[str], now: datetime) -> None:
     for one in FOLDERS:
         (folder / one).mkdir(mode=PRIVATE_FOLDER)
     keys = folder / "keys"
-    authority = Authority.create(name, now)
+    authority = Authority.create(row.name, now)
     write_atomically(keys / "ca.key", unencrypted_pem(authority.key), PRIVATE_FILE)
     write_atomically(keys / "ca.pem", to_pem([authority.certificate]), PRIVATE_FILE)
     for one in SIGNING_KEYS:
@@ -132,7 +152,7 @@ def _fill(folder: Path, name: str, hosts: list[str], url: str, agreement: str, n
     database = Database(_database_url(draft))
     database.create()
     with database.writing() as session:
-        session.add(FederationRow(name=name, url=url, hosts="\n".join(hosts), agreement=agreement, created=now))
+        session.add(row)
     database.close()
     draft.rename(folder / DATABASE)
     fsync_folder(folder)
@@ -169,6 +189,7 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
         url=row.url,
         hosts=tuple(row.hosts.splitlines()),
         agreement=row.agreement,
+        agreement_expires=row.agreement_expires,
         authority=authority,
         plan_key=plan_key,
         round_key=round_key,

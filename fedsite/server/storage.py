@@ -66,6 +66,7 @@ class FederationRow(Table):
     hosts: Mapped[str]
     agreement: Mapped[str]
     created: Mapped[datetime]
+    agreement_expires: Mapped[datetime | None] = mapped_column(default=None)
     schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
 
 
@@ -158,7 +159,8 @@ class AttendanceRow(Table):
 class UploadRow(Table):
     """A site's one update for a round. `offset` counts fsynced bytes only.
 
-    `state` is `receiving`, then `accepted` (there is a receipt), `refused` (`reason` says why) or `late`.
+    `state` is `receiving`, then `accepted` (there is a receipt), `refused` (`reason` says why) or `late`. `failures`
+    counts how often all bytes came and were not those of the digest.
     """
 
     __tablename__ = "uploads"
@@ -172,6 +174,7 @@ class UploadRow(Table):
     weight: Mapped[float]
     created: Mapped[datetime]
     offset: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
     state: Mapped[str] = mapped_column(default="receiving")
     reason: Mapped[str] = mapped_column(default="")
     received: Mapped[datetime | None] = mapped_column(default=None)

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROTOCOL_VERSIONS = (1,)
 MAX_MESSAGE_BYTES = 1 << 20
@@ -128,7 +128,7 @@ class FederationInfo(Closed):
 
 
 class Trust(Closed):
-    """`GET /v1/trust`: what an enrolled site pins. The agreement's text comes with its digest."""
+    """`GET /v1/trust`: what an enrolled site pins. The agreement's text comes with its digest, and its end if any."""
 
     federation: Name
     site: Name
@@ -136,6 +136,13 @@ class Trust(Closed):
     plan_threshold: Annotated[int, Field(ge=1, le=16)]
     agreement: Annotated[str, Field(max_length=MAX_AGREEMENT)]
     agreement_sha256: Sha256
+    agreement_expires: Annotated[AwareDatetime | None, Field(exclude_if=lambda instant: instant is None)] = None
+
+    @model_validator(mode="after")
+    def _threshold_in_reach(self) -> "Trust":
+        if self.plan_threshold > len({key.ed25519 for key in self.plan_keys}):
+            raise ValueError("plan_threshold: more signatures than there are different keys")
+        return self
 
 
 class Ticket(Closed):
