@@ -10,7 +10,7 @@ from fedsite.cli.output import Output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedsite.jobs.check import Check
+    from fedsite.jobs.findings import Check
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
 

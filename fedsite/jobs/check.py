@@ -4,33 +4,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fedsite.dataset import manifest
 from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised, Unreachable
+from fedsite.jobs.findings import Check
 from fedsite.jobs.local_work import require_nobody_withdrawn
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
 from fedsite.site import identity
 from fedsite.wire.messages import PROTOCOL_VERSIONS
 
-Status = Literal["ok", "warning", "error", "skipped"]
 LOW_DISK_BYTES = 2 * 10**9
 TOLERATED_SKEW_SECONDS = 120.0
 RENEW_SOON_DAYS = 14
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check's answer. `exit_code` is that of the error that a run would meet."""
-
-    name: str
-    status: Status
-    message: str
-    mend: str = ""
-    exit_code: int = 0
 
 
 def check(config_path: Path | None, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:

@@ -7,7 +7,8 @@ import pytest
 
 from fedsite.errors import DataNotFit, NotAuthorised, RecordsDamaged
 from fedsite.jobs import check as job
-from fedsite.jobs.check import CHECKS, Check, check
+from fedsite.jobs.check import CHECKS, check
+from fedsite.jobs.findings import Check
 from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
