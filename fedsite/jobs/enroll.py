@@ -11,6 +11,7 @@ from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, Us
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs import recover
 from fedsite.jobs.lock import only_run
+from fedsite.jobs.network import proxy_for
 from fedsite.jobs.site import Site
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles, Pinned
@@ -81,11 +82,11 @@ def _refuse_another_federation(site: Site, invitation: Invitation) -> None:
 
 
 def _get_certificate(site: Site, invitation: Invitation) -> None:
-    files, network = site.files, site.config.network
-    patience = Patience(network.patience_seconds)
-    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, network.proxy, patience, site.witness)
+    files, proxy = site.files, proxy_for(site.config.network, invitation.server)
+    patience = Patience(site.config.network.patience_seconds)
+    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, proxy, patience, site.witness)
     key = _key(files)
-    certificates = enrolment.enroll(invitation, authority, key, network.proxy, patience, site.witness)
+    certificates = enrolment.enroll(invitation, authority, key, proxy, patience, site.witness)
     if certificate_of(site) == certificates:
         return
     with site.state.transaction():

@@ -131,7 +131,9 @@ personalization:          # what fedsite personalize does; its model never leave
   learning_rate: 1.0e-04  # lower than a round's
 
 network:
-  proxy: null            # http://proxy:3128; null follows HTTPS_PROXY and NO_PROXY
+  proxy: null            # http://proxy:3128, or direct; null follows HTTPS_PROXY and NO_PROXY, which cron may lack
+  proxy_login: null      # a file for this user's eyes only (chmod 600) with USER:PASSWORD
+  proxy_ca: null         # a PEM file, where proxy is https:// and the operating system does not know its authority
   patience_seconds: 120  # how long a run keeps trying while nothing moves
 
 # What this site allows. A plan asks; the stricter of plan and policy wins.

@@ -81,13 +81,14 @@ def facts_of(exchange: "Exchange") -> dict[str, Any]:
 
 def client_of(files: IdentityFiles, config: SiteConfig, server: str, witness: "Witness") -> "FederationClient":
     """A client that shows the certificate of an identity, whatever the state of the records beside it."""
+    from fedsite.jobs.network import proxy_for
     from fedsite.wire.client import FederationClient
     from fedsite.wire.transport import TlsIdentity
 
     passphrase = read_secret(files.passphrase).decode()
     tls = TlsIdentity(files.certificate, files.key, passphrase, files.authority)
-    network = config.network
-    return FederationClient(server, tls, proxy=network.proxy, patience=network.patience_seconds, witness=witness)
+    proxy, patience = proxy_for(config.network, server), config.network.patience_seconds
+    return FederationClient(server, tls, proxy=proxy, patience=patience, witness=witness)
 
 
 @contextmanager

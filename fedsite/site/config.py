@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,6 +17,8 @@ SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
 NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks")
 WEAK_PRIVACY_SENTENCE = "We know that this gives the patients no meaningful guarantee."
 NO_PRIVACY_SENTENCE = "We know that what leaves is not private."
+DIRECT = "direct"
+_PROXY = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", re.ASCII)
 # What yaml's constructors let through: a 13th month, a list as a key, !!bool 5, endless brackets.
 _UNBUILDABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
@@ -103,13 +106,42 @@ class PersonalizationSettings(Section):
     learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Lower than a round's: it only has to adapt.")
 
 
+def _proxy(text: str) -> str:
+    """Whatever is wrong, the answer does not repeat it: it may hold a password."""
+    if "@" in text:
+        raise ValueError("must hold no user and no password: they belong into the file of network.proxy_login")
+    if text != DIRECT and not _PROXY.fullmatch(text):
+        raise ValueError(f"must be http://HOST:PORT, https://HOST:PORT or {DIRECT}")
+    return text
+
+
 class NetworkSettings(Section):
     """How this machine reaches the federation."""
 
-    proxy: str | None = Field(default=None, description="Forward proxy, http://host:port; else HTTPS_PROXY, NO_PROXY.")
+    proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(
+        default=None,
+        description="Forward proxy, http://HOST:PORT, or https:// where it speaks TLS itself; direct to use none;"
+        " not set: as HTTPS_PROXY and NO_PROXY say, where they are set.",
+    )
+    proxy_login: AbsolutePath | None = Field(
+        default=None,
+        description="A file that only the user who runs fedsite may read, with USER:PASSWORD of the proxy in its line.",
+    )
+    proxy_ca: AbsolutePath | None = Field(
+        default=None,
+        description="The certificate (PEM) that vouches for an https:// proxy; not set: those of the operating system.",
+    )
     patience_seconds: float = Field(
         default=120, gt=0, le=86_400, description="How long a run keeps trying while nothing moves."
     )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "NetworkSettings":
+        if self.proxy_login and self.proxy in (None, DIRECT):
+            raise ValueError("proxy_login: it is for the proxy that network.proxy names, and none is named")
+        if self.proxy_ca and not (self.proxy or "").startswith("https://"):
+            raise ValueError("proxy_ca: it is for a proxy that speaks TLS: write https:// in network.proxy")
+        return self
 
 
 class Policy(Section):

@@ -33,9 +33,13 @@ from fedsite.wire.messages import (
     Trust,
     parse,
 )
+from fedsite.wire.route import Proxy
+from fedsite.wire.shown import OutOfDate
 from fedsite.wire.transfer import Progress, silent
 from fedsite.wire.transport import (
     ENROL_AGAIN,
+    SET_CLOCK,
+    TOLERATED_SKEW,
     Answer,
     Patience,
     TlsIdentity,
@@ -43,6 +47,7 @@ from fedsite.wire.transport import (
     ask,
     clock_skew,
     nobody,
+    off_by,
     once,
     open_http,
     trusting,
@@ -56,9 +61,8 @@ Result = TypeVar("Result")
 class FederationClient:
     """A connection to the federation server as one enrolled site; a context manager.
 
-    `patience` is the number of seconds without progress after which a request is given up. `proxy` overrides
-    the usual environment variables (HTTPS_PROXY, NO_PROXY). `witness` is shown every request, those included that
-    fail.
+    `patience` is the number of seconds without progress after which a request is given up; at 0 there is one attempt.
+    `witness` is shown every request, those included that fail.
     """
 
     def __init__(
@@ -66,14 +70,17 @@ class FederationClient:
         server: str,
         tls: TlsIdentity,
         *,
-        proxy: str | None = None,
+        proxy: Proxy | None = None,
         patience: float = 120.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         witness: Witness = nobody,
     ) -> None:
-        tls.check_dates(clock())
         self._server, self._tls, self._proxy, self._budget, self._clock = server, tls, proxy, patience, clock
         self._witness = witness
+        try:
+            tls.check_dates(clock())
+        except NotAuthorised as error:
+            raise _or_clock(error, self._skew_if_told()) from error
         self._http = open_http(server, tls.context(), proxy, witness)
 
     def __enter__(self) -> "FederationClient":
@@ -183,10 +190,20 @@ class FederationClient:
             self._server, self._tls.ca, proxy=self._proxy, patience=budget, clock=self._clock, witness=self._witness
         )
 
+    def _skew_if_told(self) -> float | None:
+        try:
+            return self._ask_openly(patience=0.0)[1]
+        except (FedsiteError, OSError):
+            return None
+
     def _explained(self, act: Callable[[], Result]) -> Result:
-        """Runs a request; tells a server that closes the line on this certificate from one that is not there."""
+        """Runs a request; tells a wrong clock, and a server that closes the line on this certificate, from one that is
+        not there.
+        """
         try:
             return act()
+        except OutOfDate as error:
+            raise _or_clock(error, self._skew_if_told()) from error
         except Unreachable as error:
             skew = None
             try:
@@ -195,24 +212,33 @@ class FederationClient:
             except FedsiteError:
                 raise error from None
             except httpx.TransportError:
-                ahead = f" This machine's clock is {skew:+.0f} s off the server's." if skew and abs(skew) > 60 else ""
-                raise NotAuthorised(
-                    f"The server answers, but not once this site shows its certificate.{ahead}", ENROL_AGAIN
-                ) from error
+                shut = NotAuthorised("The server answers, but not once this site shows its certificate.", ENROL_AGAIN)
+                raise _or_clock(shut, skew) from error
             raise
+
+
+def _or_clock(error: FedsiteError, skew: float | None) -> FedsiteError:
+    """An error that a wrong clock explains, with the clock named; another one as it is."""
+    if skew is None or abs(skew) <= TOLERATED_SKEW:
+        return error
+    return NotAuthorised(f"{error.message} {off_by(skew)}", SET_CLOCK)
 
 
 def ask_federation(
     server: str,
     ca: Path,
     *,
-    proxy: str | None = None,
+    proxy: Proxy | None = None,
     patience: float = 120.0,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     witness: Witness = nobody,
 ) -> tuple[FederationInfo, float | None]:
-    """`GET /v1/federation` without a certificate: the versions, and this clock's seconds ahead of the server's."""
-    with open_http(server, trusting(ca.read_bytes()), proxy, witness) as http:
+    """`GET /v1/federation` without a certificate: the versions, and this clock's seconds ahead of the server's.
+
+    The server shows that it is the federation's; whether its certificate is valid now is not asked, lest a wrong clock
+    could not be found out.
+    """
+    with open_http(server, trusting(ca.read_bytes(), at_any_time=True), proxy, witness) as http:
         answer = ask(http, "GET", "/v1/federation", Patience(patience))
     return _read(FederationInfo, answer), clock_skew(answer.headers, clock())
 

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.wire.messages import Closed, MalformedMessage, Name, Sha256, parse
+from fedsite.wire.route import Proxy
 from fedsite.wire.transport import (
     Answer,
     Patience,
@@ -163,7 +164,7 @@ def decode_certificates(content: bytes) -> list[x509.Certificate]:
 def fetch_ca(
     server: str,
     ca_sha256: str,
-    proxy: str | None = None,
+    proxy: Proxy | None = None,
     patience: Patience | None = None,
     witness: Witness = nobody,
 ) -> bytes:
@@ -191,7 +192,7 @@ def enroll(
     invitation: Invitation,
     ca_pem: bytes,
     key: ec.EllipticCurvePrivateKey,
-    proxy: str | None = None,
+    proxy: Proxy | None = None,
     patience: Patience | None = None,
     witness: Witness = nobody,
 ) -> bytes:
@@ -218,7 +219,7 @@ def reenroll(
     tls: TlsIdentity,
     site: str,
     key: ec.EllipticCurvePrivateKey,
-    proxy: str | None = None,
+    proxy: Proxy | None = None,
     patience: Patience | None = None,
     witness: Witness = nobody,
 ) -> bytes:

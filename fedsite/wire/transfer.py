@@ -18,8 +18,9 @@ import httpx
 
 from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, SourceMissing
 from fedsite.files import cannot_write, fsync_folder
+from fedsite.wire.diagnosis import Trouble, reason
 from fedsite.wire.messages import Envelope, MalformedMessage, parse
-from fedsite.wire.transport import Answer, Connection, Patience, ask, once, reason, refusal, retry_after
+from fedsite.wire.transport import Answer, Connection, Patience, ask, once, refusal, refused_for_now, retry_after
 
 Progress = Callable[[int, int], None]
 PART_BYTES = 16 << 20
@@ -107,8 +108,8 @@ def _send(
             return Answer(0, httpx.Headers(), b"")
         if answer.status == 200:
             return answer
-        if answer.status >= 500:
-            patience.pause(f"the server answered {answer.status}", retry_after(answer))
+        if answer.status >= 500 or answer.status == 429:
+            patience.pause(refused_for_now(answer), retry_after(answer))
             return answer
         if answer.status not in (204, 409) or "Upload-Offset" not in answer.headers:
             raise refusal(answer)
@@ -116,7 +117,7 @@ def _send(
         if reached > offset:
             patience.progress()
         else:
-            patience.pause("the server takes no bytes")
+            patience.pause(Trouble("the server takes no bytes"))
         offset = reached
 
 
@@ -192,7 +193,7 @@ def _fetch_all(
             patience.pause(reason(error))
         else:
             if file.seek(0, os.SEEK_END) == reached:
-                patience.pause("the server sends no bytes")
+                patience.pause(Trouble("the server sends no bytes"))
     file.flush()
     os.fsync(file.fileno())
     file.seek(0)
@@ -222,7 +223,7 @@ def _fetch(
             file.write(block)
             if done // BLOCK_BYTES != (done - len(block)) // BLOCK_BYTES:
                 patience.progress()  # by whole blocks, lest a server that drips bytes holds us for ever
-            patience.check("the model comes too slowly")
+            patience.check(Trouble("the model comes too slowly"))
             progress(done, size)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -24,11 +24,18 @@ from fedsite.errors import (
     Unreachable,
     UpdateRefused,
 )
+from fedsite.wire.diagnosis import Trouble, reason
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, MalformedMessage, Problem, parse
+from fedsite.wire.route import Journey, Proxy, usable
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 LONGEST_ANSWER = 60.0
+TOLERATED_SKEW = 120.0
+"""Seconds that this machine's clock and the server's may differ by."""
+
+X509_V_FLAG_NO_CHECK_TIME = 0x200000  # OpenSSL's; ssl.VerifyFlags does not name it
 ENROL_AGAIN = "Ask the coordinator for a new invitation, then run fedsite enroll."
+SET_CLOCK = "Set this machine's clock, best by NTP; then run the command again."
 KEPT = "What was reached so far is kept; run the command again, or fedsite check to see what is in the way."
 
 
@@ -88,18 +95,23 @@ class Patience:
         """Something was reached: the budget starts anew."""
         self._failures, self._since = 0, self._clock()
 
-    def check(self, reason: str) -> None:
+    def check(self, trouble: Trouble) -> None:
         """Raises Unreachable once the budget is spent."""
-        if self._clock() - self._since >= self._budget:
-            raise Unreachable(f"No progress for {self._budget:.0f} seconds: {reason}.", KEPT)
+        if self._clock() - self._since < self._budget:
+            return
+        if self._budget == 0:  # one attempt was wanted
+            raise Unreachable(f"{trouble.what[0].upper()}{trouble.what[1:]}.", trouble.mend or KEPT)
+        raise Unreachable(
+            f"No progress for {self._budget:.0f} seconds: {trouble.what}.", f"{trouble.mend} {KEPT}".strip()
+        )
 
-    def pause(self, reason: str, at_least: float = 0.0) -> None:
+    def pause(self, trouble: Trouble, at_least: float = 0.0) -> None:
         """Waits before the next attempt; raises Unreachable when it could not come within the budget."""
-        self.check(reason)
+        self.check(trouble)
         delay = at_least + secrets.SystemRandom().uniform(0, min(15.0, 0.25 * 2 ** min(self._failures, 10)))
         left = self._since + self._budget - self._clock()
         if at_least > left:
-            raise TryAgainLater(f"The federation server asks to wait {at_least:.0f} seconds: {reason}.", KEPT)
+            raise TryAgainLater(f"The federation server asks to wait {at_least:.0f} seconds: {trouble.what}.", KEPT)
         self._failures += 1
         self._sleep(min(delay, left))
 
@@ -131,8 +143,8 @@ def nobody(_exchange: Exchange) -> None:
 class Connection:
     """An HTTP client whose every request is shown to a witness, however it ends; a context manager."""
 
-    def __init__(self, http: httpx.Client, witness: Witness = nobody) -> None:
-        self._http, self._witness = http, witness
+    def __init__(self, http: httpx.Client, witness: Witness = nobody, proxy: Proxy | None = None) -> None:
+        self._http, self._witness, self._proxy = http, witness, proxy
 
     def __enter__(self) -> "Connection":
         return self
@@ -171,7 +183,10 @@ class Connection:
         if content is not None:
             content = counted(content)
         try:
-            with self._http.stream(method, path, headers=headers, content=content, auth=auth) as response:
+            journey = Journey(self._http.base_url, self._proxy)
+            with self._http.stream(
+                method, path, headers=headers, content=content, auth=auth, extensions={"trace": journey}
+            ) as response:
                 status, ahead = response.status_code, clock_skew(response.headers, datetime.now(UTC))
                 try:
                     yield response
@@ -190,29 +205,34 @@ class Answer:
     body: bytes
 
 
-def trusting(ca_pem: bytes) -> ssl.SSLContext:
-    """A TLS context that trusts one CA and nothing else (TLS 1.2 or later, the server's name checked)."""
+def trusting(ca_pem: bytes, *, at_any_time: bool = False) -> ssl.SSLContext:
+    """A TLS context that trusts one CA and nothing else (TLS 1.2 or later, the server's name checked).
+
+    `at_any_time` leaves out the certificates' dates: to ask a server for the time, and for nothing else.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    if at_any_time:
+        context.verify_flags |= X509_V_FLAG_NO_CHECK_TIME
     return context
 
 
-def open_http(server: str, context: ssl.SSLContext, proxy: str | None = None, witness: Witness = nobody) -> Connection:
-    """An HTTP/1.1 client for one server; proxies by argument, else by the usual environment variables."""
+def open_http(
+    server: str, context: ssl.SSLContext, proxy: Proxy | None = None, witness: Witness = nobody
+) -> Connection:
+    """An HTTP/1.1 client for one server. No variable of the environment has a say: `proxy` is the way, or none."""
     if not server.startswith("https://"):
         raise ConfigurationError(f"The server's address {server!r} does not start with https://.")
-    try:
-        http = httpx.Client(
-            base_url=server,
-            verify=context,
-            proxy=proxy,
-            timeout=TIMEOUT,
-            headers={"User-Agent": f"fedsite/{fedsite.__version__}", "Accept-Encoding": "identity"},
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"The address of the server or of the proxy cannot be used: {error}.") from error
-    return Connection(http, witness)
+    http = httpx.Client(
+        base_url=usable(server),
+        verify=context,
+        proxy=proxy.for_httpx() if proxy else None,
+        trust_env=False,
+        timeout=TIMEOUT,
+        headers={"User-Agent": f"fedsite/{fedsite.__version__}", "Accept-Encoding": "identity"},
+    )
+    return Connection(http, witness, proxy)
 
 
 def ask(
@@ -236,7 +256,7 @@ def ask(
             return answer
         if answer.status < 500 and answer.status != 429:
             raise refusal(answer)
-        patience.pause(f"the server answered {answer.status}", retry_after(answer))
+        patience.pause(refused_for_now(answer), retry_after(answer))
 
 
 def once(
@@ -261,18 +281,9 @@ def once(
         return Answer(response.status_code, response.headers, bytes(body))
 
 
-def reason(error: httpx.TransportError) -> str:
-    """Where a connection failed, and why, in one line. Raises ServerBrokeProtocol where trying again cannot help."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise ServerBrokeProtocol(
-                f"The server's certificate is not this federation's: {cause.verify_message}.",
-                "A proxy that inspects TLS, or another server, answers at this address: ask the network's operators.",
-            ) from error
-        cause = cause.__cause__ or cause.__context__
-    server = error.request.url
-    return f"{server.scheme}://{server.netloc.decode()}: {str(error).strip() or type(error).__name__}"
+def refused_for_now(answer: Answer) -> Trouble:
+    """What a 5xx or 429 means to a site."""
+    return Trouble(f"the server answered {answer.status}", "The server's log tells its coordinator why.")
 
 
 def retry_after(answer: Answer) -> float:
@@ -307,6 +318,12 @@ def clock_skew(headers: httpx.Headers, now: datetime) -> float | None:
     except ValueError:
         return None
     return (now - told).total_seconds()
+
+
+def off_by(skew: float) -> str:
+    """A clock's error in words; `skew` in seconds, above 0 where it is ahead."""
+    size = timedelta(seconds=round(abs(skew)))
+    return f"This machine's clock is {size} {'ahead of' if skew > 0 else 'behind'} the server's."
 
 
 def _problem(answer: Answer) -> Problem:

@@ -191,7 +191,7 @@ _optional_positive = st.none() | st.floats(min_value=1e-6, max_value=1e6)
     limit=_optional_positive,
     noise=st.floats(min_value=0, max_value=1e6),
     spacing=st.none() | st.tuples(*[st.floats(min_value=0.2, max_value=10)] * 3),
-    proxy=st.none() | st.text(max_size=20),
+    proxy=st.sampled_from([None, "direct", "http://proxy:3128", "https://[2001:db8::1]:3129/"]),
 )
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory,
