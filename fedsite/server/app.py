@@ -22,11 +22,11 @@ from fedsite.server.bodies import read_body
 from fedsite.server.door import Door
 from fedsite.server.est import add_enrolment
 from fedsite.server.federation import Federation
+from fedsite.server.limits import DEFAULT_LIMITS, Limits
 from fedsite.server.problems import Refused, no_space
 from fedsite.server.receiver import Receiver
 from fedsite.server.storage import ControlRow, ModelRow, UploadRow
 from fedsite.wire.messages import (
-    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSIONS,
     Arrivals,
     Closed,
@@ -49,10 +49,17 @@ Number = Annotated[int, Path(ge=1, le=1_000_000)]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
+MAX_QUESTION_BYTES = 16 << 10
+
 _RECEIPT: dict[int | str, dict[str, Any]] = {200: {"model": Envelope, "description": "The signed receipt"}}
 
 
-def create_app(federation: Federation, accepted: Callable[[], None], lifespan: Lifespan | None = None) -> FastAPI:
+def create_app(
+    federation: Federation,
+    accepted: Callable[[], None],
+    lifespan: Lifespan | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> FastAPI:
     """The application for one federation; `accepted` is called when an update has its receipt."""
     app = FastAPI(
         title="fedsite",
@@ -62,7 +69,7 @@ def create_app(federation: Federation, accepted: Callable[[], None], lifespan: L
         lifespan=lifespan,
         responses={"4XX": {"model": Problem, "description": "Refused"}},
     )
-    app.add_middleware(Door, federation=federation)
+    app.add_middleware(Door, federation=federation, limits=limits)
     _explain_errors(app)
     add_enrolment(app, federation)
     _add_rounds(app, federation)
@@ -176,7 +183,7 @@ def _standing(upload: UploadRow, unfinished: HTTPStatus) -> Response:
 
 async def _message(request: Request, kind: type[Message]) -> Message:
     try:
-        return parse(kind, await read_body(request, MAX_MESSAGE_BYTES))
+        return parse(kind, await read_body(request, MAX_QUESTION_BYTES))
     except MalformedMessage as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed", f"{error}.") from None
 

@@ -1,39 +1,70 @@
 """Default deny: everything is refused to a request without a valid site certificate, except what `OPEN` names.
 
-Known paths and unknown ones alike.
+Known paths and unknown ones alike; and to a client that asks for more than its share.
 """
 
 import ssl
+from http import HTTPStatus
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fedsite.server import enrolment
 from fedsite.server.federation import Federation
+from fedsite.server.limits import Limits, Meter, hurried
 from fedsite.server.problems import Refused
 from fedsite.wire.enrolment import EST
 
 OPEN = frozenset({("GET", "/v1/federation"), ("GET", f"{EST}/cacerts"), ("POST", f"{EST}/simpleenroll")})
+REENROL = f"{EST}/simplereenroll"
 
 
 class Door:
     """Default deny, as ASGI middleware: asks at every request who shows which certificate.
 
-    The certificate comes from the TLS layer (ASGI's TLS extension, filled in by `tls`), never from a header.
+    The certificate comes from the TLS layer (ASGI's TLS extension, filled in by `tls`), never from a header. Who shows
+    none, where none is needed, is counted by its address, a site by its name.
     """
 
-    def __init__(self, app: ASGIApp, federation: Federation) -> None:
+    def __init__(self, app: ASGIApp, federation: Federation, limits: Limits) -> None:
         self._app, self._federation = app, federation
+        self._requests, self._certificates = Meter(limits.requests), Meter(limits.certificates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request in with `scope["state"]["site"]`, or answers it."""
-        if scope["type"] == "http" and (scope["method"], scope["path"]) not in OPEN:
-            chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
-            certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
-            try:
-                site = await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
-            except Refused as refused:
-                await refused.response()(scope, receive, send)
-                return
-            scope.setdefault("state", {})["site"] = site
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        meter = self._certificates if scope["path"] == REENROL else self._requests
+        try:
+            client = await self._client(scope)
+            wait = meter.enter(client)
+            if wait:
+                raise _too_many(wait)
+        except Refused as refused:
+            await refused.response()(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, hurried(send))
+        finally:
+            meter.leave(client)
+
+    async def _client(self, scope: Scope) -> str:
+        """Who asks, by the name under which it is counted; refuses as `enrolment.authenticate` does."""
+        if (scope["method"], scope["path"]) in OPEN:
+            host, _ = scope.get("client") or ("unknown", 0)
+            return f"address {host}"
+        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
+        certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
+        site = await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
+        scope.setdefault("state", {})["site"] = site
+        return f"site {site}"
+
+
+def _too_many(wait: int) -> Refused:
+    return Refused(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too-many-requests",
+        f"This is more than one client may ask. Ask again in {wait} s.",
+        {"Retry-After": str(wait)},
+    )

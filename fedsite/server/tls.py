@@ -12,6 +12,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fedsite.server.limits import BoundedHeadH11, BoundedHeadHttpTools
+
 
 def server_context(certificate: Path, ca: Path) -> ssl.SSLContext:
     """TLS 1.2 or later. Client certificates are asked for; one that our root has not issued ends the handshake.
@@ -37,7 +39,7 @@ class PeerCertificate(asyncio.Protocol):
         self.app = with_peer(self.app, transport)
 
 
-class H11WithPeer(PeerCertificate, H11Protocol):
+class H11WithPeer(PeerCertificate, BoundedHeadH11, H11Protocol):
     """uvicorn's protocol in pure Python, with the peer's certificate."""
 
 
@@ -48,7 +50,7 @@ def protocol() -> type[asyncio.Protocol]:
     except ImportError:
         return H11WithPeer
 
-    class HttpToolsWithPeer(PeerCertificate, HttpToolsProtocol):
+    class HttpToolsWithPeer(PeerCertificate, BoundedHeadHttpTools, HttpToolsProtocol):
         """The fast one."""
 
     return HttpToolsWithPeer

@@ -33,6 +33,10 @@ from fedsite.wire.signing import RECEIPT, sign
 
 SYNC_BYTES = 8 << 20
 MAX_PART_BYTES = 64 << 20
+MAX_FAILURES = 3
+"""How often a site may send an update's bytes wrongly: what it can make the server take in a round has an end."""
+REFUSED_KEPT = 3
+"""Refused updates of a site that stay for a person to look at, the newest."""
 
 log = logging.getLogger("fedsite.server")
 
@@ -157,13 +161,16 @@ class Part:
 
 
 def conclude(federation: Federation, site: str, upload_id: str) -> UploadRow:
-    """Admits a complete upload and gives its receipt; refuses as `announce` does, 400 when the digest is another."""
+    """Admits a complete upload and gives its receipt; refuses as `announce` does, 400 when the digest is another.
+
+    Once it was another too often, the update is refused for good.
+    """
     upload = find(federation, site, upload_id)
     if upload.state == "accepted":
         return upload
     path = _incoming(federation, upload.id)
     if sha256_of(path) != upload.sha256:
-        _start_again(federation, upload, path)
+        _usable(_start_again(federation, upload, path))
         raise Refused(HTTPStatus.BAD_REQUEST, "digest-wrong", "The bytes are not those of the announced digest.")
     with federation.database.reading() as session:
         row = session.scalars(select(RoundRow).where(RoundRow.number == upload.round)).one()
@@ -231,14 +238,22 @@ def _keep_apart(federation: Federation, upload: UploadRow, path: Path, reason: s
     with federation.database.writing() as session:
         row = session.scalars(select(UploadRow).where(UploadRow.id == upload.id)).one()
         row.state, row.reason = "refused", reason
+        refused = select(UploadRow.id).where(UploadRow.site == upload.site, UploadRow.state == "refused")
+        old = session.scalars(refused.order_by(UploadRow.round.desc()).offset(REFUSED_KEPT)).all()
+    for name in old:
+        (apart.parent / name).unlink(missing_ok=True)
     log.warning("round %d: the update of %s was refused: %s", upload.round, upload.site, reason)
     return row
 
 
-def _start_again(federation: Federation, upload: UploadRow, path: Path) -> None:
+def _start_again(federation: Federation, upload: UploadRow, path: Path) -> UploadRow:
     with federation.database.writing() as session:
-        session.scalars(select(UploadRow).where(UploadRow.id == upload.id)).one().offset = 0
+        row = session.scalars(select(UploadRow).where(UploadRow.id == upload.id)).one()
+        row.offset, row.failures = 0, row.failures + 1
+        if row.failures >= MAX_FAILURES:
+            row.state, row.reason = "refused", f"{MAX_FAILURES} times its bytes were not those of its digest"
     path.unlink()
+    return row
 
 
 def _usable(upload: UploadRow) -> UploadRow:

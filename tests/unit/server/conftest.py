@@ -1,16 +1,22 @@
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import draft, make, model_file, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server import rounds, uploads
+from fedsite.server import enrolment, rounds, uploads
+from fedsite.server.app import create_app
 from fedsite.server.federation import Federation
+from fedsite.server.limits import DEFAULT_LIMITS, Limits
 from fedsite.server.storage import UploadRow
+from fedsite.wire.enrolment import new_key, signing_request
 from fedsite.wire.messages import utc_now
 
 
@@ -68,3 +74,22 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     federation = make(tmp_path / "federation", clock)
     yield Bench(federation, clock, tmp_path)
     federation.database.close()
+
+
+@pytest.fixture
+def site_app(bench: Bench) -> Callable[..., Any]:
+    """The application as the enrolled site-a meets it, past TLS."""
+    invitation = enrolment.invite(bench.federation, "site-a", timedelta(hours=1), bench.federation.url)
+    request = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)
+    der = enrolment.enrol(bench.federation, "site-a", invitation.secret, request).public_bytes(Encoding.DER)
+
+    def made(limits: Limits = DEFAULT_LIMITS) -> Any:
+        app = create_app(bench.federation, lambda: None, limits=limits)
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:
+            scope.setdefault("extensions", {})["tls"] = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)]}
+            await app(scope, receive, send)
+
+        return with_peer
+
+    return made
