@@ -83,7 +83,7 @@ def test_errors_are_problems(ask, method: str, path: str, status: int) -> None:
         (b'{"protocol":1,"ledger_sequence":0,"more":0}', 400),
         (b'{"protocol":1,"ledger_sequence":NaN}', 400),
         (b'{"protocol":"1","ledger_sequence":0}', 400),
-        (b"[" * 100_000, 400),
+        (b"[" * 10_000, 400),
         (b" " * (MAX_MESSAGE_BYTES + 1), 413),
         (b'{"protocol":1,"ledger_sequence":0}', 200),
     ],
