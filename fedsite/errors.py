@@ -8,6 +8,7 @@
      +- CannotWrite           73   no permission, disk full; progress is kept
      +- RecordsDamaged        74   this site's own records are damaged, rolled back or unknown to it
      +- TryAgainLater         75   a lock is held, a window is closed, an approval is awaited
+     |   +- OutsideHours      75   the site's hours are over, or have not begun; progress is kept
      |   +- WorkersLost       75   one of several training processes ended before its time; progress is kept
      +- ServerBrokeProtocol   76   the server sent something that it must not send
      |   +- UpdateRefused     76   the server did not admit this site's update
@@ -87,6 +88,12 @@ class TryAgainLater(FedsiteError):
 
     code = "try-again-later"
     exit_code = 75
+
+
+class OutsideHours(TryAgainLater):
+    """The site's policy lets it take part at other hours. What was reached so far is kept."""
+
+    code = "outside-hours"
 
 
 class WorkersLost(TryAgainLater):

@@ -21,7 +21,7 @@ from support.federation import Server, plan_file, running
 from support.site import Site
 
 from fedsite.dataset import manifest
-from fedsite.site.config import NO_PRIVACY_SENTENCE
+from fedsite.site.policy import NO_PRIVACY_SENTENCE
 
 CASE = Path("labels_isles22") / "strokecase0009"
 CHANNELS = ["dwi"]

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsite.files import write_atomically
-from fedsite.site.config import WEAK_PRIVACY_SENTENCE
+from fedsite.site.policy import WEAK_PRIVACY_SENTENCE
 
 SITES = 3
 PATIENTS = 16

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedsite.cli import (
+    approve,
     audit,
     check,
     config,
@@ -111,6 +112,7 @@ app.command("inspect")(inspect.inspect)
 app.command("prepare-data")(prepare_data.prepare_data)
 app.add_typer(data.app, name="data")
 app.command("train-round")(train_round.train_round)
+app.command("approve")(approve.approve)
 app.command("status")(status.status)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(audit.app, name="audit")

@@ -51,6 +51,13 @@ def sampling_rate(plan: PlanDraft, terms: Terms) -> float:
     return rate
 
 
+def epochs(plan: PlanDraft, terms: Terms) -> float:
+    """How often a round's training goes through as many patients as this site typed: no count of patients is told."""
+    local = plan.local
+    seen = plan.privacy.batch_patients if isinstance(plan.privacy, DpSgd) else local.batch_size * local.accumulation
+    return local.steps * seen / terms.nominal_patients
+
+
 def release_for(plan: PlanDraft, terms: Terms) -> Release | None:
     """What one round under the plan is to the accountant; None without noise. Raises as `sampling_rate` does."""
     asked, rate = plan.privacy, sampling_rate(plan, terms)

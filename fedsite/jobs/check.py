@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsite.dataset import manifest
 from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised, Unreachable
+from fedsite.jobs import check_policy
 from fedsite.jobs.findings import Check
 from fedsite.jobs.local_work import require_nobody_withdrawn
 from fedsite.jobs.lock import only_run
@@ -62,13 +63,6 @@ def _certificate(site: Site) -> Check:
     if days < RENEW_SOON_DAYS:
         return Check("certificate", "warning", f"The certificate ends in {days:.0f} days.", "Tell the coordinator.")
     return Check("certificate", "ok", f"The certificate is good for {days:.0f} days.")
-
-
-def _agreement(site: Site) -> Check:
-    from fedsite.jobs.participate import require_agreement
-
-    require_agreement(site.pinned)
-    return Check("agreement", "ok", "The data-use agreement is accepted, or there is none.")
 
 
 def _key(site: Site) -> Check:
@@ -146,7 +140,9 @@ CHECKS: dict[str, Callable[[Site], Check]] = {
     "disk": _disk,
     "data": _data,
     "certificate": _certificate,
-    "agreement": _agreement,
+    "agreement": check_policy.agreement,
+    "hours": check_policy.open_hours,
+    "plans": check_policy.plans,
     "key": _key,
     "server": _server,
     "clock": _clock,

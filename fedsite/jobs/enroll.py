@@ -58,7 +58,9 @@ def accept_agreement(site: Site, person: str) -> Pinned:
     """Records who accepted the data-use agreement, when, and its digest."""
     pinned = replace(site.pinned, agreement_accepted_by=person, agreement_accepted_at=utc_now().isoformat())
     with site.state.transaction():
-        site.state.audit("agreement accepted", by=person, sha256=pinned.agreement_sha256)
+        site.state.audit(
+            "agreement accepted", by=person, sha256=pinned.agreement_sha256, expires=pinned.agreement_expires
+        )
         identity.pin(site.files, pinned)
     return pinned
 
@@ -116,7 +118,15 @@ def _pin(site: Site, invitation: Invitation, trust: Trust) -> Pinned:
     if trust.site != invitation.site:
         raise ServerBrokeProtocol(f"The server calls this site {trust.site}, the invitation {invitation.site}.")
     keys = tuple(key.ed25519 for key in trust.plan_keys)
-    new = Pinned(invitation.server, trust.site, trust.federation, keys, trust.plan_threshold, trust.agreement_sha256)
+    new = Pinned(
+        server=invitation.server,
+        site=trust.site,
+        federation=trust.federation,
+        plan_keys=keys,
+        plan_threshold=trust.plan_threshold,
+        agreement_sha256=trust.agreement_sha256,
+        agreement_expires=trust.agreement_expires.isoformat() if trust.agreement_expires else "",
+    )
     if site.files.federation.is_file():
         old = site.pinned
         if (old.federation, old.plan_keys, old.plan_threshold) != (new.federation, new.plan_keys, new.plan_threshold):
@@ -124,7 +134,7 @@ def _pin(site: Site, invitation: Invitation, trust: Trust) -> Pinned:
                 "The federation shows other signing keys than those that this site pinned.",
                 "Ask the coordinator by telephone before anything else; this site keeps the old ones.",
             )
-        if old.agreement_sha256 == new.agreement_sha256:
+        if (old.agreement_sha256, old.agreement_expires) == (new.agreement_sha256, new.agreement_expires):
             return old
     with site.state.transaction():
         site.state.audit("federation pinned", federation=new.federation, plan_keys=list(keys))

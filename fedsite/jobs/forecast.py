@@ -17,7 +17,7 @@ from fedsite.privacy import accountant
 from fedsite.privacy.accountant import Mechanism
 from fedsite.privacy.ledger import Charge, Spent, Terms, spent_after
 from fedsite.privacy.statement import MEANINGFUL, guarantee
-from fedsite.site.config import WEAK_PRIVACY_SENTENCE, Policy
+from fedsite.site.policy import WEAK_PRIVACY_SENTENCE, Policy
 from fedsite.site.state import Record
 from fedsite.wire.messages import Envelope
 

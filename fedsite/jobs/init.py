@@ -13,6 +13,7 @@ from fedsite.site import config as configuration
 from fedsite.site import identity
 from fedsite.site.config import SiteConfig
 from fedsite.site.identity import IdentityFiles
+from fedsite.site.policy import NO_PRIVACY_SENTENCE, WEAK_PRIVACY_SENTENCE
 from fedsite.site.state import State
 
 
@@ -87,8 +88,8 @@ def site_yaml(answers: Answers) -> str:
         "epsilon": _number(answers.epsilon),
         "delta": _number(answers.delta),
         "nominal_patients": str(answers.nominal_patients),
-        "weak": configuration.WEAK_PRIVACY_SENTENCE,
-        "none": configuration.NO_PRIVACY_SENTENCE,
+        "weak": WEAK_PRIVACY_SENTENCE,
+        "none": NO_PRIVACY_SENTENCE,
     }
     return _TEMPLATE.format(**values)
 
@@ -138,14 +139,23 @@ network:
 
 # What this site allows. A plan asks; the stricter of plan and policy wins.
 policy:
+  federations: null                 # such as [strokes]; null: the one that this site is enrolled in
   tasks: {tasks}
   algorithms: [fedavg]
+  approve_plans: false              # true: fedsite approve PLAN, by a person, before a new plan's first round
+  agreement_until: null             # the last day of taking part, such as 2027-12-31
+  hours: []                         # such as [20:00-06:00]: train-round asks, trains and sends then alone
+  days: []                          # such as [sat, sun]; a new one begins at midnight
+  time_zone: null                   # of hours and days, such as Europe/Zurich; null: this machine's
   maximum_steps: 1000               # optimiser steps in one round
+  maximum_epochs: null              # passes over as many patients as nominal_patients says
   maximum_gpu_minutes: null   # of one round's training; several GPUs add up
   maximum_download_megabytes: 1024
+  maximum_upload_megabytes: 1024
   minimum_noise_multiplier: 0       # sigma; a plan with less noise is refused
   maximum_epsilon_per_round: null
   maximum_epsilon: null             # tightens the budget below; it can never widen it
+  metrics: []                       # none, such as Dice, can leave
   require_deidentified_input: false # true leaves out DICOM images whose headers hold direct identifiers
   # Two sentences that a site writes here only if it means them:
   weak_privacy: ""                  # {weak}

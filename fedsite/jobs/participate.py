@@ -16,16 +16,18 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
-from fedsite.jobs import charging, egress, evaluations, pages, rehearsal
+from fedsite.jobs import approve, charging, egress, evaluations, pages, rehearsal
 from fedsite.jobs import round as rounds
+from fedsite.jobs.guard import Guard
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.round import Round
 from fedsite.jobs.site import Site
-from fedsite.jobs.verification import Offer, verify_chain, verify_offer
+from fedsite.jobs.verification import TELL, Offer, verify_chain, verify_offer
 from fedsite.privacy.statement import guarantee
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
+from fedsite.tasks.description import OutOfRange
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
@@ -36,7 +38,7 @@ from fedsite.wire.messages import (
     utc_now,
 )
 
-NO_AGREEMENT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of an empty text
+LONGEST_REASON = 1000  # some of it may be the server's
 REASONS: dict[type[FedsiteError], RefusalReason] = {
     PolicyRefused: "policy",
     BudgetSpent: "budget",
@@ -44,6 +46,7 @@ REASONS: dict[type[FedsiteError], RefusalReason] = {
     SourceMissing: "technical",
     ConfigurationError: "technical",
 }
+WRITTEN_DOWN: tuple[type[FedsiteError], ...] = (ServerBrokeProtocol, OutOfRange, TryAgainLater, *REASONS)
 
 
 @dataclass(frozen=True)
@@ -59,23 +62,40 @@ def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: f
 
     Raises every error of cli.md's table; what was reached is kept, and the next run goes on from there.
     """
-    with only_run(site.state.folder, wait_seconds):
+    with only_run(site.state.folder, wait_seconds), _written_down(site):
         site.state.verify()
         pinned = site.pinned
-        require_agreement(pinned)
+        guard = Guard(site.config.policy, pinned)
+        guard.require()
         with site.client() as client:
+            if guard.minds_the_clock:
+                guard.compare(client.clock_skew())
+                guard.require()
+            step = guard.over(step)
             if not dry_run and (finished := _finish_pending(site, client, step, pinned)):
                 return finished
             return _take_what_is_due(site, client, step, pinned, dry_run)
+
+
+@contextmanager
+def _written_down(site: Site) -> Iterator[None]:
+    """Writes into the audit what this site has refused, or waits for: the server's breaches, and its own reasons."""
+    try:
+        yield
+    except WRITTEN_DOWN as error:
+        site.state.audit("refused", code=error.code, message=error.message[:LONGEST_REASON])
+        raise
 
 
 def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned: Pinned, dry_run: bool) -> Outcome:
     request = ParticipationRequest(protocol=PROTOCOL_VERSIONS[-1], ledger_sequence=site.ledger.sequence())
     answer = client.participate(request)
     _require_known(site, answer)
-    if answer.plan is None or answer.ticket is None:
+    if answer.plan is None and answer.ticket is None:
         site.state.audit("nothing due")
         return Outcome("nothing-to-do", {"retry_after": answer.retry_after})
+    if answer.plan is None or answer.ticket is None:
+        raise ServerBrokeProtocol("The server's answer holds half of an offer.", TELL)
     here = _begin(site, client, step, pinned, answer.plan, answer.ticket)
     if here.state == "acknowledged":
         raise ServerBrokeProtocol(
@@ -90,6 +110,7 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
     rounds.reopen(here)
     with _telling_refusals(here):
         rounds.admit(here)
+        approve.require(site, here.offer.plan)
         rounds.advance(here)
     return _ended(here)
 
@@ -109,13 +130,8 @@ def _require_known(site: Site, answer: Participation) -> None:
 def _begin(
     site: Site, client: FederationClient, step: Steps, pinned: Pinned, plan: Envelope, ticket: Envelope
 ) -> Round:
-    try:
-        offer = verify_offer(pinned, plan, ticket, utc_now())
-        verify_chain(offer, site.state.rounds(pinned.federation), client)
-    except FedsiteError as error:
-        if error.exit_code == ServerBrokeProtocol.exit_code:
-            site.state.audit("offer refused", message=error.message)
-        raise
+    offer = verify_offer(pinned, plan, ticket, utc_now())
+    verify_chain(offer, site.state.rounds(pinned.federation), client)
     return rounds.begin(site, client, offer, {"plan": plan, "ticket": ticket}, step)
 
 
@@ -178,14 +194,14 @@ def _write_page(here: Round) -> str | None:
 
 @contextmanager
 def _telling_refusals(here: Round) -> Iterator[None]:
-    """Tells the server that this site says no, in one of four words, and writes the whole reason down at home."""
+    """Tells the server that this site says no, in one of four words; the whole reason is written down at home."""
     try:
         yield
     except tuple(REASONS) as error:
         reason = next(word for kind, word in REASONS.items() if isinstance(error, kind))
-        here.site.state.audit("round refused", round=here.number, reason=reason, message=error.message)
         try:
             here.client.refuse(here.number, reason)
+            here.site.state.audit("refusal told", round=here.number, reason=reason)
         except FedsiteError as failure:
             here.site.state.audit("refusal not delivered", round=here.number, message=failure.message)
         raise
@@ -195,12 +211,3 @@ def _forget_old_models(here: Round) -> None:
     for path in here.model.parent.glob("*.safetensors"):
         if path != here.model:
             path.unlink(missing_ok=True)
-
-
-def require_agreement(pinned: Pinned) -> None:
-    """Raises TryAgainLater while the federation's data-use agreement awaits a person's acceptance."""
-    if pinned.agreement_sha256 != NO_AGREEMENT and not pinned.agreement_accepted_by:
-        raise TryAgainLater(
-            "The federation's data-use agreement has not been accepted for this site.",
-            "Read and accept it: fedsite enroll --accept-agreement NAME",
-        )

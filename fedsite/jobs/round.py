@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsite.errors import RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
+from fedsite.errors import OutsideHours, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
 from fedsite.jobs import algorithms, charging, egress, evaluate, evaluations, kept, launch, local_work, models
 from fedsite.jobs.local_work import PreparedData, Steps
@@ -140,21 +140,24 @@ def admit(here: Round) -> None:
     Raises PolicyRefused, BudgetSpent, SourceMissing, DataNotFit. What is reserved already has been admitted.
     """
     plan, rules = here.offer.plan, here.site.config.policy
+    ledger, size = here.site.ledger, here.offer.ticket.model_bytes
     policy.check(
         rules,
         Asked(
-            plan.task,
-            plan.algorithm_name,
-            plan.local.steps,
-            plan.privacy.noise_multiplier,
-            here.offer.ticket.model_bytes * (2 if here.offer.ticket.control_sha256 else 1),
-            plan.weights == "declared",
+            federation=plan.federation,
+            task=plan.task,
+            algorithm=plan.algorithm_name,
+            steps=plan.local.steps,
+            epochs=charging.epochs(plan, ledger.terms),
+            noise_multiplier=plan.privacy.noise_multiplier,
+            download_bytes=size * (2 if here.offer.ticket.control_sha256 else 1),
+            upload_bytes=size // 4 * payload.Layout((), plan.payload).dtype.itemsize,
+            declared_weight=plan.weights == "declared",
         ),
     )
-    ledger = here.site.ledger
     if ledger.reservation(plan.federation, here.number):
         return
-    charge = charging.charge_for(here.offer, here.offer.ticket.model_bytes // 4, ledger.terms)
+    charge = charging.charge_for(here.offer, size // 4, ledger.terms)
     after = ledger.price(charge)
     ledger.require(after, rules.maximum_epsilon)
     alone = None
@@ -245,14 +248,15 @@ def _reserve(here: Round) -> None:
     if layout is None:
         return
     ledger = here.site.ledger
-    if not _stands(here):
-        raise TryAgainLater(
-            f"Round {here.number} ended while this site was at work on it.",
-            "Nothing was charged for it now and nothing left; the next run takes the next round.",
-        )
-    charge = charging.charge_for(here.offer, layout.values, ledger.terms)
-    record = ledger.reserve(charge, here.site.config.policy.maximum_epsilon)
-    here.move("reserved", reservation=record.sequence, values=layout.values)
+    with here.step("Charging the ledger"):
+        if not _stands(here):
+            raise TryAgainLater(
+                f"Round {here.number} ended while this site was at work on it.",
+                "Nothing was charged for it now and nothing left; the next run takes the next round.",
+            )
+        charge = charging.charge_for(here.offer, layout.values, ledger.terms)
+        record = ledger.reserve(charge, here.site.config.policy.maximum_epsilon)
+        here.move("reserved", reservation=record.sequence, values=layout.values)
 
 
 def _layout(here: Round) -> payload.Layout | None:
@@ -313,6 +317,8 @@ def _upload(here: Round) -> None:
             receipt = here.client.upload(
                 here.number, here.payload, sha256, released.sequence, weight=weight, progress=progress
             )
+    except OutsideHours:
+        raise  # the rest of the bytes waits for the next hour
     except TryAgainLater:
         if _stands(here):
             raise

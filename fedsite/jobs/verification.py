@@ -16,7 +16,7 @@ from fedsite.wire.plans import DpSgd, Plan, PlanDraft
 
 # (1 - beta1) / sqrt(1 - beta2), reached by a gradient after many steps without one (Kingma and Ba 2015, section 2.1).
 ADAMS_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
-_TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
+TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_offer(pinned: Pinned, plan: Envelope, ticket: Envelope) -> Offer:
         opened = signing.open_envelope(plan, Plan, signing.PLAN, pinned_keys, pinned.plan_threshold)
         stub = signing.open_envelope(ticket, Ticket, signing.TICKET, [opened.round_key])
     except MalformedMessage as error:
-        raise ServerBrokeProtocol(f"The server's plan or ticket is refused: {error}.", _TELL) from error
+        raise ServerBrokeProtocol(f"The server's plan or ticket is refused: {error}.", TELL) from error
     offer = Offer(opened, stub, signing.digest(plan), signing.digest(ticket))
     _demand(opened.federation == pinned.federation == stub.federation, "The plan is another federation's.")
     _demand(stub.plan_sha256 == offer.plan_sha256, "The ticket belongs to another plan.")
@@ -133,7 +133,7 @@ def _link(envelope: Envelope, offer: Offer) -> Ticket:
     try:
         link = signing.open_envelope(envelope, Ticket, signing.TICKET, [offer.plan.round_key])
     except MalformedMessage as error:
-        raise ServerBrokeProtocol(f"A ticket of the chain is refused: {error}.", _TELL) from error
+        raise ServerBrokeProtocol(f"A ticket of the chain is refused: {error}.", TELL) from error
     _demand(link.federation == offer.plan.federation, "A ticket of the chain is another federation's.")
     return link
 
@@ -143,7 +143,7 @@ def verify_receipt(envelope: Envelope, offer: Offer, site: str, sha256: str, seq
     try:
         receipt = signing.open_envelope(envelope, Receipt, signing.RECEIPT, [offer.plan.receipt_key])
     except MalformedMessage as error:
-        raise ServerBrokeProtocol(f"The server's receipt is refused: {error}.", _TELL) from error
+        raise ServerBrokeProtocol(f"The server's receipt is refused: {error}.", TELL) from error
     found = (receipt.federation, receipt.site, receipt.round, receipt.plan_sha256, receipt.ticket_sha256)
     expected = (offer.plan.federation, site, offer.ticket.round, offer.plan_sha256, offer.ticket_sha256)
     _demand(found == expected and receipt.update_sha256 == sha256, "The receipt is for something else.")
@@ -153,4 +153,4 @@ def verify_receipt(envelope: Envelope, offer: Offer, site: str, sha256: str, seq
 
 def _demand(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise ServerBrokeProtocol(otherwise, _TELL)
+        raise ServerBrokeProtocol(otherwise, TELL)

@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from platformdirs import user_config_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from fedsite.errors import ConfigurationError
+from fedsite.site.policy import Policy
+from fedsite.site.section import Section
 
 SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
-NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks")
-WEAK_PRIVACY_SENTENCE = "We know that this gives the patients no meaningful guarantee."
-NO_PRIVACY_SENTENCE = "We know that what leaves is not private."
+# Another state folder would be another ledger, and with it another budget.
+NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks", "paths.state")
 DIRECT = "direct"
 _PROXY = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", re.ASCII)
 # What yaml's constructors let through: a 13th month, a list as a key, !!bool 5, endless brackets.
@@ -31,13 +32,6 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and an unknown key is an error."""
-
-    # Built when first used: the sections of a configuration are only ever used as parts of the whole.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Paths(Section):
@@ -142,36 +136,6 @@ class NetworkSettings(Section):
         if self.proxy_ca and not (self.proxy or "").startswith("https://"):
             raise ValueError("proxy_ca: it is for a proxy that speaks TLS: write https:// in network.proxy")
         return self
-
-
-class Policy(Section):
-    """What this site allows. A plan asks; the stricter of plan and policy wins."""
-
-    tasks: list[str] = Field(default=[], description="Tasks that may be trained here.")
-    algorithms: list[str] = Field(default=["fedavg"], description="Algorithms that may run here.")
-    maximum_steps: int = Field(default=1000, ge=0, description="Optimiser steps in one round.")
-    maximum_gpu_minutes: float | None = Field(
-        default=None, gt=0, description="Minutes of GPU that one round's training may take; several GPUs add up."
-    )
-    maximum_download_megabytes: float = Field(default=1024, gt=0, description="Size of a model that may be fetched.")
-    minimum_noise_multiplier: float = Field(default=0.0, ge=0, description="sigma; a plan with less noise is refused.")
-    maximum_epsilon_per_round: float | None = Field(
-        default=None, gt=0, description="Privacy that a single round may cost, at the ledger's delta."
-    )
-    maximum_epsilon: float | None = Field(
-        default=None, gt=0, description="Tightens the ledger's budget; it can never widen it."
-    )
-    require_deidentified_input: bool = Field(
-        default=False,
-        description="Leave out DICOM images whose headers hold direct identifiers, after the profile of PS3.15.",
-    )
-    weak_privacy: str = Field(
-        default="", description=f"To allow an epsilon above 20, write here: {WEAK_PRIVACY_SENTENCE}"
-    )
-    no_privacy: str = Field(default="", description=f"To allow plans without noise, write here: {NO_PRIVACY_SENTENCE}")
-    public_weight: float | None = Field(
-        default=None, gt=0, description="This site's weight where a plan takes declared ones. It becomes public."
-    )
 
 
 class PrivacySettings(Section):
@@ -309,9 +273,8 @@ def describe(key: str) -> dict[str, Any] | None:
     if last not in schema.model_fields:
         return None
     described: dict[str, Any] = schema.model_json_schema()["properties"][last]
-    environment = None if sections[:1] and sections[0] in NEVER_FROM_ENVIRONMENT else f"FEDSITE_{key.upper()}"
-    overridden = environment.replace(".", "__") if environment and sections else None
-    return {"key": key, **described, "environment": overridden}
+    fixed = not sections or sections[0] in NEVER_FROM_ENVIRONMENT or key in NEVER_FROM_ENVIRONMENT
+    return {"key": key, **described, "environment": None if fixed else f"FEDSITE_{key.upper().replace('.', '__')}"}
 
 
 def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
@@ -329,8 +292,9 @@ def check_owner(path: Path) -> None:
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(f"{path} belongs to another user.", "It must belong to root or to the user who runs.")
-    if status.st_mode & 0o002:
-        raise ConfigurationError(f"{path} can be changed by every user.", f"Run: chmod o-w {path}")
+    if status.st_mode & 0o022:
+        whom = "every user" if status.st_mode & 0o002 else "every user of its group"
+        raise ConfigurationError(f"{path} can be changed by {whom}.", f"Run: chmod go-w {path}")
 
 
 def _apply_environment(settings: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -339,7 +303,7 @@ def _apply_environment(settings: dict[str, Any], environment: Mapping[str, str])
         section, found, key = variable.removeprefix("FEDSITE_").lower().partition("__")
         if not variable.startswith("FEDSITE_") or not found:
             continue
-        if section in NEVER_FROM_ENVIRONMENT:
+        if section in NEVER_FROM_ENVIRONMENT or f"{section}.{key}" in NEVER_FROM_ENVIRONMENT:
             raise ConfigurationError(
                 f"${variable} tries to set {section}.{key}.", "Only the configuration file can: unset the variable."
             )

@@ -69,6 +69,7 @@ class Pinned:
     agreement_sha256: str
     agreement_accepted_by: str = ""
     agreement_accepted_at: str = ""
+    agreement_expires: str = ""  # ISO 8601, with its offset
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def pinned(files: IdentityFiles) -> Pinned:
         found = Pinned(**{**fields, "plan_keys": tuple(fields["plan_keys"])})
         if type(found.plan_threshold) is not int or not all(_KEY.fullmatch(key) for key in found.plan_keys):
             raise ValueError("not signing keys")
+        if found.agreement_expires and datetime.fromisoformat(found.agreement_expires).tzinfo is None:
+            raise ValueError("an end of the agreement that could be anywhere")
         return found
     except (ValueError, TypeError, KeyError) as error:
         raise RecordsDamaged("identity/federation.json is damaged.", "Restore it, or enrol anew.") from error

@@ -3,10 +3,11 @@
 Plan and draft are closed schemas as all messages are; the draft is a YAML file, and the server adds its keys.
 """
 
+import hashlib
 import json
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -260,6 +261,13 @@ def complete(draft: PlanDraft, round_key: PublicKey, receipt_key: PublicKey) -> 
     """The plan that is signed: the draft and the server's keys."""
     keys = {"round_key": round_key.model_dump(), "receipt_key": receipt_key.model_dump()}
     return Plan.model_validate(draft.model_dump(by_alias=True) | keys)
+
+
+def kind(plan: PlanDraft) -> str:
+    """The SHA-256 of what a plan asks of a site: of all that it says, but for its name, dates, seed and keys."""
+    aside: dict[str, Any] = {"plan": True, "expires": True, "round_key": True, "receipt_key": True, "local": {"seed"}}
+    asked = plan.model_dump(mode="json", by_alias=True, exclude=aside)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _instant(value: object) -> str:

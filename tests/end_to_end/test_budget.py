@@ -39,7 +39,7 @@ def test_budget_too_small(server: Server, tmp_path: Path) -> None:
     assert report["refused"] == [{"site": "poor", "reason": "budget"}], "the server learns one word, no more"
     assert report["took_part"] == []
     with site.open_state() as state:
-        assert any(record.body["event"] == "round refused" for record in state.records("audit"))
+        assert any(record.body["event"] == "refused" for record in state.records("audit"))
 
 
 def test_policy_tightens_the_budget(server: Server, site: Site, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from support.layout_maker import tumour, write_brats
 from support.site import Site
 from support.study_maker import write_ct
 
-from fedsite.site.config import NO_PRIVACY_SENTENCE
+from fedsite.site.policy import NO_PRIVACY_SENTENCE
 
 PATIENTS = 5
 BRATS = ("t1n", "t1c", "t2w", "t2f")

@@ -20,7 +20,7 @@ from fedsite.jobs import kept, model, participate
 from fedsite.jobs.local_work import Progress
 from fedsite.jobs.site import open_site
 from fedsite.server import participation, reports
-from fedsite.site.config import NO_PRIVACY_SENTENCE
+from fedsite.site.policy import NO_PRIVACY_SENTENCE
 from fedsite.site.state import State
 from fedsite.wire.messages import Ticket
 from fedsite.wire.payload import tensors_of

@@ -16,7 +16,7 @@ from fedsite.dataset import manifest
 from fedsite.dataset.cases import write_case
 from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.files import write_atomically
-from fedsite.site.config import WEAK_PRIVACY_SENTENCE
+from fedsite.site.policy import WEAK_PRIVACY_SENTENCE
 from fedsite.site.state import State
 from fedsite.tasks import registry
 from fedsite.tasks.description import Task

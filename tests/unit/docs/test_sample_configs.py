@@ -83,17 +83,20 @@ def test_the_other_mechanism_is_read_too() -> None:
 def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
     site = config.load(SAMPLES / "site.yaml", environment={})
     plan = read_draft(SAMPLES / "plan.yaml")
+    order = accountant.best_order(site.privacy.epsilon, site.privacy.delta)
+    terms = Terms(site.privacy.epsilon, site.privacy.delta, order, site.privacy.nominal_patients)
     asked = policy.Asked(
+        federation=plan.federation,
         task=plan.task,
         algorithm=plan.algorithm,
         steps=plan.local.steps,
+        epochs=charging.epochs(plan, terms),
         noise_multiplier=plan.privacy.noise_multiplier,
-        model_bytes=1_000_000,
+        download_bytes=1_000_000,
+        upload_bytes=1_000_000,
         declared_weight=plan.weights == "declared",
     )
     policy.check(site.policy, asked)
-    order = accountant.best_order(site.privacy.epsilon, site.privacy.delta)
-    terms = Terms(site.privacy.epsilon, site.privacy.delta, order, site.privacy.nominal_patients)
     release = charging.release_for(plan, terms)
     assert release is not None
     text = (SAMPLES / "plan.yaml").read_text()

@@ -12,13 +12,14 @@ from torch import nn
 
 from fedsite.errors import PolicyRefused
 from fedsite.jobs import charging
-from fedsite.jobs.verification import Offer, largest_honest_norm
+from fedsite.jobs.verification import Offer
 from fedsite.privacy import accountant, mechanism
 from fedsite.privacy.accountant import Release
 from fedsite.privacy.dpsgd import PrivateGradient, Settings
 from fedsite.privacy.ledger import Terms
 from fedsite.training.schedules import make_optimizer
 from fedsite.wire.messages import Ticket, parse, utc_now
+from fedsite.wire.norms import largest_honest_norm
 from fedsite.wire.plans import Plan
 
 KEY = {"id": "0" * 16, "ed25519": "0" * 64}
@@ -137,3 +138,18 @@ def test_what_the_site_demands_of_an_update_that_is_noised_once() -> None:
     without = asked(dp_sgd(), momentum=0.0)
     assert largest_honest_norm(with_controls, 100) == pytest.approx(3 * largest_honest_norm(without, 100))
     assert np.isfinite(largest_honest_norm(without, 100))
+
+
+@pytest.mark.parametrize(
+    ("privacy", "local", "expected"),
+    [
+        (dp_sgd(batch_patients=5), {}, 30 * 5 / 50),
+        (UPDATE, {"batch_size": 2}, 30 * 2 / 50),
+        (UPDATE, {"batch_size": 2, "accumulation": 4}, 30 * 2 * 4 / 50),
+        (UPDATE, {"steps": 0}, 0.0),
+    ],
+)
+def test_epochs_are_of_the_patients_that_were_typed(
+    privacy: dict[str, Any], local: dict[str, Any], expected: float
+) -> None:
+    assert charging.epochs(asked(privacy, **local), TERMS) == expected

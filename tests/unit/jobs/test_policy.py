@@ -4,14 +4,32 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fedsite.errors import PolicyRefused
 from fedsite.site import policy
-from fedsite.site.config import NO_PRIVACY_SENTENCE, WEAK_PRIVACY_SENTENCE, Policy
-from fedsite.site.policy import Asked
+from fedsite.site.policy import NO_PRIVACY_SENTENCE, WEAK_PRIVACY_SENTENCE, Asked, Policy
 
-ALLOWED = Asked("stroke-dwi", "fedavg", 10, 1.0, 5_000_000, declared_weight=False)
-POLICY = Policy(tasks=["stroke-dwi"], maximum_steps=10, maximum_download_megabytes=5, minimum_noise_multiplier=1.0)
+ALLOWED = Asked(
+    federation="strokes",
+    task="stroke-dwi",
+    algorithm="fedavg",
+    steps=10,
+    epochs=2.5,
+    noise_multiplier=1.0,
+    download_bytes=5_000_000,
+    upload_bytes=2_500_000,
+    declared_weight=False,
+)
+POLICY = Policy(
+    federations=["strokes"],
+    tasks=["stroke-dwi"],
+    maximum_steps=10,
+    maximum_epochs=2.5,
+    maximum_download_megabytes=5,
+    maximum_upload_megabytes=2.5,
+    minimum_noise_multiplier=1.0,
+)
 
 
 def test_what_is_allowed_to_the_last_is_allowed() -> None:
@@ -21,10 +39,14 @@ def test_what_is_allowed_to_the_last_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("asked", "key"),
     [
+        ({"federation": "stroke"}, "policy.federations"),
         ({"task": "stroke-flair"}, "policy.tasks"),
         ({"algorithm": "scaffold"}, "policy.algorithms"),
         ({"steps": 11}, "policy.maximum_steps"),
-        ({"model_bytes": 5_000_001}, "policy.maximum_download_megabytes"),
+        ({"epochs": 2.51}, "policy.maximum_epochs"),
+        ({"epochs": float("nan")}, "policy.maximum_epochs"),
+        ({"download_bytes": 5_000_001}, "policy.maximum_download_megabytes"),
+        ({"upload_bytes": 2_500_001}, "policy.maximum_upload_megabytes"),
         ({"noise_multiplier": 0.999}, "policy.minimum_noise_multiplier"),
         ({"noise_multiplier": float("nan")}, "policy.minimum_noise_multiplier"),
         ({"declared_weight": True}, "policy.public_weight"),
@@ -41,6 +63,17 @@ def test_each_rule_refuses_by_itself(asked: dict[str, Any], key: str) -> None:
 def test_a_new_site_allows_no_task() -> None:
     with pytest.raises(PolicyRefused, match=r"policy\.tasks"):
         policy.check(Policy(), ALLOWED)
+
+
+def test_without_a_list_any_federation_may_ask_that_the_site_is_enrolled_in() -> None:
+    policy.check(POLICY.model_copy(update={"federations": None, "maximum_epochs": None}), ALLOWED)
+    with pytest.raises(PolicyRefused, match=r"policy\.federations"):
+        policy.check(POLICY.model_copy(update={"federations": []}), ALLOWED)
+
+
+def test_no_metric_may_leave() -> None:
+    with pytest.raises(ValidationError, match="leave the list empty"):
+        Policy(metrics=["dice"])
 
 
 def test_a_declared_weight_needs_a_number_of_the_site() -> None:

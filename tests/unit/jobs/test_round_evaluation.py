@@ -20,7 +20,8 @@ from fedsite.jobs.round import Round
 from fedsite.jobs.verification import Offer
 from fedsite.privacy import dpsgd, mechanism
 from fedsite.privacy.ledger import Ledger, Terms
-from fedsite.site.config import Paths, Policy, TrainingSettings
+from fedsite.site.config import Paths, TrainingSettings
+from fedsite.site.policy import Policy
 from fedsite.site.state import State
 from fedsite.wire.messages import PublicKey, Ticket, utc_now
 from fedsite.wire.plans import Plan

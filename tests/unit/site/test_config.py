@@ -87,8 +87,12 @@ def test_another_users_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.chmod(0o646)
-    with pytest.raises(ConfigurationError, match="can be changed by every user"):
+    with pytest.raises(ConfigurationError, match=r"can be changed by every user\."):
         config.load(path, {})
+    path.chmod(0o664)
+    with pytest.raises(ConfigurationError, match="can be changed by every user of its group") as refused:
+        config.load(path, {})
+    assert refused.value.mend == f"Run: chmod go-w {path}"
     path.chmod(0o644)
     assert config.load(path, {}).privacy.epsilon == 8
 
@@ -246,8 +250,16 @@ def test_no_variable_changes_policy_or_privacy(tmp_path: Path, key: str) -> None
         after = config.load(path, {f"FEDSITE_{key.upper().replace('.', '__')}": "7"})
     except ConfigurationError:
         return
-    assert (after.policy, after.privacy) == (before.policy, before.privacy)
+    assert (after.policy, after.privacy, after.paths.state) == (before.policy, before.privacy, before.paths.state)
     assert not key.startswith(config.NEVER_FROM_ENVIRONMENT)
+
+
+def test_no_variable_chooses_another_ledger(tmp_path: Path) -> None:
+    """Another state folder would have another ledger, whose budget is whole."""
+    for variable in ("FEDSITE_PATHS__STATE", "FEDSITE_Paths__state"):
+        with pytest.raises(ConfigurationError, match=r"tries to set paths\.state"):
+            config.load(write(tmp_path), {variable: "/srv/other"})
+    assert config.load(write(tmp_path), {"FEDSITE_PATHS__DATA": "/srv/other"}).paths.data == Path("/srv/other")
 
 
 @pytest.mark.parametrize("variable", ["FEDSITE__POLICY__TASKS", "FEDSITE_ POLICY__TASKS", "FEDSITE_POLICY.__TASKS"])

@@ -1,0 +1,78 @@
+"""The hours in which a site takes part: when they are open, in a time zone that no environment variable chooses."""
+
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+MACHINES_ZONE = Path("/etc/localtime")
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = get_args(Day)
+
+
+def _has_length(text: str) -> str:
+    start, end = text.split("-")
+    if start == end:
+        raise ValueError("begins when it ends: for the whole day write 00:00-24:00")
+    return text
+
+
+def _is_known(name: str) -> str:
+    _named(name)
+    return name
+
+
+# Such as 20:00-06:00, its end excluded; one that ends before it begins goes on after midnight.
+Hours = Annotated[
+    str,
+    Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$"),
+    AfterValidator(_has_length),
+]
+TimeZone = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]{1,64}$"), AfterValidator(_is_known)]
+
+
+def zone(name: str | None) -> tzinfo:
+    """The time zone of that name (tz database); without one the machine's own, whatever $TZ says.
+
+    A machine without /etc/localtime is in UTC, as it is for the C library. Raises ValueError on an unknown name.
+    """
+    from zoneinfo import ZoneInfo
+
+    if name is not None:
+        return _named(name)
+    try:
+        with MACHINES_ZONE.open("rb") as file:
+            return ZoneInfo.from_file(file, key="this machine's time")
+    except FileNotFoundError:
+        return UTC
+
+
+def are_open(hours: list[Hours], days: list[Day], moment: datetime) -> bool:
+    """Whether a moment, in the site's own time, lies on one of the days and within one of the hours.
+
+    None means all. After midnight the day is the new one: with `days: [fri]`, 20:00-06:00 is open in the first six
+    hours of Friday and in its last four.
+    """
+    on_time = not hours or any(_within(text, moment.hour * 60 + moment.minute) for text in hours)
+    return on_time and (not days or DAYS[moment.weekday()] in days)
+
+
+def in_words(hours: list[Hours], days: list[Day]) -> str:
+    """Such as `20:00-06:00 on sat, sun`."""
+    when = ", ".join(hours) or "00:00-24:00"
+    return f"{when} on {', '.join(days)}" if days else when
+
+
+def _within(text: str, minute: int) -> bool:
+    start, end = (60 * int(clock[:2]) + int(clock[3:]) for clock in text.split("-"))
+    return start <= minute < end if start < end else minute >= start or minute < end
+
+
+def _named(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone that this machine knows, such as Europe/Zurich") from None
