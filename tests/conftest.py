@@ -7,6 +7,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 
+# Whoever runs the tests may let a group write their files; a site.yaml that it may write would be refused.
+os.umask(0o022)
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

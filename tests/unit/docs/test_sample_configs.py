@@ -81,7 +81,7 @@ def test_the_other_mechanism_is_read_too() -> None:
 
 
 def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
-    site = config.load(SAMPLES / "site.yaml", environment={})
+    site = config.SiteConfig.model_validate(config.read_yaml(SAMPLES / "site.yaml"))
     plan = read_draft(SAMPLES / "plan.yaml")
     order = accountant.best_order(site.privacy.epsilon, site.privacy.delta)
     terms = Terms(site.privacy.epsilon, site.privacy.delta, order, site.privacy.nominal_patients)
