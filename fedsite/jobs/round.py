@@ -276,16 +276,17 @@ def _release(here: Round) -> None:
         return
     read, layout = update
     plan, encoded = here.offer.plan, layout.encoded(here.offer.plan.payload)
+    form = mechanism.Rounded(encoded.sizes) if encoded.scaled else encoded.dtype
     reservation, delta = _reservation(here), here.site.ledger.terms.delta
     before, after = (Spent(**reservation.body[name]) for name in ("before", "after"))
     egress.keep(here.site.state, here.number, egress.describe(plan, update, before, after, delta))
     if isinstance(plan.privacy, DpSgd):
         with here.step("Sealing the update"):
-            sealed = mechanism.seal_noised(read, layout.values, encoded.header, encoded.dtype, here.payload)
+            sealed = mechanism.seal_noised(read, layout.values, encoded.header, form, here.payload)
     else:
         gate = charging.gate_for(plan, layout.values)
         with here.step("Clipping and noising"):
-            sealed = mechanism.seal(read, gate, encoded.header, encoded.dtype, here.payload)
+            sealed = mechanism.seal(read, gate, encoded.header, form, here.payload)
     facts = kept.at_release(here.site.state, here.offer, layout, sealed.path)
     with here.site.state.transaction():
         record = here.site.ledger.release(reservation, sealed.sha256, sealed.size)

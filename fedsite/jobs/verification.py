@@ -1,6 +1,5 @@
 """What the server offers, held against what this site pinned and remembers, before any of it is believed."""
 
-import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,10 +11,9 @@ from fedsite.site.state import RoundRecord
 from fedsite.wire import signing
 from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import Envelope, MalformedMessage, Receipt, Ticket
-from fedsite.wire.plans import DpSgd, Plan, PlanDraft
+from fedsite.wire.norms import largest_honest_norm
+from fedsite.wire.plans import Plan
 
-# (1 - beta1) / sqrt(1 - beta2), reached by a gradient after many steps without one (Kingma and Ba 2015, section 2.1).
-ADAMS_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
 TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
 
@@ -66,25 +64,6 @@ def open_offer(pinned: Pinned, plan: Envelope, ticket: Envelope) -> Offer:
     _demand(opened.federation == pinned.federation == stub.federation, "The plan is another federation's.")
     _demand(stub.plan_sha256 == offer.plan_sha256, "The ticket belongs to another plan.")
     return offer
-
-
-def largest_honest_norm(plan: PlanDraft, values: int) -> float:
-    """What an honest update's norm stays below, but for a chance of about 1e-9.
-
-    C (1 + sigma (sqrt(d) + 6)) where the whole update is noised once. Under dp-sgd it is how far T steps can go. With
-    SGD their signals add up, each of at most twice the patients that the plan means, and their noises as a walk at
-    random does; a momentum makes each of them count 1 / (1 - momentum) times. Adam moves no value by more than
-    `ADAMS_REACH` learning rates a step. SCAFFOLD's controls add what the rounds before have moved.
-    """
-    asked, local = plan.privacy, plan.local
-    noise = asked.noise_multiplier * (math.sqrt(values) + 6)
-    if not isinstance(asked, DpSgd):
-        return asked.clip_norm * (1 + noise)
-    if local.optimizer == "adam":
-        return ADAMS_REACH * local.learning_rate * local.steps * math.sqrt(values)
-    signal = 2 * local.steps + noise * math.sqrt(local.steps) / asked.batch_patients
-    reach = local.learning_rate / (1 - local.momentum) * asked.clip_norm * signal
-    return 3 * reach if plan.algorithm == "scaffold" else reach
 
 
 def check_settings(plan: Plan) -> None:

@@ -10,6 +10,7 @@ finite, or cannot be proven small enough, raises, and no payload exists.
 import hashlib
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ STEPS_PER_CLIP_NORM = 1 << 20
 CHUNK = 1 << 13  # fits the processor's cache; OpenBLAS gives a dot product of more than 10,000 values to threads
 AHEAD = 6 * CHUNK  # so much noise is made at once beside the rest: 384 KiB
 GENERATOR = "AES-256-CTR keyed by os.urandom, Box-Muller in float64, added in integers"
+_STEPS = 127  # of an int8 value's scale, on either side of zero
+_WAITING = np.dtype("<f4")
 SMALLEST_NOISE_STEPS = 64  # below this the grid is too coarse for the noise to be Gaussian in any useful sense
 
 Integers = NDArray[np.int64]
@@ -88,6 +91,19 @@ class Sealed:
     size: int
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """An encoding of 8 bits: tensors of so many values each, one after the other, each with a scale of its own.
+
+    The scales come first (float32), then the values as integers of -127 to 127 times their tensor's scale.
+    """
+
+    sizes: tuple[int, ...]
+
+
+Encoding = np.dtype[np.floating] | Rounded
+
+
 class SystemNoise:
     """Standard normal values from an AES-CTR keystream that the operating system's entropy keys."""
 
@@ -116,6 +132,10 @@ class SystemNoise:
         np.multiply(2, tangent, out=normal[1])
         normal *= radius
         return normal.reshape(-1)[:count]
+
+    def below_one(self, count: int) -> Floats:
+        """`count` independent multiples of 2^-32 in [0, 1)."""
+        return np.multiply(self._words((count + 1) // 2).view(np.uint32)[:count], 2.0**-32, dtype=np.float64)
 
     def _uniform(self, words: NDArray[np.uint64]) -> Floats:
         """Numbers in (0, 1] with 53 significant bits however small they are.
@@ -162,7 +182,7 @@ def _made_ahead(source: NoiseSource, values: int, thread: Executor) -> Iterator[
         yield made.result()
 
 
-def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floating], destination: Path) -> Sealed:
+def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: Encoding, destination: Path) -> Sealed:
     """Clips and noises the update and writes it, header first, into the outbox.
 
     `read` gives the values of the update at a slice, float64, shape [stop - start]; it is called twice for each
@@ -171,7 +191,7 @@ def seal(read: ReadUpdate, gate: Gate, header: bytes, dtype: np.dtype[np.floatin
     """
     with ThreadPoolExecutor(1) as thread:
         noise = _Ahead(SystemNoise(), gate.values, thread)
-        return _write(privatised(read, gate, noise), header, dtype, destination)
+        return _write(privatised(read, gate, noise), gate.values, header, dtype, destination)
 
 
 def privatised(read: ReadUpdate, gate: Gate, noise: NoiseSource) -> Iterator[Floats]:
@@ -184,9 +204,7 @@ def privatised(read: ReadUpdate, gate: Gate, noise: NoiseSource) -> Iterator[Flo
         yield add_noise(clipped, gate, noise) / gate.scale
 
 
-def seal_noised(
-    read: ReadUpdate, values: int, header: bytes, dtype: np.dtype[np.floating], destination: Path
-) -> Sealed:
+def seal_noised(read: ReadUpdate, values: int, header: bytes, dtype: Encoding, destination: Path) -> Sealed:
     """Writes, without clipping or noising, an update whose every step was clipped and noised as it was trained.
 
     Only the release of a `dp-sgd` round may call this, for weights that its private steps alone have made: the update
@@ -194,7 +212,7 @@ def seal_noised(
     `read` gives the `values` values of the update as for `seal`, and is called once for each chunk. Raises DataNotFit
     on anything that is not finite, and CannotWrite; the destination then does not exist.
     """
-    return _write((_finite(read(part)) for part in _chunks(values)), header, dtype, destination)
+    return _write((_finite(read(part)) for part in _chunks(values)), values, header, dtype, destination)
 
 
 def measure_norm(read: ReadUpdate, values: int) -> float:
@@ -246,22 +264,62 @@ def add_noise(clipped: Integers, gate: Gate, noise: NoiseSource) -> Integers:
     return clipped + np.rint(steps, out=steps).astype(np.int64)
 
 
-def _write(released: Iterable[Floats], header: bytes, dtype: np.dtype[np.floating], destination: Path) -> Sealed:
+def _write(released: Iterable[Floats], values: int, header: bytes, dtype: Encoding, destination: Path) -> Sealed:
     """Writes the payload, which appears only once its last chunk was made without an exception."""
     digest = hashlib.sha256(header)
     with atomic_writer(destination, PRIVATE_FILE) as file:
         file.write(header)
-        for values in released:
-            block = _encoded(values, dtype)
+        if isinstance(dtype, Rounded):
+            blocks = _rounded(released, values, dtype, destination.parent)
+        else:
+            blocks = _encoded(released, dtype)
+        for block in blocks:
             digest.update(block)
             file.write(block)
     return Sealed(destination, digest.hexdigest(), destination.stat().st_size)
 
 
-def _encoded(values: Floats, dtype: np.dtype[np.floating]) -> bytes:
+def _encoded(released: Iterable[Floats], dtype: np.dtype[np.floating]) -> Iterator[bytes]:
     """Float values as the wire wants them; saturates at the largest finite value of a narrow type."""
     largest = float(np.finfo(dtype).max)
-    return np.clip(values, -largest, largest).astype(dtype).tobytes()
+    for values in released:
+        yield np.clip(values, -largest, largest).astype(dtype).tobytes()
+
+
+def _rounded(released: Iterable[Floats], values: int, encoding: Rounded, folder: Path) -> Iterator[bytes]:
+    """The scales, then the values, rounded up or down by chance so that each is itself in the mean.
+
+    All of it is post-processing of what was noised: the largest value of a tensor, too, is taken after the noise. It
+    is known only at the end, and noise is drawn once; so what was noised waits as float32 in a file without a name.
+    """
+    if sum(encoding.sizes) != values:
+        raise DataNotFit("The update has not as many values as its tensors.", "Nothing was released; report this bug.")
+    ends, chance = np.cumsum(encoding.sizes), SystemNoise()
+    largest = np.zeros(len(ends))
+    with tempfile.TemporaryFile(dir=folder) as waiting:
+        for block, part in zip(_encoded(released, _WAITING), _chunks(values), strict=True):
+            np.maximum.at(largest, _tensors(ends, part), np.abs(np.frombuffer(block, _WAITING)))
+            waiting.write(block)
+        scales = _scales(largest)
+        yield scales.tobytes()
+        waiting.seek(0)
+        for part in _chunks(values):
+            block = waiting.read((part.stop - part.start) * _WAITING.itemsize)
+            steps = np.divide(np.frombuffer(block, _WAITING), scales[_tensors(ends, part)], dtype=np.float64)
+            steps += chance.below_one(steps.size)
+            yield np.floor(steps, out=steps).astype(np.int8).tobytes()
+
+
+def _scales(largest: Floats) -> NDArray[np.float32]:
+    """The smallest float32 numbers of which each tensor's largest value is at most 127; 1 where all values are 0."""
+    scales = (largest / _STEPS).astype(_WAITING)
+    scales = np.where(_STEPS * scales.astype(np.float64) < largest, np.nextafter(scales, np.float32(np.inf)), scales)
+    return np.where(largest > 0, scales, np.float32(1))
+
+
+def _tensors(ends: Integers, part: slice) -> Integers:
+    """To which tensor each value of a slice belongs, by where each tensor ends."""
+    return np.searchsorted(ends, np.arange(part.start, part.stop), side="right")
 
 
 def _finite(values: Floats) -> Floats:

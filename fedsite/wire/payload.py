@@ -4,6 +4,8 @@ A `Layout` is the closed description (names, shapes, dtype, in order) that both 
 model; a file is accepted only when its header is byte for byte the layout's header, so nothing that a file
 claims about itself is ever believed. Format: https://huggingface.co/docs/safetensors (8-byte little-endian
 header length, JSON header padded with spaces to 8 bytes, then the tensors' bytes in order, no gaps).
+
+An int8 file begins with one more tensor, `SCALES`: by what float32 number the integers of each tensor are multiplied.
 """
 
 import json
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +26,10 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 16
 METADATA = "__metadata__"  # the format's own key: other readers would take it for text, not for a tensor
-_DTYPES: dict[str, np.dtype[np.floating]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-_CODES = {"float32": "F32", "float16": "F16"}
+SCALES = "fedsite.scales"
+SCALE = np.dtype("<f4")
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
+_CODES = {"float32": "F32", "float16": "F16", "int8": "I8"}
 
 
 @dataclass(frozen=True)
@@ -48,20 +53,43 @@ class Layout:
     encoding: str = "float32"
 
     @property
-    def dtype(self) -> np.dtype[np.floating]:
+    def dtype(self) -> np.dtype[Any]:
         """NumPy's type of the encoded values (little-endian)."""
         return _DTYPES[_CODES[self.encoding]]
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Where each tensor ends, counted in values."""
+        return np.cumsum(self.sizes, dtype=np.int64)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the stored values are integers, each tensor with a scale."""
+        return self.encoding == "int8"
+
+    @property
+    def start(self) -> int:
+        """The place in the file of the first value's first byte."""
+        return len(self.header) + (len(self.tensors) * SCALE.itemsize if self.scaled else 0)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values in each tensor."""
+        return tuple(tensor.size for tensor in self.tensors)
 
     @property
     def values(self) -> int:
         """Number of values in all tensors: the dimension d of an update."""
-        return sum(tensor.size for tensor in self.tensors)
+        return sum(self.sizes)
 
     @cached_property
     def header(self) -> bytes:
         """The file's first bytes, length field included."""
         entries: dict[str, object] = {}
         start = 0
+        if self.scaled:
+            start = len(self.tensors) * SCALE.itemsize
+            entries[SCALES] = {"dtype": "F32", "shape": [len(self.tensors)], "data_offsets": [0, start]}
         for tensor in self.tensors:
             end = start + tensor.size * self.dtype.itemsize
             entries[tensor.name] = {
@@ -77,7 +105,7 @@ class Layout:
     @property
     def file_bytes(self) -> int:
         """The exact size of a file of this layout."""
-        return len(self.header) + self.values * self.dtype.itemsize
+        return self.start + self.values * self.dtype.itemsize
 
     def encoded(self, encoding: str) -> "Layout":
         """The same tensors in another encoding."""
@@ -87,8 +115,8 @@ class Layout:
 def layout_of(path: Path) -> Layout:
     """Reads the layout of a model file; raises MalformedMessage unless the file is exactly in our form.
 
-    Our form: one floating encoding throughout, tensors without gaps or overlaps in header order, no metadata,
-    and the size that follows from it.
+    Our form: one floating encoding throughout (int8 is for updates, whose layout is known), tensors without gaps or
+    overlaps in header order, no metadata, and the size that follows from it.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -108,11 +136,11 @@ def layout_of(path: Path) -> Layout:
         sides = shape if isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS else [0]
         if not all(type(side) is int and 0 < side < 1 << 31 for side in sides):
             raise MalformedMessage("a shape is malformed")
-        if name == METADATA or not name.isprintable() or not isinstance(entry["dtype"], str):
+        if name in (METADATA, SCALES) or not name.isprintable() or not isinstance(entry["dtype"], str):
             raise MalformedMessage("a name or type is malformed")
         tensors.append(Tensor(name, tuple(shape)))
         codes.add(entry["dtype"])
-    encodings = [encoding for encoding, code in _CODES.items() if codes == {code}]
+    encodings = [encoding for encoding, code in _CODES.items() if codes == {code} and encoding != "int8"]
     if not encodings:
         raise MalformedMessage("the tensors are not all float32, nor all float16")
     layout = Layout(tuple(tensors), encodings[0])
@@ -121,19 +149,26 @@ def layout_of(path: Path) -> Layout:
 
 
 def check_file(path: Path, layout: Layout) -> None:
-    """Raises MalformedMessage unless the file has exactly this layout (size first, then the header's bytes)."""
+    """Raises MalformedMessage unless the file has exactly this layout (size first, then the header's bytes, then what
+    scales it has: finite, and not negative).
+    """
     if path.stat().st_size != layout.file_bytes:
         raise MalformedMessage("the size is not that of the expected tensors")
     expected = layout.header
     with path.open("rb") as file:
         if file.read(len(expected)) != expected:
             raise MalformedMessage("names, shapes, types or offsets are not the expected ones")
+    if layout.scaled:
+        scales = _scales(path, layout)
+        if not (np.isfinite(scales) & ~np.signbit(scales)).all():
+            raise MalformedMessage("a scale is negative or not finite")
 
 
 def map_values(path: Path, layout: Layout) -> NDArray[np.floating]:
-    """All values of a file as one flat, read-only, memory-mapped array (shape [layout.values])."""
+    """All values of a file as one flat, read-only, memory-mapped array (shape [layout.values]); not of an int8 file."""
+    assert not layout.scaled
     values: NDArray[np.floating] = np.memmap(
-        path, dtype=layout.dtype, mode="r", offset=len(layout.header), shape=(layout.values,)
+        path, dtype=layout.dtype, mode="r", offset=layout.start, shape=(layout.values,)
     )
     return values
 
@@ -141,11 +176,23 @@ def map_values(path: Path, layout: Layout) -> NDArray[np.floating]:
 def read_values(path: Path, layout: Layout, part: slice) -> NDArray[np.floating]:
     """The values of one slice, read rather than mapped: what a process maps and touches counts as its memory.
 
-    Raises MalformedMessage when the file ends before the slice does.
+    Of an int8 file they are float64: an integer of 8 bits times a float32 scale needs no rounding there. Raises
+    MalformedMessage when the file ends before the slice does.
     """
-    offset = len(layout.header) + part.start * layout.dtype.itemsize
-    values: NDArray[np.floating] = np.fromfile(path, layout.dtype, count=part.stop - part.start, offset=offset)
-    if values.size != part.stop - part.start:
+    values = _stored(path, layout.dtype, layout.start + part.start * layout.dtype.itemsize, part.stop - part.start)
+    if not layout.scaled:
+        return values
+    which = np.searchsorted(layout.ends, np.arange(part.start, part.stop), side="right")
+    return values * _scales(path, layout).astype(np.float64)[which]
+
+
+def _scales(path: Path, layout: Layout) -> NDArray[np.floating]:
+    return _stored(path, SCALE, len(layout.header), len(layout.tensors))
+
+
+def _stored(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> NDArray[Any]:
+    values: NDArray[Any] = np.fromfile(path, dtype, count=count, offset=offset)
+    if values.size != count:
         raise MalformedMessage("the file ends before its tensors do")
     return values
 

@@ -16,7 +16,7 @@ from fedsite.errors import ConfigurationError, SourceMissing
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, Sha256, parse
 
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
-Encoding = Literal["float32", "float16"]
+Encoding = Literal["float32", "float16", "int8"]
 
 
 class Preparation(Closed):

@@ -9,11 +9,11 @@ import yaml
 
 from fedsite.jobs import charging
 from fedsite.jobs.init import Answers, site_yaml
-from fedsite.jobs.verification import largest_honest_norm
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Terms
 from fedsite.site import config, policy
 from fedsite.tasks import networks, registry, request
+from fedsite.wire.norms import largest_honest_norm
 from fedsite.wire.plans import PlanDraft, read_draft
 
 SAMPLES = Path(__file__).parents[3] / "sample_configs"
