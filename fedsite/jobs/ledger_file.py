@@ -22,7 +22,9 @@ from fedsite.jobs.site import Site, open_site
 from fedsite.privacy.accountant import release_of
 from fedsite.privacy.ledger import CHARGES, Charge, Spent, Terms, charge_of, spent_after, terms_of, with_nothing_left
 from fedsite.privacy.statement import guarantee
-from fedsite.site.state import ZERO, Record, RoundRecord
+from fedsite.site import chain as chains
+from fedsite.site.chain import Record
+from fedsite.site.state import RoundRecord
 from fedsite.wire import signing
 from fedsite.wire.messages import Envelope, MalformedMessage, Receipt, Ticket, utc_now
 from fedsite.wire.plans import Plan
@@ -30,13 +32,13 @@ from fedsite.wire.plans import Plan
 _ASK_AGAIN = "Ask the site for it again, and compare the hash of its last record by telephone."
 _NO_EXPORT = "Name a file that fedsite privacy export has written."
 FORMAT = "fedsite privacy ledger 1"
-HASH = "SHA-256 of 'SEQUENCE\\nPREVIOUS\\nTIME\\nBODY' in UTF-8; PREVIOUS of the first record is 64 zeros"
 
 
 def export(config_path: Path | None, destination: Path) -> dict[str, Any]:
     """Writes the file (0600), once the chains here are whole; gives what `verify` says of it."""
     with open_site(config_path) as site:
         site.state.verify()
+        site.state.audit("ledger exported")
         document = _document(site)
     write_atomically(destination, json.dumps(document, indent=1).encode(), PRIVATE_FILE)
     return verify(destination)
@@ -80,15 +82,12 @@ def _verified(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chain(rows: list[dict[str, Any]]) -> list[Record]:
-    records: list[Record] = []
-    for row in rows:
-        named = {name: row[name] for name in ("sequence", "previous", "time", "hash")}
-        record = Record(text=row["body"], body=json.loads(row["body"]), **named)
-        previous = records[-1].hash if records else ZERO
-        whole = record.sequence == len(records) + 1 and record.previous == previous and record.is_intact
-        _demand(whole, f"Record {len(records) + 1} was altered, or is missing.")
-        records.append(record)
-    return records
+    stored = [[row[name] for name in ("sequence", "previous", "time", "body", "hash")] for row in rows]
+    texts = [text for _, text in chains.linked("ledger", stored, _ASK_AGAIN)]
+    return [
+        Record(sequence, previous, time, text, json.loads(text), digest)
+        for (sequence, previous, time, _, digest), text in zip(stored, texts, strict=True)
+    ]
 
 
 def _signed(document: dict[str, Any]) -> tuple[dict[str, Plan], dict[str, Receipt]]:
@@ -173,7 +172,7 @@ def _document(site: Site) -> dict[str, Any]:
         "guarantee": guarantee(spent.epsilon, terms.delta),
         "terms": asdict(terms),
         "spent": asdict(spent),
-        "hash": HASH,
+        "hash": chains.RULE,
         "records": [
             {"sequence": one.sequence, "previous": one.previous, "time": one.time, "body": one.text, "hash": one.hash}
             for one in records

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fedsite.files import PRIVATE_FOLDER, make_folder
-from fedsite.jobs import arrivals, tasks
+from fedsite.jobs import arrivals, tasks, trail
 from fedsite.jobs.arrivals import Proofs
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.round import FINAL
-from fedsite.jobs.site import Site, client_of, facts_of, open_site, require_same_terms
+from fedsite.jobs.site import Site, client_of, open_site, require_same_terms
 from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of, terms_of
 from fedsite.site import config as configuration
 from fedsite.site import identity, salvage
@@ -144,7 +144,7 @@ def _replace(config: SiteConfig, wrong: str, proofs: Proofs | None, asked: list[
             _carry_over(state, old, {one.round for one in found})
             told.extend(_charge(state, ledger, found, proofs, had))
             for exchange in asked:
-                state.audit("request", **facts_of(exchange))
+                trail.write_request(state, exchange)
 
     kept = salvage.replace(config.paths.state, fill)
     return Recovery(tuple(told), wrong, kept, withdrawals_known=bool(old.audit), asked=proofs is not None)

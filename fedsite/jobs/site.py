@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.jobs import devices, tasks
+from fedsite.jobs import devices, tasks, trail
 from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
@@ -70,13 +70,7 @@ class Site:
 
     def witness(self, exchange: "Exchange") -> None:
         """Writes a request to the server into the audit: every one, whether it was answered or not."""
-        self.state.audit("request", **facts_of(exchange))
-
-
-def facts_of(exchange: "Exchange") -> dict[str, Any]:
-    """What the audit says of a request: body bytes each way, seconds, this clock's seconds ahead of the server's."""
-    ahead = None if exchange.ahead is None else round(exchange.ahead)
-    return {**asdict(exchange), "seconds": round(exchange.seconds, 3), "ahead": ahead}
+        trail.write_request(self.state, exchange)
 
 
 def client_of(files: IdentityFiles, config: SiteConfig, server: str, witness: "Witness") -> "FederationClient":
@@ -99,6 +93,7 @@ def open_site(config_path: Path | None) -> Iterator[Site]:
     with State.open(config.paths.state) as state:
         ledger = Ledger(state)
         require_same_terms(config.privacy, ledger.terms)
+        trail.note_policy(state, config.policy)
         yield Site(config, state, ledger)
 
 

@@ -13,10 +13,13 @@ from typing import Any
 
 from fedsite.errors import CannotWrite, RecordsDamaged
 from fedsite.files import PRIVATE_FOLDER, cannot_write, fsync_folder, make_folder
-from fedsite.site.state import NotOurs, Record, RoundRecord, State
+from fedsite.site import head
+from fedsite.site.chain import Record
+from fedsite.site.state import NotOurs, RoundRecord, State
 
 KEPT = "damaged"
-_FILES = ("state.db", "state.db-wal", "state.db-shm")
+_DATABASE = ("state.db", "state.db-wal")
+_FILES = (*_DATABASE, "state.db-shm", head.NAME)
 _CHAIN = "select sequence, previous, time, body, hash from {} order by sequence"
 
 
@@ -52,7 +55,7 @@ def read(folder: Path) -> Salvage:
         return Salvage()
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for name in _FILES[:2]:
+            for name in _DATABASE:
                 if (source / name).is_file():
                     shutil.copyfile(source / name, Path(scratch) / name)
             with closing(sqlite3.connect(Path(scratch) / "state.db")) as database:
@@ -81,7 +84,8 @@ def replace(folder: Path, fill: Callable[[State], None]) -> Path:
         for name in _FILES:
             with suppress(FileNotFoundError):
                 (folder / name).replace(aside / name)
-        (draft / "state.db").replace(folder / "state.db")
+        for name in (head.NAME, "state.db"):
+            (draft / name).replace(folder / name)
         fsync_folder(aside)
         fsync_folder(folder)
         shutil.rmtree(draft)

@@ -1,30 +1,35 @@
 """What a site remembers: one SQLite file with its rounds, its privacy ledger and its audit chain.
 
-`ledger` and `audit` are append-only (triggers forbid update and delete) and hash-chained: a record's hash covers
-its sequence, its time, its body and the hash before it. Every ledger record is mirrored by an audit record in the
-same transaction, so that neither can be cut short without the other telling.
+`ledger` and `audit` are append-only (triggers forbid update and delete) and hash-chained (`site.chain`). Every ledger
+record is mirrored by an audit record in the same transaction, so that neither can be cut short without the other
+telling; where both end is remembered beside the database (`site.head`).
 """
 
-import hashlib
+import functools
 import json
 import os
+import pwd
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainLater
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, is_private, make_folder
+from fedsite.site import chain as chains
+from fedsite.site import head
+from fedsite.site.chain import CHAINS, Anchor, Chain, Head, Record, canonical_json, hash_of
 from fedsite.site.identity import IdentityFiles
+
+__all__ = ["Chain", "NotOurs", "Record", "RoundRecord", "State", "operator"]
 
 VERSION = 1
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "logs")
 BUSY_SECONDS = 10.0
-ZERO = "0" * 64
-Chain = Literal["ledger", "audit"]
 _SET_UP = "Set this site up with: fedsite init. If its state folder was lost: fedsite privacy recover"
 MEND = "fedsite privacy recover makes records anew from what is known, and keeps these for the auditor."
 
@@ -51,23 +56,6 @@ class NotOurs(RecordsDamaged):
 
 
 @dataclass(frozen=True)
-class Record:
-    """One link of a chain: `text` is the body as stored, byte for byte what `hash` covers."""
-
-    sequence: int
-    previous: str
-    time: str
-    text: str
-    body: dict[str, Any]
-    hash: str
-
-    @property
-    def is_intact(self) -> bool:
-        """Whether the record is what its own hash covers."""
-        return self.hash == _hash(self.sequence, self.previous, self.time, self.text)
-
-
-@dataclass(frozen=True)
 class RoundRecord:
     """Where a round stands at this site. `body` holds digests and file names, never data."""
 
@@ -84,6 +72,7 @@ class State:
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
         self._database = database
+        self._grown = False  # whether the transaction under way has added a record
 
     @classmethod
     def create(cls, folder: Path) -> "State":
@@ -103,10 +92,11 @@ class State:
         draft.unlink(missing_ok=True)
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE))
         database = _connect(draft)
-        chains = "".join(_CHAIN_SCHEMA.format(chain=chain) for chain in ("ledger", "audit"))
-        database.executescript(f"begin; {_SCHEMA} {chains} pragma user_version = {VERSION}; commit;")
+        tables = "".join(_CHAIN_SCHEMA.format(chain=chain) for chain in CHAINS)
+        database.executescript(f"begin; {_SCHEMA} {tables} pragma user_version = {VERSION}; commit;")
         database.execute("pragma wal_checkpoint(truncate)")
         database.close()
+        head.create(folder)
         draft.replace(path)
         fsync_folder(folder)
         return cls.open(folder)
@@ -157,6 +147,7 @@ class State:
         if self._database.in_transaction:
             yield
             return
+        self._grown = False
         try:
             self._database.execute("begin immediate")
             try:
@@ -174,17 +165,20 @@ class State:
             ) from error
         except sqlite3.DatabaseError as error:
             raise RecordsDamaged(f"The state database is damaged: {error}.", MEND) from error
+        if self._grown:
+            head.write(self.folder, self.heads())
 
     # --- the two chains -----------------------------------------------------------------------------------------
 
     def append(self, chain: Chain, body: dict[str, Any]) -> Record:
         """Adds a record to a chain, and to the audit the mirror of a ledger record. Durable on return."""
         with self.transaction():
-            last = self.last(chain)
-            sequence, previous = (last.sequence + 1, last.hash) if last else (1, ZERO)
+            self._require_its_end()
+            last = self.heads()[chain]
+            sequence, previous = last.sequence + 1, last.hash
             time = datetime.now(UTC).isoformat(timespec="seconds")
             text = canonical_json(body)
-            record = Record(sequence, previous, time, text, body, _hash(sequence, previous, time, text))
+            record = Record(sequence, previous, time, text, body, hash_of(sequence, previous, time, text))
             self._database.execute(
                 f"insert into {chain} values (?, ?, ?, ?, ?)",  # noqa: S608 - `chain` is one of two literals
                 (sequence, previous, time, text, record.hash),
@@ -194,51 +188,79 @@ class State:
         return record
 
     def audit(self, event: str, **details: Any) -> Record:  # noqa: ANN401 - whatever JSON can hold
-        """Writes an event into the audit chain."""
-        return self.append("audit", {"event": event, **details})
+        """Writes an event into the audit chain, and who runs this."""
+        return self.append("audit", {"event": event, "operator": operator(), **details})
 
     def records(self, chain: Chain, after: int = 0) -> Iterator[Record]:
         """The records of a chain in order, as stored. Raises RecordsDamaged on a body that is not JSON."""
-        rows = self._select(
-            # A chain is one of two words of our own.
-            f"select sequence, previous, time, body, hash from {chain} where sequence > ? order by sequence",  # noqa: S608
-            (after,),
-        )
-        for sequence, previous, time, text, digest in rows:
+        for sequence, previous, time, text, digest in self.rows(chain, after):
             yield Record(sequence, previous, time, text, _parsed(text, f"Record {sequence} of the {chain}"), digest)
 
     def last(self, chain: Chain) -> Record | None:
         """The newest record of a chain."""
-        (newest,) = next(self._select(f"select max(sequence) from {chain}"))  # noqa: S608 - as above
+        newest = self.heads()[chain].sequence
         return next(self.records(chain, after=newest - 1)) if newest else None
 
-    def verify(self) -> dict[Chain, int]:
-        """Recomputes both chains and their mirror; gives their lengths.
+    def newest(self, event: str) -> Record | None:
+        """The newest audit record of an event."""
+        found = self._select(
+            "select sequence from audit where body like ? order by sequence desc", (f'%"event":"{event}"%',)
+        )
+        records = (next(self.records("audit", after=sequence - 1)) for (sequence,) in found)
+        return next((record for record in records if record.body.get("event") == event), None)
 
-        Raises RecordsDamaged naming the first record that is altered, missing or out of order.
+    def heads(self) -> dict[Chain, Head]:
+        """Where the chains end."""
+        ends: dict[Chain, Head] = {}
+        for chain in CHAINS:
+            newest = self._select(f"select sequence, hash from {chain} order by sequence desc limit 1")  # noqa: S608
+            ends[chain] = next((Head(*row) for row in newest), Head())
+        return ends
+
+    def verify(self, anchors: Sequence[Anchor] = ()) -> dict[Chain, int]:
+        """Recomputes both chains, their mirror and their ends; gives their lengths.
+
+        Raises RecordsDamaged naming the first record that is altered, missing or out of order, also where one of the
+        `anchors` knows of it.
         """
-        lengths: dict[Chain, int] = {}
-        hashes: dict[int, str] = {}
-        mirrored: dict[int, str] = {}
-        for chain in ("ledger", "audit"):
-            previous, expected = ZERO, 1
-            for record in self.records(chain):
-                if record.sequence != expected:
-                    raise RecordsDamaged(f"Record {expected} of the {chain} is missing.", MEND)
-                if record.previous != previous or not record.is_intact:
-                    raise RecordsDamaged(f"Record {record.sequence} of the {chain} was altered.", MEND)
-                if chain == "ledger":
-                    hashes[record.sequence] = record.hash
-                elif record.body.get("event") == "ledger":
-                    mirrored[record.body["ledger_sequence"]] = record.body["ledger_hash"]
-                previous, expected = record.hash, expected + 1
-            lengths[chain] = expected - 1
-        for sequence in sorted(hashes.keys() | mirrored.keys()):
-            if sequence not in hashes:
-                raise RecordsDamaged(f"Record {sequence} of the ledger is missing.", MEND)
-            if hashes[sequence] != mirrored.get(sequence):
-                raise RecordsDamaged(f"The audit record of ledger record {sequence} is missing.", MEND)
-        return lengths
+        remembered = Anchor(head.NAME, head.read(self.folder, MEND))
+        with self.at_one_moment():
+            rows = {chain: self.rows(chain) for chain in CHAINS}
+            ends = chains.verify(rows, (remembered, *anchors), MEND)
+        return {chain: end.sequence for chain, end in ends.items()}
+
+    def rows(self, chain: Chain, after: int = 0) -> Iterator[tuple[Any, ...]]:
+        """The records of a chain as stored, nothing of them believed: sequence, previous, time, body, hash."""
+        return self._select(
+            # A chain is one of two words of our own.
+            f"select sequence, previous, time, body, hash from {chain} where sequence > ? order by sequence",  # noqa: S608
+            (after,),
+        )
+
+    def _require_its_end(self) -> None:
+        """Nothing is written after records that have lost their end: it would bury the trace of the loss."""
+        if self._grown:
+            return
+        for chain, end in head.read(self.folder, MEND).items():
+            found = self._select(f"select hash from {chain} where sequence = ?", (end.sequence,))  # noqa: S608
+            if end.sequence and next(found, None) != (end.hash,):
+                raise RecordsDamaged(
+                    f"Record {end.sequence} of the {chain}, which {head.NAME} remembers, is missing or was altered.",
+                    MEND,
+                )
+        self._grown = True
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """What is read inside is of one moment, whoever writes meanwhile."""
+        if self._database.in_transaction:
+            yield
+            return
+        self._database.execute("begin")
+        try:
+            yield
+        finally:
+            self._database.execute("rollback")
 
     # --- rounds and evaluations ---------------------------------------------------------------------------------
 
@@ -312,9 +334,15 @@ def _require_own(folder: Path) -> None:
         )
 
 
-def canonical_json(body: dict[str, Any]) -> str:
-    """One spelling for one content: sorted keys, no spaces, no NaN."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+@functools.cache
+def operator() -> str:
+    """Who runs this: the user by the system's word, and who called sudo by sudo's ($SUDO_USER)."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = f"uid {os.geteuid()}"
+    caller = os.environ.get("SUDO_USER", "")
+    return f"{user}, by sudo of {caller}" if re.fullmatch(r"[\w.@-]{1,64}", caller) else user
 
 
 def _parsed(text: str, what: str) -> dict[str, Any]:
@@ -336,7 +364,3 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def _hash(sequence: int, previous: str, time: str, text: str) -> str:
-    return hashlib.sha256(f"{sequence}\n{previous}\n{time}\n{text}".encode()).hexdigest()

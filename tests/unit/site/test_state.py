@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from support.records import alter
 
 from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainLater
+from fedsite.site import chain as chains
+from fedsite.site import head
 from fedsite.site import state as module
 from fedsite.site.state import FOLDERS, State
 
@@ -35,7 +38,8 @@ def tampered(state: State, *statements: str) -> State:
     shutil.rmtree(copy, ignore_errors=True)
     state._database.execute("pragma wal_checkpoint(truncate)")
     copy.mkdir(mode=0o700)
-    shutil.copy(state.folder / "state.db", copy)
+    for name in ("state.db", head.NAME):
+        shutil.copy(state.folder / name, copy)
     alter(copy / "state.db", *statements)
     return State.open(copy)
 
@@ -69,9 +73,14 @@ def test_the_database_itself_forbids_change(state: State, chain: str, statement:
         (["delete from ledger where sequence = 2"], "Record 2 of the ledger is missing"),
         (["delete from audit where sequence = 1"], "Record 1 of the audit is missing"),
         (["delete from ledger where sequence = 4"], "Record 4 of the ledger is missing"),
-        (["delete from audit where sequence >= 8"], "audit record of ledger record 4 is missing"),
-        (["delete from audit"], "audit record of ledger record 1 is missing"),
-        (["delete from ledger"], "Record 1 of the ledger is missing"),
+        (["delete from audit where sequence >= 8"], "Records 8 to 9 of the audit are missing"),
+        (["delete from audit where sequence = 9"], "Record 9 of the audit is missing"),
+        (["delete from audit"], "Records 1 to 9 of the audit are missing"),
+        (["delete from ledger"], "Records 1 to 4 of the ledger are missing"),
+        (
+            ["delete from ledger where sequence > 2", "delete from audit where sequence > 5"],
+            "Records 3 to 4 of the led",
+        ),
         (
             [
                 "update ledger set sequence = -1 where sequence = 2",
@@ -82,9 +91,12 @@ def test_the_database_itself_forbids_change(state: State, chain: str, statement:
         ),
         (["update audit set sequence = sequence + 100 where sequence = 9"], "Record 9 of the audit is missing"),
         (["update audit set sequence = 0 where sequence = 1"], "Record 1 of the audit is missing"),
-        (["update ledger set body = 'no json' where sequence = 3"], "Record 3 of the ledger is no JSON"),
-        (["update ledger set body = '[]' where sequence = 3"], "Record 3 of the ledger is no record"),
-        (["update ledger set body = cast(x'ff7b' as text) where sequence = 3"], "database is damaged"),
+        (["update ledger set body = 'no json' where sequence = 3"], "Record 3 of the ledger was altered"),
+        (["update ledger set body = '[]' where sequence = 3"], "Record 3 of the ledger was altered"),
+        (
+            ["update ledger set body = cast(x'ff7b' as text) where sequence = 3"],
+            "Record 3 of the ledger cannot be read",
+        ),
     ],
 )
 def test_verify_names_what_is_wrong(state: State, statements: list[str], complaint: str) -> None:
@@ -100,10 +112,16 @@ def test_a_whole_rewritten_ledger_record_is_told_by_its_mirror(state: State) -> 
     filled(state)
     last = state.last("ledger")
     text = json.dumps({"kind": "reserved", "round": 99})
-    digest = module._hash(last.sequence, last.previous, last.time, text)
+    digest = chains.hash_of(last.sequence, last.previous, last.time, text)
     rewritten = f"update ledger set body = '{text}', hash = '{digest}' where sequence = 4"
-    with tampered(state, rewritten) as damaged, pytest.raises(RecordsDamaged, match="audit record of ledger record 4"):
-        damaged.verify()
+    with tampered(state, rewritten) as damaged:
+        with pytest.raises(
+            RecordsDamaged, match=r"Record 4 of the ledger was altered: records\.head remembers another"
+        ):
+            damaged.verify()
+        head.write(damaged.folder, damaged.heads())
+        with pytest.raises(RecordsDamaged, match="audit record of ledger record 4"):
+            damaged.verify()
 
 
 @pytest.mark.parametrize("chain", ["ledger", "audit"])
@@ -112,7 +130,7 @@ def test_a_record_rewritten_with_its_hash_is_told_by_the_next(state: State, chai
     filled(state)
     old = next(iter(state.records(chain)))
     text = json.dumps({"kind": "reserved", "event": "nothing", "round": 99})
-    digest = module._hash(old.sequence, old.previous, old.time, text)
+    digest = chains.hash_of(old.sequence, old.previous, old.time, text)
     rewritten = f"update {chain} set body = '{text}', hash = '{digest}' where sequence = 1"
     with tampered(state, rewritten) as damaged, pytest.raises(RecordsDamaged, match=f"Record 2 of the {chain} was alt"):
         damaged.verify()
@@ -166,6 +184,106 @@ def test_what_is_no_json_number_is_not_stored(state: State) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         state.audit("x", value=float("nan"))
     assert state.verify() == {"ledger": 0, "audit": 0}
+
+
+# --- the end of the chains ------------------------------------------------------------------------------------------
+
+
+def test_an_older_copy_of_the_database_is_told_by_the_head(state: State) -> None:
+    """Whole in itself: only what remembers from outside how far it went can tell."""
+    filled(state, 2)
+    state._database.execute("pragma wal_checkpoint(truncate)")
+    older = (state.folder / "state.db").read_bytes()
+    state.append("ledger", {"kind": "reserved", "round": 3})
+    state.close()
+    (state.folder / "state.db").write_bytes(older)
+    with State.open(state.folder) as restored:
+        with pytest.raises(RecordsDamaged, match=r"Record 3 of the ledger is missing, which records\.head"):
+            restored.verify()
+        with pytest.raises(RecordsDamaged, match=r"Record 3 of the ledger, which records\.head remembers, is missing"):
+            restored.audit("after")
+        assert [record.body["event"] for record in restored.records("audit")][-1] == "round", "nothing was buried"
+
+
+def test_a_head_that_stayed_behind_harms_nothing(state: State) -> None:
+    """A kill between the commit and the head."""
+    state.audit("one")
+    early = (state.folder / head.NAME).read_bytes()
+    state.audit("two")
+    (state.folder / head.NAME).write_bytes(early)
+    assert state.verify() == {"ledger": 0, "audit": 2}
+    state.audit("three")
+    assert state.verify() == {"ledger": 0, "audit": 3}
+    assert head.read(state.folder, "")["audit"] == state.heads()["audit"]
+
+
+def test_a_head_that_is_gone_or_altered_is_told(state: State) -> None:
+    filled(state)
+    path = state.folder / head.NAME
+    content = path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(RecordsDamaged):
+            state.verify()
+    path.unlink()
+    for act in (state.verify, lambda: state.audit("after")):
+        with pytest.raises(RecordsDamaged, match="gone"):
+            act()
+
+
+def test_an_anchor_tells_what_the_head_was_made_to_forget(state: State) -> None:
+    """Who rewrites the head as well is told by whoever holds an earlier export."""
+    filled(state)
+    anchor = chains.Anchor("the earlier export", state.heads())
+    assert state.verify([anchor]) == {"ledger": 4, "audit": 9}
+    with tampered(state, "delete from audit where sequence = 9") as cut:
+        head.write(cut.folder, cut.heads())
+        assert cut.verify() == {"ledger": 4, "audit": 8}
+        with pytest.raises(RecordsDamaged, match="Record 9 of the audit is missing, which the earlier export"):
+            cut.verify([anchor])
+        cut.audit("another")
+        with pytest.raises(RecordsDamaged, match="Record 9 of the audit was altered: the earlier export remembers"):
+            cut.verify([anchor])
+
+
+def test_what_is_verified_is_of_one_moment(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that writes between the two chains does not look like a forgery."""
+    filled(state)
+    rows = State.rows
+
+    def slow(self: State, chain: chains.Chain, after: int = 0) -> Iterator[chains.Row]:
+        yield from rows(self, chain, after)
+        if chain == "ledger":
+            with State.open(state.folder) as other:
+                other.append("ledger", {"kind": "reserved"})
+
+    monkeypatch.setattr(State, "rows", slow)
+    assert state.verify() == {"ledger": 4, "audit": 9}
+    monkeypatch.undo()
+    assert state.verify() == {"ledger": 5, "audit": 10}
+
+
+def test_who_ran_it_stands_in_every_audit_record(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for sudo, told in (("", user), ("alice", f"{user}, by sudo of alice"), ("a b\n" * 99, user)):
+        monkeypatch.setenv("SUDO_USER", sudo)
+        module.operator.cache_clear()
+        assert state.audit("x").body["operator"] == told
+    monkeypatch.setattr(os, "geteuid", lambda: 3_999_999_999)
+    module.operator.cache_clear()
+    assert module.operator() == "uid 3999999999"
+    module.operator.cache_clear()
+
+
+def test_the_newest_record_of_an_event(state: State) -> None:
+    assert state.newest("policy") is None
+    state.audit("policy", number=1)
+    state.audit("policy", number=2)
+    state.audit("other", text={"event": "policy"})
+    found = state.newest("policy")
+    assert found is not None
+    assert found.body["number"] == 2
 
 
 # --- transactions ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ def test_a_withdrawal_is_an_audit_record_and_stays(state: State):
     assert withdrawals.withdraw(state, "p-b")
     assert withdrawals.withdrawn(state) == {"p-a", "p-b"}
     withdrawals.removed(state, "p-a", 3)
-    assert [record.body for record in state.records("audit")] == [
+    assert [
+        {key: value for key, value in record.body.items() if key != "operator"} for record in state.records("audit")
+    ] == [
         {"event": "patient-withdrawn", "patient": "p-a"},
         {"event": "patient-withdrawn", "patient": "p-b"},
         {"event": "patient-removed", "patient": "p-a", "files": 3},
