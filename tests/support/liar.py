@@ -1,0 +1,63 @@
+"""A server with the federation's own certificate that answers as it likes: what a site's client must survive."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from fedsite.server.federation import Federation
+from fedsite.server.tls import server_context
+
+Lie = Callable[[bytes], Iterator[bytes]]
+"""From the head of a request to what is sent, piece by piece; whoever wants a pause sleeps."""
+
+
+@dataclass
+class Liar:
+    """Where it listens, and the heads of all requests that it was sent."""
+
+    port: int
+    asked: list[bytes] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+
+@contextmanager
+def lying(federation: Federation, lie: Lie) -> Iterator[Liar]:
+    """Answers every connection by `lie` until the end of the block."""
+    context = server_context(federation.server_certificate, federation.ca_certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        liar = Liar(listening.getsockname()[1])
+        thread = threading.Thread(target=_listen, args=[listening, context, lie, liar], daemon=True)
+        thread.start()
+        try:
+            yield liar
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def _listen(listening: socket.socket, context: ssl.SSLContext, lie: Lie, liar: Liar) -> None:
+    while True:
+        try:
+            line, _ = listening.accept()
+        except OSError:
+            return
+        with suppress(OSError), line, context.wrap_socket(line, server_side=True) as secured:
+            _answer(secured, lie, liar)
+
+
+def _answer(line: ssl.SSLSocket, lie: Lie, liar: Liar) -> None:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = line.recv(1)
+        if not byte:
+            return
+        head += byte
+    liar.asked.append(head)
+    for piece in lie(head):
+        line.sendall(piece)
