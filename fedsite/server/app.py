@@ -50,6 +50,7 @@ Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 MAX_QUESTION_BYTES = 16 << 10
+PART_TYPE = "application/partial-upload"
 
 _RECEIPT: dict[int | str, dict[str, Any]] = {200: {"model": Envelope, "description": "The signed receipt"}}
 
@@ -161,8 +162,8 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
     @app.patch("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT, responses=_RECEIPT)
     async def append(upload_id: UploadId, request: Request) -> Response:
         """Appends at Upload-Offset: 204 with the new offset, or 200 with the receipt at the end."""
-        if request.headers.get("content-type") != "application/partial-upload":
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media-type", "Parts are application/partial-upload.")
+        if request.headers.get("content-type") != PART_TYPE or "content-encoding" in request.headers:
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media-type", f"Parts are {PART_TYPE}, as they are.")
         offset = uploads.whole_number(request.headers, "upload-offset", 0, 1 << 40)
         upload = await receiver.append(request.state.site, upload_id, offset, request.stream())
         return _standing(upload, HTTPStatus.NO_CONTENT)
