@@ -117,11 +117,11 @@ class FederationClient:
         answer = self._ask("GET", f"/v1/plans/{sha256}", expected=(404,))
         return None if answer.status == 404 else _read(Envelope, answer)
 
-    def updates(self) -> list[Arrival] | None:
-        """All that this site has ever sent, by round; None where the server is too old to tell."""
+    def updates(self, after: int = 0) -> list[Arrival] | None:
+        """All that this site has ever sent for rounds after one; None where the server is too old to tell."""
         found: list[Arrival] = []
         while True:
-            last = found[-1].round if found else 0
+            last = found[-1].round if found else after
             answer = self._ask("GET", f"/v1/updates?after={last:d}", expected=(404,))
             if answer.status == 404:
                 return None

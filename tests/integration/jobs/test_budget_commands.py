@@ -14,7 +14,7 @@ from fedsite.jobs import ledger_file
 from fedsite.jobs.forecast import MOST_ROUNDS, _largest
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Ledger, charge_of
-from fedsite.site.state import ZERO, _hash
+from fedsite.site.chain import ZERO, hash_of
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
 PRIVACY = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 40.0}
@@ -156,7 +156,7 @@ def chained(document: dict[str, Any], change: Callable[[list[dict[str, Any]]], N
     previous, records = ZERO, []
     for number, (body, record) in enumerate(zip(bodies, document["records"], strict=True), start=1):
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-        digest = _hash(number, previous, record["time"], text)
+        digest = hash_of(number, previous, record["time"], text)
         records.append(record | {"sequence": number, "previous": previous, "body": text, "hash": digest})
         previous = digest
     document["records"] = records
