@@ -2,22 +2,19 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fedsite.dataset import manifest
-from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised, Unreachable
-from fedsite.jobs import check_policy
+from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised
+from fedsite.jobs import check_network, check_policy
 from fedsite.jobs.findings import Check
 from fedsite.jobs.local_work import require_nobody_withdrawn
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
 from fedsite.site import identity
-from fedsite.wire.messages import PROTOCOL_VERSIONS
 
 LOW_DISK_BYTES = 2 * 10**9
-TOLERATED_SKEW_SECONDS = 120.0
 RENEW_SOON_DAYS = 14
 
 
@@ -27,7 +24,8 @@ def check(config_path: Path | None, progress: Callable[[int, int], None] = lambd
         with open_site(config_path) as site:
             found = [Check("configuration", "ok", "The configuration and the state folder can be read.")]
             for number, (name, run) in enumerate(CHECKS.items(), start=1):
-                found.append(_guarded(name, run, site))
+                lacking = NEEDS.get(name) in {one.name for one in found if one.status in ("error", "skipped")}
+                found.append(Check(name, "skipped", f"Needs {NEEDS[name]}.") if lacking else _guarded(name, run, site))
                 progress(number, len(CHECKS))
             return found
     except FedsiteError as error:
@@ -68,27 +66,6 @@ def _certificate(site: Site) -> Check:
 def _key(site: Site) -> Check:
     with site.client():
         return Check("key", "ok", "The private key opens without a person, a desktop or a prompt.")
-
-
-def _server(site: Site) -> Check:
-    started = time.monotonic()
-    with site.client() as client:
-        versions = client.federation().protocol_versions
-        client.trust()
-    if not set(versions) & set(PROTOCOL_VERSIONS):
-        raise Unreachable(f"The server speaks versions {versions} of the protocol, none of ours.", "Update fedsite.")
-    return Check("server", "ok", f"The server knows this site and answers in {time.monotonic() - started:.2f} s.")
-
-
-def _clock(site: Site) -> Check:
-    with site.client() as client:
-        skew = client.clock_skew()
-    if skew is None:
-        return Check("clock", "warning", "The server told no time; this machine's clock could not be compared.")
-    if abs(skew) > TOLERATED_SKEW_SECONDS:
-        ahead = "ahead of" if skew > 0 else "behind"
-        return Check("clock", "error", f"This clock is {abs(skew):.0f} s {ahead} the server's.", "Set up NTP.", 77)
-    return Check("clock", "ok", f"This clock and the server's differ by {abs(skew):.0f} s.")
 
 
 def _disk(site: Site) -> Check:
@@ -144,7 +121,12 @@ CHECKS: dict[str, Callable[[Site], Check]] = {
     "hours": check_policy.open_hours,
     "plans": check_policy.plans,
     "key": _key,
-    "server": _server,
-    "clock": _clock,
+    "proxy": check_network.proxy,
+    "network": check_network.network,
+    "clock": check_network.clock,
+    "server": check_network.server,
+    "upload": check_network.upload,
     "device": _device,
 }
+# What a check says nothing without: the same failure, told twice, would hide that it is one.
+NEEDS = {"network": "proxy", "clock": "network", "server": "network", "upload": "server"}

@@ -26,6 +26,7 @@ from fedsite.server.limits import DEFAULT_LIMITS, Limits
 from fedsite.server.problems import Refused, no_space
 from fedsite.server.receiver import Receiver
 from fedsite.server.storage import ControlRow, ModelRow, UploadRow
+from fedsite.wire.bandwidth import MAX_PROBE_BYTES, PROBE
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
     Arrivals,
@@ -137,6 +138,11 @@ def _add_rounds(app: FastAPI, federation: Federation) -> None:
 def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> None:
     """Models down, updates up."""
 
+    @app.post(PROBE, status_code=HTTPStatus.NO_CONTENT, openapi_extra=_takes_bytes())
+    async def probe(request: Request) -> None:
+        """Takes bytes and throws them away: a site measures the way up."""
+        await read_body(request, MAX_PROBE_BYTES)
+
     @app.get("/v1/models/{sha256}", response_class=FileResponse)
     def model(sha256: Digest) -> FileResponse:
         """A global model, or a control in its form; Range and If-Range are honoured."""
@@ -192,6 +198,11 @@ async def _message(request: Request, kind: type[Message]) -> Message:
 def _takes(kind: type[Closed]) -> dict[str, Any]:
     """A JSON body for the OpenAPI document: the routes read it themselves, strictly."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
+
+
+def _takes_bytes() -> dict[str, Any]:
+    schema = {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": False, "content": {"application/octet-stream": {"schema": schema}}}}
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import httpx
 
 from fedsite.errors import FedsiteError, NotAuthorised, ServerBrokeProtocol, Unreachable
-from fedsite.wire import transfer
+from fedsite.wire import bandwidth, transfer
 from fedsite.wire.messages import (
     Arrival,
     Arrivals,
@@ -140,6 +140,16 @@ class FederationClient:
         """The newest model that a round has made, as its signed Result; None before the first."""
         answer = self._ask("GET", "/v1/results/latest", expected=(404,))
         return None if answer.status == 404 else _read(Envelope, answer)
+
+    def upload_rate(self) -> float | None:
+        """Bytes a second on the way up; None where the server is too old to measure against."""
+        return None if self._probe(b"").status == 404 else bandwidth.upload_rate(self._probe)
+
+    def _probe(self, content: bytes) -> Answer:
+        headers, patience = {"Content-Type": "application/octet-stream"}, self._patience()
+        return self._explained(
+            lambda: ask(self._http, "POST", bandwidth.PROBE, patience, headers, content, expected=(404,))
+        )
 
     def refuse(self, number: int, reason: RefusalReason) -> None:
         """Says that this site does not take part in a round, in one of four words."""

@@ -27,6 +27,7 @@ from fedsite.errors import (
 from fedsite.wire.diagnosis import Trouble, reason
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, MalformedMessage, Problem, parse
 from fedsite.wire.route import Journey, Proxy, usable
+from fedsite.wire.watchdog import Watchdog
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 LONGEST_ANSWER = 60.0
@@ -144,7 +145,7 @@ class Connection:
     """An HTTP client whose every request is shown to a witness, however it ends; a context manager."""
 
     def __init__(self, http: httpx.Client, witness: Witness = nobody, proxy: Proxy | None = None) -> None:
-        self._http, self._witness, self._proxy = http, witness, proxy
+        self._http, self._witness, self._proxy, self._watchdog = http, witness, proxy, Watchdog()
 
     def __enter__(self) -> "Connection":
         return self
@@ -156,6 +157,7 @@ class Connection:
 
     def close(self) -> None:
         """Closes the line; nothing can be asked afterwards."""
+        self._watchdog.close()
         self._http.close()
 
     @contextmanager
@@ -176,6 +178,7 @@ class Connection:
             nonlocal sent
             for block in blocks:
                 sent += len(block)
+                self._watchdog.progress()
                 yield block
 
         if isinstance(content, bytes):
@@ -183,7 +186,7 @@ class Connection:
         if content is not None:
             content = counted(content)
         try:
-            journey = Journey(self._http.base_url, self._proxy)
+            journey = Journey(self._http.base_url, self._proxy, told=self._watchdog)
             with self._http.stream(
                 method, path, headers=headers, content=content, auth=auth, extensions={"trace": journey}
             ) as response:

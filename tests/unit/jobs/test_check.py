@@ -7,11 +7,13 @@ import pytest
 
 from fedsite.errors import DataNotFit, NotAuthorised, RecordsDamaged
 from fedsite.jobs import check as job
+from fedsite.jobs import check_network
 from fedsite.jobs.check import CHECKS, check
 from fedsite.jobs.findings import Check
 from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
+from fedsite.wire.messages import FederationInfo
 
 PASSING = Check("passing", "ok", "Fine.")
 
@@ -45,6 +47,16 @@ def test_every_check_runs_whatever_the_others_say(config: Path, monkeypatch: pyt
     assert moved == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_what_needs_another_check_says_nothing_without_it(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "CHECKS", {"network": refusing, "server": passing, "upload": passing, "disk": passing})
+    assert [(one.name, one.status, one.message) for one in check(config)[1:]] == [
+        ("network", "error", "Two cases are gone."),
+        ("server", "skipped", "Needs network."),
+        ("upload", "skipped", "Needs server."),
+        ("passing", "ok", "Fine."),
+    ]
+
+
 def test_without_a_configuration_the_rest_is_skipped_by_name(tmp_path: Path) -> None:
     first, *rest = check(tmp_path / "absent.yaml")
     assert (first.name, first.status, first.exit_code) == ("configuration", "error", 78)
@@ -66,7 +78,7 @@ def run(config: Path, name: str) -> Check:
 def test_a_new_site_lacks_its_certificate_and_its_data(config: Path) -> None:
     assert run(config, "records").status == "ok"
     assert run(config, "lock").status == "ok"
-    for name in ("certificate", "agreement", "key", "server", "clock"):
+    for name in ("certificate", "agreement", "key", "proxy", "network", "clock", "server", "upload"):
         assert (run(config, name).status, run(config, name).exit_code) == ("error", NotAuthorised.exit_code), name
     assert run(config, "data").status == "error"
     assert run(config, "data").mend
@@ -114,28 +126,21 @@ def test_a_certificate_that_ends(
     assert (found.status, found.exit_code) == (status, code)
 
 
-class _Clock:
-    def __init__(self, skew: float | None) -> None:
-        self._skew = skew
-
-    def __enter__(self) -> "_Clock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def clock_skew(self) -> float | None:
-        return self._skew
-
-
 @pytest.mark.parametrize(
     ("skew", "status", "words"),
-    [(0.5, "ok", "0 s"), (120, "ok", ""), (121, "error", "ahead of"), (-500, "error", "behind"), (None, "warning", "")],
+    [
+        (0.5, "ok", "0 s"),
+        (120, "ok", ""),
+        (121, "error", "0:02:01 ahead of"),
+        (-500, "error", "0:08:20 behind"),
+        (400 * 86_400, "error", "400 days, 0:00:00 ahead of"),
+        (None, "warning", ""),
+    ],
 )
 def test_a_clock_that_is_wrong(
     config: Path, monkeypatch: pytest.MonkeyPatch, skew: float | None, status: str, words: str
 ) -> None:
-    monkeypatch.setattr(Site, "client", lambda _: _Clock(skew))
+    monkeypatch.setattr(check_network, "_ask", lambda _: (FederationInfo(protocol_versions=[1]), skew))
     found = run(config, "clock")
     assert found.status == status
     assert words in found.message
