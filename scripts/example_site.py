@@ -13,8 +13,8 @@ from fedsite.jobs.init import Answers, initialise
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Charge, Ledger
 from fedsite.server.authority import Authority
-from fedsite.site.identity import IdentityFiles, Pinned, pin
-from fedsite.site.secrets import create_secret
+from fedsite.site import secrets, versions
+from fedsite.site.identity import Choice, IdentityFiles, Pinned, pin
 from fedsite.site.state import State
 from fedsite.wire import enrolment
 
@@ -39,9 +39,11 @@ def make_site(folder: Path, rounds: int = 24, cases: int = 40) -> Path:
 def _enrol(files: IdentityFiles) -> None:
     now, key = datetime.now(UTC), enrolment.new_key()
     authority = Authority.create(FEDERATION, now)
-    files.key.write_bytes(enrolment.key_to_pem(key, create_secret(files.passphrase).decode()))
-    files.authority.write_bytes(enrolment.to_pem([authority.certificate]))
-    files.certificate.write_bytes(enrolment.to_pem([authority.issue_site(key.public_key(), SITE, now)]))
+    chosen = Choice(secrets.choose("file"))
+    version = versions.begin(files, chosen, lambda passphrase: enrolment.key_to_pem(key, passphrase))
+    files.authority.write_bytes(enrolment.to_pem([authority.root]))
+    version.certificate.write_bytes(enrolment.to_pem([authority.issue_site(key.public_key(), SITE, now)]))
+    versions.switch(files, version)
     pin(files, Pinned("https://federation.example:8443", SITE, FEDERATION, (DIGEST,), 1, DIGEST, "A. Person"))
 
 

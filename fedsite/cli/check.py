@@ -1,7 +1,7 @@
 """`fedsite check`."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,13 +15,24 @@ if TYPE_CHECKING:
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
 
 
-def check(context: typer.Context) -> None:
+def check(
+    context: typer.Context,
+    as_cron: Annotated[
+        bool,
+        typer.Option("--as-cron", help="Only this: does the key open without environment, terminal, input, person?"),
+    ] = False,
+) -> None:
     """Runs every pre-flight check and says what to mend before the next round."""
-    from fedsite.jobs import check as job
-
     out = Output.of(context)
-    with out.step("Checking") as progress:
-        found = job.check(out.config_path, progress)
+    if as_cron:
+        from fedsite.jobs import check_identity
+
+        found = [check_identity.key_as_cron(out.config_path)]
+    else:
+        from fedsite.jobs import check as job
+
+        with out.step("Checking") as progress:
+            found = job.check(out.config_path, progress)
     worst = next((one for one in found if one.status == "error"), None)
     out.result(
         "failed" if worst else "ready",

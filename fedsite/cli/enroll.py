@@ -2,12 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
+
+if TYPE_CHECKING:
+    from fedsite.jobs.enroll import Enrolled
+    from fedsite.jobs.site import Site
+    from fedsite.site.identity import Pinned
+    from fedsite.wire.enrolment import Invitation
+
+KeyStorage = Annotated[
+    Literal["auto", "credentials", "file", "keyring"],
+    typer.Option(help="Where the key's passphrase is kept; auto: as before, else systemd's credentials, else a file."),
+]
 
 
 def enroll(
@@ -18,33 +29,33 @@ def enroll(
     accept_agreement: Annotated[
         str, typer.Option(help="Accept the data-use agreement in the name of this person.", metavar="NAME")
     ] = "",
+    key_storage: KeyStorage = "auto",
+    csr_only: Annotated[
+        Path | None, typer.Option(help="Write a certificate request for another authority here, and stop.")
+    ] = None,
+    import_path: Annotated[
+        Path | None, typer.Option("--import", help="Take the certificate that the other authority has made (PEM).")
+    ] = None,
 ) -> None:
     """Makes this site's key here, gets its certificate, pins the federation. Harmless to repeat."""
     from fedsite.jobs import enroll as job
     from fedsite.jobs.site import open_site
-    from fedsite.wire.enrolment import Invitation
 
     out = Output.of(context)
-    with open_site(out.config_path) as site:
+    with open_site(out.config_path, out.warn) as site:
+        if csr_only:
+            job.request_certificate(site, _federation(site, invitation), key_storage, csr_only)
+            text = f"{csr_only} is for the authority. Its answer: fedsite enroll --import FILE"
+            out.result("requested", {"path": str(csr_only.absolute())}, text)
+            return
         before = job.certificate_of(site)
-        if invitation or not before:
-            found = job.enroll(site, Invitation.decode(_line(invitation)))
+        if import_path:
+            found = job.import_certificate(site, _federation(site, invitation), import_path)
+        elif invitation or not before:
+            found = job.enroll(site, _invitation(invitation), key_storage)
         else:
             found = job.Enrolled(site.pinned, "", [])
-        pinned, agreement = found.pinned, found.agreement
-        if found.charged:
-            out.warn(
-                f"The server has had updates of {pinned.site} that this ledger did not know; they are charged now:"
-                f" rounds {', '.join(str(one['round']) for one in found.charged)}. See: fedsite privacy show"
-            )
-        if agreement and not pinned.agreement_accepted_by:
-            out.note(f"Data-use agreement of federation {pinned.federation}:\n\n{agreement}\n")
-            if not accept_agreement and sys.stdin.isatty() and sys.stderr.isatty():
-                accept_agreement = typer.prompt("Who accepts it for this site? (empty: not now)", default="", err=True)
-        if accept_agreement:
-            pinned = job.accept_agreement(site, accept_agreement)
-        elif agreement and not pinned.agreement_accepted_by:
-            out.warn("The agreement is not accepted yet: fedsite enroll --accept-agreement NAME")
+        pinned = _agreed(out, site, found, accept_agreement)
         changed = job.certificate_of(site) != before
     data = {
         "site": pinned.site,
@@ -61,15 +72,44 @@ def enroll(
     )
 
 
-def _line(invitation: str) -> str:
-    """The invitation from its file, from stdin, or pasted unseen on a terminal. Never from the command line."""
-    from fedsite.jobs.enroll import read_invitation
+def _agreed(out: Output, site: "Site", found: "Enrolled", person: str) -> "Pinned":
+    """Shows what the server has told, and records who accepts the agreement, if anybody does."""
+    from fedsite.jobs import enroll as job
 
-    if invitation == "-":
-        return sys.stdin.read()
-    if invitation:
-        return read_invitation(Path(invitation))
+    pinned, agreement = found.pinned, found.agreement
+    if found.charged:
+        out.warn(
+            f"The server has had updates of {pinned.site} that this ledger did not know; they are charged now:"
+            f" rounds {', '.join(str(one['round']) for one in found.charged)}. See: fedsite privacy show"
+        )
+    if agreement and not pinned.agreement_accepted_by:
+        out.note(f"Data-use agreement of federation {pinned.federation}:\n\n{agreement}\n")
+        if not person and sys.stdin.isatty() and sys.stderr.isatty():
+            person = typer.prompt("Who accepts it for this site? (empty: not now)", default="", err=True)
+    if person:
+        return job.accept_agreement(site, person)
+    if agreement and not pinned.agreement_accepted_by:
+        out.warn("The agreement is not accepted yet: fedsite enroll --accept-agreement NAME")
+    return pinned
+
+
+def _federation(site: "Site", invitation: str) -> "Invitation":
+    """Whom another authority's certificate is for: once a site is enrolled, it needs no invitation to say so."""
+    from fedsite.jobs import enroll as job
+
+    known = not invitation and site.files.federation.is_file()
+    return job.known_federation(site) if known else _invitation(invitation)
+
+
+def _invitation(given: str) -> "Invitation":
+    """The invitation from its file, from stdin, or pasted unseen on a terminal. Never from the command line."""
+    from fedsite.jobs import enroll as job
+    from fedsite.wire.enrolment import Invitation
+
+    if given == "-":
+        return Invitation.decode(sys.stdin.read())
+    if given:
+        return Invitation.decode(job.read_invitation(Path(given)))
     if not sys.stdin.isatty():
         raise UsageError("No invitation was given.", "Pass --invitation FILE, or --invitation - and the line on stdin.")
-    line: str = typer.prompt("Invitation", hide_input=True, err=True)
-    return line
+    return Invitation.decode(typer.prompt("Invitation", hide_input=True, err=True))

@@ -35,7 +35,7 @@ def evaluate(
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
-    with open_site(out.config_path) as site:
+    with open_site(out.config_path, out.warn) as site:
         done = job.evaluate_at_home(site, job.Order(model, plan, report, training_cases), out.step)
     data = {**_data(done.found), "report": str(done.report)}
     out.result("evaluated", data, lambda console: _show(console, done))

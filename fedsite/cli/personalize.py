@@ -25,7 +25,7 @@ def personalize(
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
-    with open_site(out.config_path) as site:
+    with open_site(out.config_path, out.warn) as site:
         found = job.personalise(site, job.Asked(steps, learning_rate, seed), out.step)
     data = {**found.record.model_dump(exclude={"plan"}), "steps_taken": found.steps_taken, "kept": found.kept}
     out.result("personalized" if found.kept else "not-better", data, _text(found))

@@ -34,7 +34,7 @@ def train_round(
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
-    with open_site(out.config_path) as site:
+    with open_site(out.config_path, out.warn) as site:
         if devices:
             site = site.on_devices(devices)
         outcome = participate.take_part(site, out.step, dry_run=dry_run, wait_seconds=duration(wait))

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedsite.dataset import manifest
-from fedsite.errors import CannotWrite, DataNotFit, FedsiteError, NotAuthorised
-from fedsite.jobs import check_network, check_policy
+from fedsite.errors import CannotWrite, DataNotFit, FedsiteError
+from fedsite.jobs import check_identity, check_network, check_policy
 from fedsite.jobs.findings import Check
 from fedsite.jobs.local_work import require_nobody_withdrawn
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
-from fedsite.site import identity
 
 LOW_DISK_BYTES = 2 * 10**9
-RENEW_SOON_DAYS = 14
 
 
 def check(config_path: Path | None, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
@@ -52,20 +50,6 @@ def _records(site: Site) -> Check:
 def _lock(site: Site) -> Check:
     with only_run(site.state.folder):
         return Check("lock", "ok", "No other run is at work.")
-
-
-def _certificate(site: Site) -> Check:
-    days = identity.certificate(site.files).days_left()
-    if days <= 0:
-        raise NotAuthorised("This site's certificate has expired.", "Ask the coordinator for a new invitation.")
-    if days < RENEW_SOON_DAYS:
-        return Check("certificate", "warning", f"The certificate ends in {days:.0f} days.", "Tell the coordinator.")
-    return Check("certificate", "ok", f"The certificate is good for {days:.0f} days.")
-
-
-def _key(site: Site) -> Check:
-    with site.client():
-        return Check("key", "ok", "The private key opens without a person, a desktop or a prompt.")
 
 
 def _disk(site: Site) -> Check:
@@ -116,11 +100,11 @@ CHECKS: dict[str, Callable[[Site], Check]] = {
     "lock": _lock,
     "disk": _disk,
     "data": _data,
-    "certificate": _certificate,
+    "certificate": check_identity.certificate,
     "agreement": check_policy.agreement,
     "hours": check_policy.open_hours,
     "plans": check_policy.plans,
-    "key": _key,
+    "key": check_identity.key,
     "proxy": check_network.proxy,
     "network": check_network.network,
     "clock": check_network.clock,

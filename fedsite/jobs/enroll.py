@@ -1,21 +1,25 @@
 """Enrolment: the key is made here and stays here; the certificate comes, the federation is pinned."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs import recover
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.network import proxy_for
-from fedsite.jobs.site import Site
-from fedsite.site import identity
-from fedsite.site.identity import IdentityFiles, Pinned
-from fedsite.site.secrets import create_secret
+from fedsite.jobs.renew import key_of, put_into_use, take_up
+from fedsite.jobs.site import Site, client_of
+from fedsite.site import identity, secrets, versions
+from fedsite.site.identity import Choice, Pinned, Version
+from fedsite.site.secrets import Wanted
 from fedsite.wire import enrolment
 from fedsite.wire.enrolment import Invitation
 from fedsite.wire.messages import Trust, utc_now
@@ -31,27 +35,57 @@ class Enrolled:
     charged: list[dict[str, Any]]
 
 
-def enroll(site: Site, invitation: Invitation) -> Enrolled:
+def enroll(site: Site, invitation: Invitation, wanted: Wanted = "auto") -> Enrolled:
     """Gets this site's certificate, pins the federation, and charges what the server has had of this site before.
 
-    Harmless to repeat: the same invitation and key give the same certificate. A new invitation gives a new one, which
-    is the way back for a site whose certificate has ended; everything else stays. An old invitation changes nothing.
-    Raises UsageError when this state folder belongs to another federation or site, RecordsDamaged when its records
-    are, NotAuthorised, Unreachable, ServerBrokeProtocol.
+    Harmless to repeat: until it has succeeded the same key asks again. A new invitation gives a new key and a new
+    certificate, which is the way back for a site whose certificate has ended; everything else stays. An old invitation
+    changes nothing. Raises UsageError when this state folder belongs to another federation or site, RecordsDamaged when
+    its records are, ConfigurationError when the key's passphrase cannot be kept where it is `wanted`, TryAgainLater
+    while a person's approval is awaited, NotAuthorised, Unreachable, ServerBrokeProtocol.
     """
-    with only_run(site.state.folder):
-        site.state.verify()
-        _refuse_another_federation(site, invitation)
+    with _alone(site, invitation):
+        return _finish(site, invitation, _certified(site, invitation, wanted))
+
+
+def request_certificate(site: Site, invitation: Invitation, wanted: Wanted, path: Path) -> None:
+    """Makes the key and writes a request (PKCS#10, PEM) for an authority other than the federation's server.
+
+    Harmless to repeat: the same key asks until a certificate for it is imported. Raises as `enroll` does.
+    """
+    with _alone(site, invitation):
+        version = take_up(site, _choice(site, wanted, imported=True))
+        request = enrolment.signing_request(key_of(version), invitation.site)
+        site.state.audit("certificate requested", site=invitation.site, key_storage=version.choice.place.storage)
+        write_atomically(path, request.public_bytes(Encoding.PEM))
+
+
+def import_certificate(site: Site, invitation: Invitation, path: Path) -> Enrolled:
+    """Takes the certificate (PEM, with all between it and the federation's root) that another authority has made.
+
+    Raises UsageError when no request is waiting or the certificate is not its answer, and as `enroll` does.
+    """
+    with _alone(site, invitation):
+        version = versions.pending(site.files)
+        if version is None or not version.choice.imported:
+            raise UsageError("No key waits for a certificate here.", "Begin with: fedsite enroll --csr-only FILE")
+        authority = _fetch_authority(site, invitation)
         try:
-            _get_certificate(site, invitation)
-        except NotAuthorised:
-            if not site.files.certificate.is_file():
-                raise
-        with site.client_for(invitation.server) as client:
-            trust = client.trust()
-            pinned = _pin(site, invitation, trust)
-            charged = recover.charge_unknown(site, pinned, client, client.updates() or [])
-        return Enrolled(pinned, trust.agreement, charged)
+            certificates = x509.load_pem_x509_certificates(_content(path))
+            chain = enrolment.own_chain(certificates, key_of(version).public_key(), authority)
+        except ValueError as error:
+            raise UsageError(
+                f"This certificate cannot be used: {error}.",
+                "It must be PEM, made for the newest request, followed by all between it and the federation's root.",
+            ) from None
+        write_atomically(version.certificate, chain, PRIVATE_FILE)
+        return _finish(site, invitation, version)
+
+
+def known_federation(site: Site) -> Invitation:
+    """What an invitation would say of the federation that this site is enrolled in. Raises NotAuthorised."""
+    pinned = site.pinned
+    return Invitation(pinned.server, pinned.site, "", identity.authority_sha256(site.files))
 
 
 def accept_agreement(site: Site, person: str) -> Pinned:
@@ -83,33 +117,64 @@ def _refuse_another_federation(site: Site, invitation: Invitation) -> None:
         )
 
 
-def _get_certificate(site: Site, invitation: Invitation) -> None:
-    files, proxy = site.files, proxy_for(site.config.network, invitation.server)
-    patience = Patience(site.config.network.patience_seconds)
-    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, proxy, patience, site.witness)
-    key = _key(files)
-    certificates = enrolment.enroll(invitation, authority, key, proxy, patience, site.witness)
-    if certificate_of(site) == certificates:
-        return
-    with site.state.transaction():
-        site.state.audit(
-            "enrolled",
-            site=invitation.site,
-            server=invitation.server,
-            certificate_sha256=hashlib.sha256(certificates).hexdigest(),
-        )
-        write_atomically(files.authority, authority, PRIVATE_FILE)
-        write_atomically(files.certificate, certificates, PRIVATE_FILE)
+def _certified(site: Site, invitation: Invitation, wanted: Wanted) -> Version:
+    """A version with the certificate that the invitation brings; the present one where it brings none any more."""
+    files, network = site.files, site.config.network
+    authority = _fetch_authority(site, invitation)
+    waited = versions.pending(files)
+    version = take_up(site, _choice(site, wanted))
+    proxy, patience = proxy_for(network, invitation.server), Patience(network.patience_seconds)
+    try:
+        chain = enrolment.enroll(invitation, authority, key_of(version), proxy, patience, site.witness)
+    except NotAuthorised:
+        if version != waited:
+            versions.remove(version)
+        if not files.certificate.is_file():
+            raise
+        return files.current
+    write_atomically(version.certificate, chain, PRIVATE_FILE)
+    return version
 
 
-def _key(files: IdentityFiles) -> EllipticCurvePrivateKey:
-    """The private key of an earlier attempt, else a new one: only the same key may ask again."""
-    passphrase = create_secret(files.passphrase).decode()
-    if files.key.is_file():
-        return enrolment.key_from_pem(files.key.read_bytes(), passphrase)
-    key = enrolment.new_key()
-    write_atomically(files.key, enrolment.key_to_pem(key, passphrase), PRIVATE_FILE)
-    return key
+def _finish(site: Site, invitation: Invitation, version: Version) -> Enrolled:
+    """Tries the certificate by asking for what is to be pinned, then puts it into use."""
+    with client_of(site.files, site.config, invitation.server, site.witness, version) as client:
+        trust = client.trust()
+        pinned = _pin(site, invitation, trust)
+        charged = recover.charge_unknown(site, pinned, client, client.updates() or [])
+    if version != site.files.current:
+        put_into_use(site, version, "enrolled")
+    return Enrolled(pinned, trust.agreement, charged)
+
+
+@contextmanager
+def _alone(site: Site, invitation: Invitation) -> Iterator[None]:
+    """No other run, nor renewal, at work; records that are whole; and an invitation that fits them."""
+    with only_run(site.state.folder), only_run(site.files.folder):
+        site.state.verify()
+        _refuse_another_federation(site, invitation)
+        yield
+
+
+def _choice(site: Site, wanted: Wanted, imported: bool = False) -> Choice:
+    """The place for the passphrase of the new key; `auto` keeps to the one that was chosen before, if any was."""
+    if wanted != "auto":
+        return Choice(secrets.choose(wanted), imported)
+    waiting, present = versions.pending(site.files), site.files.current
+    if waiting and waiting.choice.imported == imported:
+        return waiting.choice
+    known = present.key.is_file()
+    return Choice(secrets.beside(present.choice.place) if known else secrets.choose(wanted), imported)
+
+
+def _fetch_authority(site: Site, invitation: Invitation) -> bytes:
+    """The root that the invitation names (PEM), fetched once."""
+    files, network = site.files, site.config.network
+    if not files.authority.is_file():
+        proxy, patience = proxy_for(network, invitation.server), Patience(network.patience_seconds)
+        root = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, proxy, patience, site.witness)
+        write_atomically(files.authority, root, PRIVATE_FILE)
+    return files.authority.read_bytes()
 
 
 def _pin(site: Site, invitation: Invitation, trust: Trust) -> Pinned:
@@ -144,6 +209,11 @@ def _pin(site: Site, invitation: Invitation, trust: Trust) -> Pinned:
 
 def read_invitation(path: Path) -> str:
     """The line in an invitation file. Raises SourceMissing."""
-    if not path.is_file():
-        raise SourceMissing("There is no such invitation file.", "Name the file, or pass - and paste it on stdin.")
-    return path.read_text(encoding="utf-8", errors="replace")
+    return _content(path).decode(errors="replace")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceMissing(f"{path} cannot be read: {error.strerror}.", "Name a file that you may read.") from error

@@ -124,7 +124,7 @@ def _make_anew(config: SiteConfig, wrong: str) -> Recovery:
         return _replace(config, wrong, None, [])
     pinned = identity.pinned(files)
     asked: list[Exchange] = []  # the records that could hold them are still to be made
-    with client_of(files, config, pinned.server, asked.append) as client:
+    with client_of(files, config, pinned.server, asked.append, files.current) as client:
         return _replace(config, wrong, Proofs(pinned, client), asked)
 
 

@@ -1,9 +1,10 @@
 """What every job of an enrolled site opens first: configuration, state, ledger, identity, and the client."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,14 @@ from fedsite.privacy.ledger import Ledger, Terms
 from fedsite.site import config as configuration
 from fedsite.site import identity
 from fedsite.site.config import PrivacySettings, SiteConfig, TrainingSettings
-from fedsite.site.identity import IdentityFiles, Pinned
+from fedsite.site.identity import IdentityFiles, Pinned, Version
 from fedsite.site.pseudonyms import Pseudonyms
-from fedsite.site.secrets import read_secret
 from fedsite.site.state import State
 
 if TYPE_CHECKING:
     from fedsite.dicom.index import Index
     from fedsite.wire.client import FederationClient
-    from fedsite.wire.transport import Exchange, Witness
+    from fedsite.wire.transport import Exchange, TlsIdentity, Witness
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Site:
     config: SiteConfig
     state: State
     ledger: Ledger
+    warn: Callable[[str], None] = lambda text: None
+    """Told what wants a person's attention and stops nothing."""
 
     @property
     def files(self) -> IdentityFiles:
@@ -60,33 +62,45 @@ class Site:
             raise UsageError("--devices names a device twice, or too many.", "Name each one once.") from None
         return replace(self, config=self.config.model_copy(update={"training": training}))
 
+    @cached_property
+    def version(self) -> Version:
+        """The key and certificate that this command shows: renewed first, where it is time for that."""
+        from fedsite.jobs import renew
+
+        renew.renew_if_due(self)
+        return self.files.current
+
     def client(self) -> "FederationClient":
         """A client that shows this site's certificate. Raises NotAuthorised before enrolment."""
-        return self.client_for(self.pinned.server)
-
-    def client_for(self, server: str) -> "FederationClient":
-        """The same while the federation is not pinned yet."""
-        return client_of(self.files, self.config, server, self.witness)
+        return client_of(self.files, self.config, self.pinned.server, self.witness, self.version)
 
     def witness(self, exchange: "Exchange") -> None:
         """Writes a request to the server into the audit: every one, whether it was answered or not."""
         trail.write_request(self.state, exchange)
 
 
-def client_of(files: IdentityFiles, config: SiteConfig, server: str, witness: "Witness") -> "FederationClient":
-    """A client that shows the certificate of an identity, whatever the state of the records beside it."""
-    from fedsite.jobs.network import proxy_for
-    from fedsite.wire.client import FederationClient
+def tls_of(files: IdentityFiles, version: Version) -> "TlsIdentity":
+    """What a version of an identity shows and trusts. Raises NotAuthorised without one."""
     from fedsite.wire.transport import TlsIdentity
 
-    passphrase = read_secret(files.passphrase).decode()
-    tls = TlsIdentity(files.certificate, files.key, passphrase, files.authority)
+    identity.sealed_key(version)
+    return TlsIdentity(version.certificate, version.key, version.passphrase(), files.authority)
+
+
+def client_of(
+    files: IdentityFiles, config: SiteConfig, server: str, witness: "Witness", version: Version
+) -> "FederationClient":
+    """A client that shows the certificate of one version, whatever the state of the records beside it."""
+    from fedsite.jobs.network import proxy_for
+    from fedsite.wire.client import FederationClient
+
+    tls = tls_of(files, version)
     proxy, patience = proxy_for(config.network, server), config.network.patience_seconds
     return FederationClient(server, tls, proxy=proxy, patience=patience, witness=witness)
 
 
 @contextmanager
-def open_site(config_path: Path | None) -> Iterator[Site]:
+def open_site(config_path: Path | None, warn: Callable[[str], None] = lambda text: None) -> Iterator[Site]:
     """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
     config = configuration.load(config_path)
     tasks.add_own(config.paths.tasks)
@@ -94,7 +108,7 @@ def open_site(config_path: Path | None) -> Iterator[Site]:
         ledger = Ledger(state)
         require_same_terms(config.privacy, ledger.terms)
         trail.note_policy(state, config.policy)
-        yield Site(config, state, ledger)
+        yield Site(config, state, ledger, warn)
 
 
 def require_same_terms(written: PrivacySettings, terms: Terms) -> None:

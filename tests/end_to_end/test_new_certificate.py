@@ -1,19 +1,22 @@
-"""What README says of a certificate that runs out: a new one comes, and everything else stays."""
+"""What README says of a certificate that has ended or was revoked: a new one comes, and everything else stays."""
 
 from support.federation import Server
 from support.site import Site
 
 
 def files_of(site: Site) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (site.state / "identity").iterdir()}
+    folder = site.state / "identity"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_new_invitation_brings_a_new_certificate(server: Server, site: Site) -> None:
     before = files_of(site)
     site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a"))
     after = files_of(site)
-    assert {name for name in before if before[name] != after[name]} == {"site.pem"}
-    assert after.keys() == before.keys()
+    assert {name for name in before.keys() & after.keys() if before[name] != after[name]} == {"current"}
+    version = {"choice.json", "key.pem", "passphrase", "site.pem"}
+    assert before.keys() - after.keys() == {f"versions/1/{name}" for name in version}
+    assert after.keys() - before.keys() == {f"versions/2/{name}" for name in version}
     assert site.ok("train-round")["outcome"] == "nothing-to-do"
 
 

@@ -106,26 +106,6 @@ def test_a_full_disk_is_a_finding(config: Path, monkeypatch: pytest.MonkeyPatch)
     assert run(config, "disk").status == "ok"
 
 
-class _Days:
-    def __init__(self, days: float) -> None:
-        self._days = days
-
-    def days_left(self) -> float:
-        return self._days
-
-
-@pytest.mark.parametrize(
-    ("days", "status", "code"),
-    [(60, "ok", 0), (14, "ok", 0), (13.9, "warning", 0), (0, "error", 77), (-5, "error", 77)],
-)
-def test_a_certificate_that_ends(
-    config: Path, monkeypatch: pytest.MonkeyPatch, days: float, status: str, code: int
-) -> None:
-    monkeypatch.setattr(job.identity, "certificate", lambda _: _Days(days))
-    found = run(config, "certificate")
-    assert (found.status, found.exit_code) == (status, code)
-
-
 @pytest.mark.parametrize(
     ("skew", "status", "words"),
     [

@@ -30,7 +30,13 @@ SAFE_LOADERS = {"_UniqueKeys"}
 # The registry imports the modules that lie in fedsite/tasks/: names from the file system of the installation.
 IMPORTS_BY_NAME = {("tasks/registry.py", "importlib.import_module(entry.name)")}
 # The decoder hands its own environment on to its child, and looks at none of it.
-MAY_READ_THE_ENVIRONMENT = {"site/config.py", "jobs/inspect.py", "cli/main.py", "dicom/voxels/decoder.py"}
+MAY_READ_THE_ENVIRONMENT = {
+    "site/config.py",
+    "site/secrets.py",
+    "jobs/inspect.py",
+    "cli/main.py",
+    "dicom/voxels/decoder.py",
+}
 
 
 def runs_code(source: str) -> set[str]:
