@@ -44,6 +44,24 @@ class Update:
     weight: float | None = None
 
 
+def _renewing(patience: Patience, progress: Progress) -> Progress:
+    """The same callback, which also renews the patience with each block that is further than any before.
+
+    What goes over the line again after a cut does not count, nor does a trickle: a server that forgets what it was
+    sent, or sends byte by byte, must not hold us for ever.
+    """
+    furthest = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal furthest
+        if done >= furthest + BLOCK_BYTES:
+            furthest = done
+            patience.progress()
+        progress(done, total)
+
+    return told
+
+
 def repr_digest(sha256: str) -> str:
     """A SHA-256 (hexadecimal) as the value of a Repr-Digest header (RFC 9530)."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
@@ -58,7 +76,7 @@ def upload(http: Connection, update: Update, patience: Patience, progress: Progr
     with file:
         if hashlib.file_digest(file, "sha256").hexdigest() != update.sha256:
             raise RecordsDamaged("The sealed update is not the one in the ledger; nothing was sent.")
-        size = os.fstat(file.fileno()).st_size
+        size, progress = os.fstat(file.fileno()).st_size, _renewing(patience, progress)
         while True:
             answer = _create(http, update, size, patience)
             if answer.status == 201:
@@ -115,7 +133,7 @@ def _send(
             raise refusal(answer)
         reached = _offset(answer, size)
         if reached > offset:
-            patience.progress()
+            patience.check(Trouble("the server takes too few bytes"))
         else:
             patience.pause(Trouble("the server takes no bytes"))
         offset = reached
@@ -184,6 +202,7 @@ def _fetch_all(
     http: Connection, sha256: str, size: int, file: BufferedRandom, patience: Patience, progress: Progress
 ) -> str:
     """Fetches until the file has `size` bytes, fsyncs it, and gives its SHA-256."""
+    progress = _renewing(patience, progress)
     if file.seek(0, os.SEEK_END) > size:
         file.truncate(0)
     while (reached := file.seek(0, os.SEEK_END)) < size:
@@ -221,10 +240,8 @@ def _fetch(
             if done > size:
                 raise ServerBrokeProtocol(f"The model is larger than the {size} bytes that the ticket names.")
             file.write(block)
-            if done // BLOCK_BYTES != (done - len(block)) // BLOCK_BYTES:
-                patience.progress()  # by whole blocks, lest a server that drips bytes holds us for ever
-            patience.check(Trouble("the model comes too slowly"))
             progress(done, size)
+            patience.check(Trouble("the model comes too slowly"))
 
 
 def _refuse(response: httpx.Response) -> NoReturn:

@@ -49,11 +49,12 @@ def patience(budget: float = 60.0) -> Patience:
 
 
 def serving(answer: Callable[[httpx.Request], httpx.Response], witness: Witness = nobody) -> Connection:
-    def unread(request: httpx.Request) -> httpx.Response:
-        given = answer(request)
-        return httpx.Response(given.status_code, headers=given.headers, stream=given.stream)
+    transport = httpx.MockTransport(lambda request: unread(answer(request)))
+    return Connection(httpx.Client(base_url="https://server", transport=transport), witness)
 
-    return Connection(httpx.Client(base_url="https://server", transport=httpx.MockTransport(unread)), witness)
+
+def unread(given: httpx.Response) -> httpx.Response:
+    return httpx.Response(given.status_code, headers=given.headers, stream=given.stream)
 
 
 def problem(status: int, kind: str, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -274,6 +275,60 @@ def test_a_dripping_download_is_given_up(tmp_path: Path) -> None:
 def test_no_place_to_write(tmp_path: Path) -> None:
     with pytest.raises(CannotWrite):
         download(tmp_path / "absent", lambda _: httpx.Response(200, content=CONTENT))
+
+
+class _SlowLine(httpx.BaseTransport):
+    """Takes 50 s for each block of an upload, and is cut after so many; the server keeps what `keeps` says of it."""
+
+    def __init__(self, clock: Clock, blocks: int, keeps: Callable[[int], int]) -> None:
+        self._clock, self._blocks, self._keeps, self.offset, self.parts = clock, blocks, keeps, 0, 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return unread(httpx.Response(201, headers={"Location": PLACE, "Upload-Offset": str(self.offset)}))
+        self.parts += 1
+        here = 0
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        for number, block in enumerate(request.stream):
+            if number == self._blocks:
+                self.offset += self._keeps(here)
+                raise httpx.WriteError("cut", request=request)
+            self._clock.sleep(50)
+            here += len(block)
+        return unread(httpx.Response(200, content=RECEIPT.to_bytes()))
+
+
+def _upload_over(folder: Path, clock: Clock, line: _SlowLine) -> Envelope:
+    with Connection(httpx.Client(base_url="https://server", transport=line)) as http:
+        return transfer.upload(http, update(folder), Patience(60.0, clock, clock.sleep), transfer.silent)
+
+
+def test_a_slow_line_that_is_cut_again_and_again_gets_there(tmp_path: Path) -> None:
+    clock = Clock()
+    line = _SlowLine(clock, 2, lambda sent: transfer.BLOCK_BYTES)
+    assert _upload_over(tmp_path, clock, line) == RECEIPT
+    assert (line.parts, clock.now > 4 * 50) == (3, True)
+
+
+def test_a_server_that_forgets_what_it_was_sent_does_not_hold_us(tmp_path: Path) -> None:
+    clock = Clock()
+    line = _SlowLine(clock, 2, lambda sent: 0)
+    with pytest.raises(Unreachable, match="No progress for 60 seconds"):
+        _upload_over(tmp_path, clock, line)
+    assert line.parts <= 4
+
+
+def test_a_server_that_takes_byte_after_byte_does_not_hold_us(tmp_path: Path) -> None:
+    clock, offset = Clock(), iter(range(1, len(CONTENT)))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(201, headers={"Location": PLACE, "Upload-Offset": "0"})
+        clock.sleep(1)
+        return httpx.Response(204, headers={"Upload-Offset": str(next(offset))})
+
+    with serving(answer) as http, pytest.raises(Unreachable, match="too few bytes"):
+        transfer.upload(http, update(tmp_path), Patience(60.0, clock, clock.sleep), transfer.silent)
 
 
 def test_clock_skew() -> None:
