@@ -19,9 +19,11 @@ import fedsite
 from fedsite.errors import CannotWrite, TryAgainLater
 from fedsite.server import enrolment, participation, uploads
 from fedsite.server.bodies import read_body
+from fedsite.server.document import PROBLEMS, body, describe, takes
 from fedsite.server.door import Door
 from fedsite.server.est import add_enrolment
 from fedsite.server.federation import Federation
+from fedsite.server.headers import ANNOUNCEMENT, OFFSET
 from fedsite.server.limits import DEFAULT_LIMITS, Limits
 from fedsite.server.problems import Refused, no_space
 from fedsite.server.receiver import Receiver
@@ -30,14 +32,12 @@ from fedsite.wire.bandwidth import MAX_PROBE_BYTES, PROBE
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
     Arrivals,
-    Closed,
     Envelope,
     FederationInfo,
     MalformedMessage,
     Message,
     Participation,
     ParticipationRequest,
-    Problem,
     Refusal,
     RoundAnswer,
     Tickets,
@@ -54,6 +54,11 @@ MAX_QUESTION_BYTES = 16 << 10
 PART_TYPE = "application/partial-upload"
 
 _RECEIPT: dict[int | str, dict[str, Any]] = {200: {"model": Envelope, "description": "The signed receipt"}}
+_BYTES = {"type": "string", "format": "binary"}
+_MODEL: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file", "content": {"application/octet-stream": {"schema": _BYTES}}},
+    206: {"description": "A part of it", "content": {"application/octet-stream": {"schema": _BYTES}}},
+}
 
 
 def create_app(
@@ -69,7 +74,7 @@ def create_app(
         summary="What passes between a site and the federation server",
         openapi_url=None,
         lifespan=lifespan,
-        responses={"4XX": {"model": Problem, "description": "Refused"}},
+        responses=PROBLEMS,
     )
     app.add_middleware(Door, federation=federation, limits=limits)
     _explain_errors(app)
@@ -79,7 +84,7 @@ def create_app(
 
     @app.get("/v1/openapi.json", include_in_schema=False)
     def openapi() -> dict[str, Any]:
-        return app.openapi()
+        return describe(app)
 
     return app
 
@@ -97,7 +102,7 @@ def _add_rounds(app: FastAPI, federation: Federation) -> None:
         """What a site pins."""
         return enrolment.trust(federation, request.state.site)
 
-    @app.post("/v1/participation", openapi_extra=_takes(ParticipationRequest))
+    @app.post("/v1/participation", openapi_extra=takes(ParticipationRequest))
     async def participate(request: Request) -> Participation:
         """Is anything due?"""
         asked = await _message(request, ParticipationRequest)
@@ -128,7 +133,7 @@ def _add_rounds(app: FastAPI, federation: Federation) -> None:
         """The newest model that a round has made, signed by the round key."""
         return participation.latest_result(federation)
 
-    @app.post("/v1/rounds/{number}/refusal", status_code=HTTPStatus.NO_CONTENT, openapi_extra=_takes(Refusal))
+    @app.post("/v1/rounds/{number}/refusal", status_code=HTTPStatus.NO_CONTENT, openapi_extra=takes(Refusal))
     async def refuse(number: Number, request: Request) -> None:
         """This site does not take part."""
         refusal = await _message(request, Refusal)
@@ -138,12 +143,14 @@ def _add_rounds(app: FastAPI, federation: Federation) -> None:
 def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> None:
     """Models down, updates up."""
 
-    @app.post(PROBE, status_code=HTTPStatus.NO_CONTENT, openapi_extra=_takes_bytes())
+    @app.post(
+        PROBE, status_code=HTTPStatus.NO_CONTENT, openapi_extra=body("application/octet-stream", _BYTES, required=False)
+    )
     async def probe(request: Request) -> None:
         """Takes bytes and throws them away: a site measures the way up."""
         await read_body(request, MAX_PROBE_BYTES)
 
-    @app.get("/v1/models/{sha256}", response_class=FileResponse)
+    @app.get("/v1/models/{sha256}", response_class=FileResponse, responses=_MODEL)
     def model(sha256: Digest) -> FileResponse:
         """A global model, or a control in its form; Range and If-Range are honoured."""
         with federation.database.reading() as session:
@@ -152,25 +159,37 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
         headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, immutable"}
         return ModelResponse(federation.models.path(sha256), headers=headers, media_type="application/octet-stream")
 
-    @app.post("/v1/rounds/{number}/updates", status_code=HTTPStatus.CREATED, responses=_RECEIPT)
+    @app.post(
+        "/v1/rounds/{number}/updates",
+        status_code=HTTPStatus.CREATED,
+        response_class=Response,
+        responses=_RECEIPT,
+        openapi_extra={"parameters": ANNOUNCEMENT},
+    )
     def announce(number: Number, request: Request) -> Response:
         """Announces an update: 201 with where to send it, or 200 with its receipt when it is here already."""
         said = uploads.read_announcement(request.headers)
         upload = uploads.announce(federation, request.state.site, number, said)
         return _standing(upload, HTTPStatus.CREATED)
 
-    @app.head("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT)
+    @app.head("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
     def upload_state(upload_id: UploadId, request: Request) -> Response:
         """How much of an upload is durable."""
         upload = uploads.find(federation, request.state.site, upload_id)
         return Response(status_code=HTTPStatus.NO_CONTENT, headers=uploads.state_headers(upload))
 
-    @app.patch("/v1/uploads/{upload_id}", status_code=HTTPStatus.NO_CONTENT, responses=_RECEIPT)
+    @app.patch(
+        "/v1/uploads/{upload_id}",
+        status_code=HTTPStatus.NO_CONTENT,
+        response_class=Response,
+        responses=_RECEIPT,
+        openapi_extra={"parameters": [OFFSET.described], **body(PART_TYPE, _BYTES)},
+    )
     async def append(upload_id: UploadId, request: Request) -> Response:
         """Appends at Upload-Offset: 204 with the new offset, or 200 with the receipt at the end."""
         if request.headers.get("content-type") != PART_TYPE or "content-encoding" in request.headers:
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media-type", f"Parts are {PART_TYPE}, as they are.")
-        offset = uploads.whole_number(request.headers, "upload-offset", 0, 1 << 40)
+        offset = OFFSET.read(request.headers)
         upload = await receiver.append(request.state.site, upload_id, offset, request.stream())
         return _standing(upload, HTTPStatus.NO_CONTENT)
 
@@ -193,16 +212,6 @@ async def _message(request: Request, kind: type[Message]) -> Message:
         return parse(kind, await read_body(request, MAX_QUESTION_BYTES))
     except MalformedMessage as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "malformed", f"{error}.") from None
-
-
-def _takes(kind: type[Closed]) -> dict[str, Any]:
-    """A JSON body for the OpenAPI document: the routes read it themselves, strictly."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
-
-
-def _takes_bytes() -> dict[str, Any]:
-    schema = {"type": "string", "format": "binary"}
-    return {"requestBody": {"required": False, "content": {"application/octet-stream": {"schema": schema}}}}
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -5,12 +5,9 @@ announcing the same again is the same upload, so after any accident a client ann
 to clients counts fsynced bytes only. Everything here blocks: `receiver` calls it from threads.
 """
 
-import base64
 import hashlib
 import logging
-import math
 import os
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from sqlalchemy.orm import Session
 from fedsite.files import PRIVATE_FILE, fsync_folder, sha256_of
 from fedsite.server.aggregation import why_unfit
 from fedsite.server.federation import Federation
+from fedsite.server.headers import LENGTH, SEQUENCE, malformed, read_digest, read_weight
 from fedsite.server.problems import Refused, no_such_round, round_closed
 from fedsite.server.rounds import plan_of, series_of, update_path
 from fedsite.server.storage import RoundRow, UploadRow
@@ -53,12 +51,11 @@ class Announcement:
 
 def read_announcement(headers: Mapping[str, str]) -> Announcement:
     """From the headers of a creation; refuses with 400 what is missing or out of range."""
-    weight = headers.get("fedsite-weight")
     return Announcement(
-        sha256=_digest(headers.get("repr-digest", "")),
-        size=whole_number(headers, "upload-length", 1, 1 << 40),
-        ledger_sequence=whole_number(headers, "fedsite-ledger-sequence", 1, 1 << 53),
-        weight=None if weight is None else _weight(weight),
+        sha256=read_digest(headers),
+        size=LENGTH.read(headers),
+        ledger_sequence=SEQUENCE.read(headers),
+        weight=read_weight(headers),
     )
 
 
@@ -213,7 +210,7 @@ def _begin(federation: Federation, session: Session, row: RoundRow, site: str, s
     """A new upload; the size is judged at once, before a byte is taken."""
     plan = plan_of(federation, series_of(session, row))
     if (plan.weights == "declared") != (said.weight is not None):
-        raise _malformed(f"The plan's weights are {plan.weights}; Fedsite-Weight must say so.")
+        raise malformed(f"The plan's weights are {plan.weights}; Fedsite-Weight must say so.")
     upload = UploadRow(
         id=hashlib.sha256(f"{site}\0{row.number}\0{said.sha256}".encode()).hexdigest()[:32],
         round=row.number,
@@ -276,33 +273,3 @@ def _layout(federation: Federation, row: RoundRow, plan: Plan) -> Layout:
 
 def _incoming(federation: Federation, upload_id: str) -> Path:
     return federation.folder / "incoming" / upload_id
-
-
-def whole_number(headers: Mapping[str, str], name: str, low: int, high: int) -> int:
-    """A header that must hold a whole number; 400 when it does not."""
-    text = headers.get(name, "")
-    if not re.fullmatch(r"[0-9]{1,16}", text) or not low <= int(text) <= high:
-        raise _malformed(f"{name} must be a whole number from {low} to {high}.")
-    return int(text)
-
-
-def _weight(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1e6:
-        raise _malformed("Fedsite-Weight must be a number above 0, at most a million.")
-    return value
-
-
-def _digest(text: str) -> str:
-    """From a Repr-Digest header (RFC 9530) with one SHA-256."""
-    found = re.fullmatch(r"sha-256=:([A-Za-z0-9+/]{43}=):", text)
-    if found is None:
-        raise _malformed("Repr-Digest must be sha-256=:BASE64:.")
-    return base64.b64decode(found.group(1)).hex()
-
-
-def _malformed(title: str) -> Refused:
-    return Refused(HTTPStatus.BAD_REQUEST, "malformed", title)
