@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
+from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output
 from fedsite.errors import SourceMissing, UsageError
 
 app = typer.Typer(help="Global models: make the first, list them, take one out.", no_args_is_help=True)
-
-Folder = Annotated[Path, typer.Option("--dir", help="The federation's folder.")]
-HERE = Path()
 
 
 @app.command()

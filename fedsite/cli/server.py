@@ -2,23 +2,19 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from fedsite.cli import server_authority, server_site
+from fedsite.cli.federation import HERE, Folder, draw
 from fedsite.cli.output import Output, duration
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 app = typer.Typer(help="Run a federation: its authority, its sites, its rounds.", no_args_is_help=True)
-site_app = typer.Typer(help="The federation's sites.", no_args_is_help=True)
 round_app = typer.Typer(help="The federation's rounds.", no_args_is_help=True)
-app.add_typer(site_app, name="site")
+app.add_typer(server_authority.app, name="authority")
+app.add_typer(server_site.app, name="site")
 app.add_typer(round_app, name="round")
-
-Folder = Annotated[Path, typer.Option("--dir", help="The federation's folder.")]
-HERE = Path()
 
 
 @app.command()
@@ -32,11 +28,20 @@ def init(
     agreement_until: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day of the agreement, in UTC.")
     ] = None,
+    ca_key: Annotated[
+        Path | None, typer.Option(help="An intermediate's private key (PEM), to sign with instead of a new root.")
+    ] = None,
+    ca_chain: Annotated[
+        Path | None, typer.Option(help="Its certificate and those above it, up to the root (PEM).")
+    ] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="A person approves each site: see fedsite server site approve.")
+    ] = False,
 ) -> None:
     """Makes a federation: certificate authority, server certificate, signing keys, database."""
+    from fedsite.cli.server_authority import described, supplied
     from fedsite.errors import SourceMissing
     from fedsite.server import federation as federations
-    from fedsite.wire.enrolment import fingerprint
     from fedsite.wire.messages import utc_now
 
     try:
@@ -46,21 +51,15 @@ def init(
     first = f"[{name[0]}]" if ":" in name[0] else name[0]
     address = url.rstrip("/") or f"https://{first}:8443"
     end = agreement_until and agreement_until.replace(tzinfo=UTC) + timedelta(days=1)
-    federations.init(folder, federation, name, address, terms, utc_now(), end)
-    made = federations.open_federation(folder)
-    data = {
-        "federation": federation,
-        "folder": str(folder),
-        "url": address,
-        "ca_sha256": fingerprint(made.authority.certificate),
-    }
-
+    issuer = supplied(ca_key, ca_chain)
+    federations.init(folder, federation, name, address, terms, utc_now(), end, issuer, approve)
+    facts, authority = described(federations.open_federation(folder).authority)
     text = (
-        f"The federation {federation} is in {folder}; sites will reach it at {address}.\n"
-        f"Its authority's SHA-256 is {data['ca_sha256']}.\n"
+        f"The federation {federation} is in {folder}; sites will reach it at {address}.\n{authority}\n"
         "Next: fedsite server run, then fedsite server invite SITE."
     )
-    Output.of(context).result("created", data, text)
+    data = {"federation": federation, "folder": str(folder), "url": address, "approval": approve}
+    Output.of(context).result("created", data | facts, text)
 
 
 @app.command()
@@ -92,6 +91,12 @@ def invite(
     folder: Folder = HERE,
     expires: Annotated[str, typer.Option(help="How long the invitation is good, such as 24h or 7d.")] = "24h",
     url: Annotated[str, typer.Option(help="Where this site reaches the server, if not where init said.")] = "",
+    approve: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether a person approves the site's key first. [default: as init said]", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Prints the one line that a site's operator pastes into fedsite enroll."""
     from fedsite.server.enrolment import invite as make
@@ -99,48 +104,14 @@ def invite(
 
     federation = open_federation(folder)
     lifetime = timedelta(seconds=duration(expires))
-    line = make(federation, site, lifetime, url.rstrip("/") or federation.url).encode()
+    approval = federation.approval if approve is None else approve
+    line = make(federation, site, lifetime, url.rstrip("/") or federation.url, approval).encode()
     data = {"site": site, "invitation": line, "expires": (federation.clock() + lifetime).isoformat()}
     out = Output.of(context)
-    out.result("invited", data, line)
+    out.result("invited", data | {"approval": approval}, line)
     out.note(f"For {site} alone, once, until {data['expires']}. Send it as you would send a password.")
-
-
-@site_app.command("list")
-def list_sites(context: typer.Context, folder: Folder = HERE) -> None:
-    """Lists the sites, their certificates and how often they took part."""
-    from fedsite.server.enrolment import standings
-    from fedsite.server.federation import open_federation
-
-    federation = open_federation(folder)
-    now = federation.clock()
-    sites = [
-        {
-            "site": one.site,
-            "status": one.status,
-            "certificate_expires": one.certificate_expires and one.certificate_expires.isoformat(),
-            "days_left": one.certificate_expires and (one.certificate_expires - now).days,
-            "contributions": one.contributions,
-        }
-        for one in standings(federation)
-    ]
-    columns = ["site", "status", "certificate_expires", "contributions"]
-    Output.of(context).result("listed", {"sites": sites}, lambda console: _table(console, columns, sites))
-
-
-@site_app.command()
-def revoke(
-    context: typer.Context,
-    site: Annotated[str, typer.Argument(help="The site's name.")],
-    folder: Folder = HERE,
-) -> None:
-    """Revokes a site's certificates and invitations, from its next request on."""
-    from fedsite.server.enrolment import revoke as withdraw
-    from fedsite.server.federation import open_federation
-
-    count = withdraw(open_federation(folder), site)
-    data = {"site": site, "certificates": count}
-    Output.of(context).result("revoked", data, f"{site} is out: {count} certificates revoked.")
+    if approval:
+        out.note(f"When {site} has enrolled, compare its key by telephone, then: fedsite server site approve {site}")
 
 
 @round_app.command("open")
@@ -181,7 +152,7 @@ def list_rounds(context: typer.Context, folder: Folder = HERE) -> None:
 
     found = rounds(open_federation(folder))
     columns = ["round", "plan", "status", "updates", "quorum", "opened", "expires", "reason"]
-    Output.of(context).result("listed", {"rounds": found}, lambda console: _table(console, columns, found))
+    Output.of(context).result("listed", {"rounds": found}, lambda console: draw(console, columns, found))
 
 
 @round_app.command()
@@ -227,12 +198,3 @@ def _round_text(report: dict[str, Any]) -> str:
 
 def _with_reason(entry: dict[str, Any]) -> str:
     return f"{entry['site']} ({entry['reason']})" if "reason" in entry else str(entry["site"])
-
-
-def _table(console: "Console", columns: list[str], rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(*[column.replace("_", " ") for column in columns], box=None)
-    for row in rows:
-        table.add_row(*["" if row[column] is None else str(row[column]) for column in columns])
-    console.print(table)

@@ -4,10 +4,11 @@ Known paths and unknown ones alike; and to a client that asks for more than its 
 """
 
 import ssl
+import time
 from http import HTTPStatus
 
 from fastapi.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedsite.server import enrolment
 from fedsite.server.federation import Federation
@@ -17,6 +18,8 @@ from fedsite.wire.enrolment import EST
 
 OPEN = frozenset({("GET", "/v1/federation"), ("GET", f"{EST}/cacerts"), ("POST", f"{EST}/simpleenroll")})
 REENROL = f"{EST}/simplereenroll"
+RECHECK_SECONDS = 1.0
+"""How often a site that is sending a body is looked up again: a revoked one is cut off in the middle of it."""
 
 
 class Door:
@@ -45,7 +48,7 @@ class Door:
             await refused.response()(scope, receive, send)
             return
         try:
-            await self._app(scope, receive, hurried(send))
+            await self._app(scope, self._watched(scope, receive), hurried(send))
         finally:
             meter.leave(client)
 
@@ -54,11 +57,34 @@ class Door:
         if (scope["method"], scope["path"]) in OPEN:
             host, _ = scope.get("client") or ("unknown", 0)
             return f"address {host}"
-        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
-        certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
-        site = await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
+        site = await self._site(scope)
         scope.setdefault("state", {})["site"] = site
         return f"site {site}"
+
+    async def _site(self, scope: Scope) -> str:
+        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
+        certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
+        return await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
+
+    def _watched(self, scope: Scope, receive: Receive) -> Receive:
+        """A body's way in that ends with 403, and with the connection, once the site may send no more."""
+        if "site" not in scope.get("state", {}):
+            return receive
+        asked = time.monotonic()
+
+        async def watched() -> Message:
+            nonlocal asked
+            message = await receive()
+            if time.monotonic() - asked >= RECHECK_SECONDS:
+                try:
+                    await self._site(scope)
+                except Refused as refused:
+                    refused.headers["Connection"] = "close"
+                    raise
+                asked = time.monotonic()
+            return message
+
+        return watched
 
 
 def _too_many(wait: int) -> Refused:

@@ -4,6 +4,7 @@ Every request is judged anew against the database, so a revocation takes effect 
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fedsite.errors import UsageError
-from fedsite.server.authority import LIFETIME
+from fedsite.server.authority import STRONG_KEYS, is_strong
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused
 from fedsite.server.storage import CertificateRow, InvitationRow, UploadRow
@@ -26,37 +27,59 @@ from fedsite.wire.enrolment import Invitation, fingerprint, new_secret, spki_sha
 from fedsite.wire.messages import Trust
 from fedsite.wire.signing import public_key
 
-CURVES = ("secp256r1", "secp384r1")
-MIN_RSA_BITS = 3072
 UNAUTHORISED = {"WWW-Authenticate": 'Basic realm="est"'}
+
+log = logging.getLogger("fedsite.server")
+
+
+@dataclass(frozen=True)
+class PendingKey:
+    """A key (SHA-256 of its SubjectPublicKeyInfo) that asks with an invitation, and since when."""
+
+    sha256: str
+    since: datetime
 
 
 @dataclass(frozen=True)
 class SiteStanding:
-    """A site as the coordinator sees it. `status` is invited, enrolled, expired or revoked."""
+    """A site as the coordinator sees it.
+
+    `status` is enrolled, pending (asks for its first certificate, or its next after an end), invited, expired or
+    revoked; `pending` names the keys that await a person's approval, an enrolled site's too.
+    """
 
     site: str
     status: str
     certificate_expires: datetime | None
     contributions: int
+    pending: tuple[PendingKey, ...]
 
 
-def invite(federation: Federation, site: str, lifetime: timedelta, url: str) -> Invitation:
-    """Makes an invitation; only the hash of its secret is kept."""
-    invitation = Invitation(url, site, new_secret(), fingerprint(federation.authority.certificate))
+def invite(
+    federation: Federation, site: str, lifetime: timedelta, url: str, approval: bool | None = None
+) -> Invitation:
+    """Makes an invitation; only the hash of its secret is kept. `approval`: as the federation says where it is None."""
+    invitation = Invitation(url, site, new_secret(), fingerprint(federation.authority.root))
     invitation.encode()
     now = federation.clock()
+    row = InvitationRow(
+        secret_sha256=_hashed(invitation.secret),
+        site=site,
+        created=now,
+        expires=now + lifetime,
+        approval=federation.approval if approval is None else approval,
+    )
     with federation.database.writing() as session:
-        hashed = _hashed(invitation.secret)
-        session.add(InvitationRow(secret_sha256=hashed, site=site, created=now, expires=now + lifetime))
+        session.add(row)
     return invitation
 
 
-def enrol(federation: Federation, site: str, secret: str, request: bytes) -> x509.Certificate:
-    """The certificate for a PKCS#10 request (DER) that comes with an invitation's secret.
+def enrol(federation: Federation, site: str, secret: str, request: bytes) -> x509.Certificate | None:
+    """The certificate for a PKCS#10 request (DER) that comes with an invitation's secret; None: ask again later.
 
-    The same key gets the same certificate again (its first answer may have been lost). Refuses: 401 for a wrong
-    secret, 403 when the invitation is expired, revoked or has served another key, 400 for an unfit request.
+    An invitation serves the first key that asks with it. That key gets the same certificate again (its first answer
+    may have been lost); where a person must approve, it waits. Refuses: 401 for a wrong secret, 403 when the
+    invitation is expired, revoked or has served another key, 400 for an unfit request.
     """
     now = federation.clock()
     with federation.database.writing() as session:
@@ -68,14 +91,36 @@ def enrol(federation: Federation, site: str, secret: str, request: bytes) -> x50
         if invitation.revoked:
             raise _forbidden("invitation-revoked", "The invitation was revoked.")
         key = _requested_key(request)
-        if invitation.spki_sha256 is not None:
-            if invitation.spki_sha256 != spki_sha256(key):
-                raise _forbidden("invitation-spent", "The invitation has served another key.")
-            return _issued_for(session, site, invitation.spki_sha256)
-        if invitation.expires <= now:
-            raise _forbidden("invitation-expired", "The invitation has expired.")
-        invitation.spki_sha256 = spki_sha256(key)
+        _spend(invitation, spki_sha256(key), now)
+        if invitation.pending:
+            return None
+        if invitation.served:
+            return _issued_for(session, site, spki_sha256(key))
+        invitation.served = now
         return _issue(federation, session, site, key, now)
+
+
+def approve(federation: Federation, site: str, key: str = "") -> str:
+    """A person's yes to the key that asks for a site's certificate; gives its SHA-256.
+
+    `key` is how that SHA-256 begins: needed where several ask. Raises UsageError unless just one key fits.
+    """
+    now = federation.clock()
+    with federation.database.writing() as session:
+        invitations = session.scalars(select(InvitationRow).where(InvitationRow.site == site)).all()
+        fitting = [one for one in invitations if one.pending and (one.spki_sha256 or "").startswith(key.lower())]
+        keys = {one.spki_sha256 or "" for one in fitting}
+        if len(keys) != 1:
+            asks = f"{len(keys)} keys ask" if keys else "No such key asks" if key else "Nobody asks"
+            raise UsageError(
+                f"{asks} for approval in the name of {site!r}.",
+                "See fedsite server site list; where several keys ask, name one with --key.",
+            )
+        for one in fitting:
+            one.approved = now
+    (approved,) = keys
+    log.info("%s is approved with key %s", site, approved)
+    return approved
 
 
 def reenrol(federation: Federation, site: str, request: bytes) -> x509.Certificate:
@@ -84,7 +129,7 @@ def reenrol(federation: Federation, site: str, request: bytes) -> x509.Certifica
     key = _requested_key(request)
     with federation.database.writing() as session:
         row = _newest_certificate(session, site, spki_sha256(key))
-        if row is not None and row.revoked is None and row.expires - now > LIFETIME * 2 / 3:
+        if row is not None and row.revoked is None and _is_young(row, now):
             return x509.load_der_x509_certificate(row.der)
         return _issue(federation, session, site, key, now)
 
@@ -137,9 +182,12 @@ def standings(federation: Federation) -> list[SiteStanding]:
     for site in sorted({one.site for one in invitations}):
         own = [one for one in certificates if one.site == site]
         kept = [one for one in own if one.revoked is None]
-        status = _status(kept, [one for one in invitations if one.site == site], now)
+        invited = [one for one in invitations if one.site == site]
+        status = _status(kept, invited, now)
         expires = (kept or own)[-1].expires if own else None
-        standing.append(SiteStanding(site, status, expires, contributions[site]))
+        pending = {PendingKey(one.spki_sha256 or "", one.asked or now) for one in invited if one.pending}
+        in_order = tuple(sorted(pending, key=lambda one: one.since))
+        standing.append(SiteStanding(site, status, expires, contributions[site], in_order))
     return standing
 
 
@@ -166,9 +214,28 @@ def _status(kept: Sequence[CertificateRow], invitations: Sequence[InvitationRow]
     """From a site's unrevoked certificates, the last to expire at the end, and all its invitations."""
     if kept and kept[-1].expires > now:
         return "enrolled"
+    if any(one.pending for one in invitations):
+        return "pending"
     if any(one.revoked is None and one.spki_sha256 is None and one.expires > now for one in invitations):
         return "invited"
     return "expired" if kept or all(one.revoked is None for one in invitations) else "revoked"
+
+
+def _spend(invitation: InvitationRow, spki: str, now: datetime) -> None:
+    """Binds an invitation to the first key that asks with it; refuses any other, and one that comes too late."""
+    if invitation.spki_sha256 is None:
+        if invitation.expires <= now:
+            raise _forbidden("invitation-expired", "The invitation has expired.")
+        invitation.spki_sha256, invitation.asked = spki, now
+        if invitation.approval:
+            log.info("%s awaits approval with key %s", invitation.site, spki)
+    elif invitation.spki_sha256 != spki:
+        log.warning("the invitation of %s was shown again, with another key", invitation.site)
+        raise _forbidden("invitation-spent", "The invitation has served another key.")
+
+
+def _is_young(row: CertificateRow, now: datetime) -> bool:
+    return row.expires - now > (row.expires - row.issued) * 2 / 3
 
 
 def _issue(
@@ -189,6 +256,7 @@ def _issue(
             expires=certificate.not_valid_after_utc,
         )
     )
+    log.info("%s has a new certificate until %s", site, certificate.not_valid_after_utc)
     return certificate
 
 
@@ -208,18 +276,20 @@ def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicK
     try:
         parsed = x509.load_der_x509_csr(request)
         key = parsed.public_key()
-        proven = parsed.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise Refused(HTTPStatus.BAD_REQUEST, "request-malformed", "This is no PKCS#10 request.") from None
-    if not proven:
+    if not (isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) and is_strong(key)):
+        raise Refused(HTTPStatus.BAD_REQUEST, "key-weak", f"The key must be {STRONG_KEYS}.")
+    if not _is_proven(parsed):
         raise Refused(HTTPStatus.BAD_REQUEST, "request-unproven", "The request is not signed by its own key.")
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES:
-        return key
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
-        return key
-    raise Refused(
-        HTTPStatus.BAD_REQUEST, "key-weak", f"The key must be EC P-256 or P-384, or RSA of {MIN_RSA_BITS} bits."
-    )
+    return key
+
+
+def _is_proven(request: x509.CertificateSigningRequest) -> bool:
+    try:
+        return request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+        return False
 
 
 def _forbidden(kind: str, title: str) -> Refused:

@@ -2,7 +2,7 @@
 
     FOLDER/               0700
       federation.db       the truth (storage.py)
-      keys/               the root, the server's certificate, and the keys of plans, tickets and receipts (0600)
+      keys/               the authority, the server's certificate, and the keys of plans, tickets and receipts (0600)
       models/             global models by SHA-256
       incoming/           updates that are still arriving, by upload
       updates/            updates that have their receipt, until their round is aggregated
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import URL, select
@@ -35,7 +35,8 @@ from fedsite.files import (
     make_folder,
     write_atomically,
 )
-from fedsite.server.authority import LIFETIME, Authority, unencrypted_pem
+from fedsite.server import intermediate
+from fedsite.server.authority import Authority, unencrypted_pem
 from fedsite.server.storage import SCHEMA_VERSION, Blobs, Database, FederationRow
 from fedsite.wire.enrolment import Invitation, new_secret, to_pem
 from fedsite.wire.messages import MAX_AGREEMENT, Name, utc_now
@@ -57,6 +58,7 @@ class Federation:
     hosts: tuple[str, ...]
     agreement: str
     agreement_expires: datetime | None
+    approval: bool
     authority: Authority
     plan_key: Ed25519PrivateKey
     round_key: Ed25519PrivateKey
@@ -67,12 +69,12 @@ class Federation:
 
     @property
     def server_certificate(self) -> Path:
-        """The server's private key and its certificate (PEM)."""
+        """The server's private key, its certificate, and the intermediates that lead to the root (PEM)."""
         return self.folder / "keys" / "server.pem"
 
     @property
     def ca_certificate(self) -> Path:
-        """The root (PEM)."""
+        """The authority's chain, its signer first, then the intermediates of before (PEM)."""
         return self.folder / "keys" / "ca.pem"
 
 
@@ -84,16 +86,20 @@ def init(
     agreement: str,
     now: datetime,
     agreement_expires: datetime | None = None,
+    supplied: tuple[Path, Path] | None = None,
+    approval: bool = False,
 ) -> None:
     """Makes a federation in a folder that is not there yet or empty: all of it, or nothing.
 
-    Sites take part under the agreement until `agreement_expires`. Raises UsageError when there is something in the
-    folder already, a name cannot stand in a certificate or the agreement has ended, CannotWrite when the folder cannot
-    be made.
+    Sites take part under the agreement until `agreement_expires`. Certificates are signed by a new root, or
+    by the intermediate whose key and chain are `supplied`; with `approval` a person says yes before a site gets its
+    first. Raises UsageError when there is something in the folder already, a name cannot stand in a certificate or the
+    agreement has ended, CannotWrite when the folder cannot be made, and what `intermediate.read` raises.
     """
     _check_names(name, hosts, url, agreement)
     if agreement_expires is not None and (not agreement or agreement_expires <= now):
         raise UsageError("An end of the agreement needs an agreement, and must lie ahead.")
+    authority = intermediate.read(name, *supplied, hosts, now) if supplied else Authority.create(name, now)
     existed = folder.exists()
     if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty.", "Name a new folder, or an empty one.")
@@ -107,8 +113,9 @@ def init(
             agreement=agreement,
             created=now,
             agreement_expires=agreement_expires,
+            approval=approval,
         )
-        _fill(folder, row, hosts, now)
+        _fill(folder, row, authority, now)
     except BaseException as error:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -134,19 +141,18 @@ def _check_names(name: str, hosts: list[str], url: str, agreement: str) -> None:
     Invitation(url, "any-site", new_secret(), "0" * 64).encode()
 
 
-def _fill(folder: Path, row: FederationRow, hosts: list[str], now: datetime) -> None:
+def _fill(folder: Path, row: FederationRow, authority: Authority, now: datetime) -> None:
     for one in FOLDERS:
         (folder / one).mkdir(mode=PRIVATE_FOLDER)
     keys = folder / "keys"
-    authority = Authority.create(row.name, now)
     write_atomically(keys / "ca.key", unencrypted_pem(authority.key), PRIVATE_FILE)
-    write_atomically(keys / "ca.pem", to_pem([authority.certificate]), PRIVATE_FILE)
+    write_atomically(keys / "ca.pem", to_pem(list(authority.chain)), PRIVATE_FILE)
     for one in SIGNING_KEYS:
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         write_atomically(keys / f"{one}.key", pem, PRIVATE_FILE)
-    _issue_server_certificate(folder, authority, hosts, now)
+    _issue_server_certificate(folder, authority, row.hosts.splitlines(), now)
     draft = folder / "federation.new"  # the database's name is what makes the folder a federation: it comes last
     write_atomically(draft, b"", PRIVATE_FILE)  # SQLite keeps the mode, for its companions too
     database = Database(_database_url(draft))
@@ -180,7 +186,7 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
     database.complete()
     try:
         plan_key, round_key, receipt_key = (_signing_key(keys / f"{one}.key") for one in SIGNING_KEYS)
-        authority = _authority(keys)
+        authority = _authority(keys, row.name)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"A key in {keys} cannot be read.", "Restore the folder from a backup.") from error
     return Federation(
@@ -190,6 +196,7 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
         hosts=tuple(row.hosts.splitlines()),
         agreement=row.agreement,
         agreement_expires=row.agreement_expires,
+        approval=row.approval,
         authority=authority,
         plan_key=plan_key,
         round_key=round_key,
@@ -201,27 +208,52 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
 
 
 def renew_server_certificate(federation: Federation) -> bool:
-    """Issues the server's next certificate once two thirds of the present one's life are over; True when it did."""
+    """Issues the server's next certificate once two thirds of the present one's life are over; True when it did.
+
+    Not when the authority's own end leaves the next one no more days than the present one has.
+    """
     present = x509.load_pem_x509_certificate(federation.server_certificate.read_bytes())
-    now = federation.clock()
-    if present.not_valid_after_utc - now > LIFETIME / 3:
+    now, ends = federation.clock(), present.not_valid_after_utc
+    if ends - now > (ends - present.not_valid_before_utc) / 3 or federation.authority.expiry(now) <= ends:
         return False
     _issue_server_certificate(federation.folder, federation.authority, federation.hosts, now)
     return True
 
 
+def replace_authority(federation: Federation, key: Path, chain: Path) -> Authority:
+    """Puts another intermediate of the same root in the place of the present one; the running server must be restarted.
+
+    At every moment the key that is there has its certificate beside it. Intermediates of before stay among the
+    certificates until they end, for sites that show what those have signed and nothing else. Raises UsageError for
+    another root, and what `intermediate.read` raises.
+    """
+    authority = intermediate.read(federation.name, key, chain, federation.hosts, federation.clock())
+    if authority.root != federation.authority.root:
+        raise UsageError(
+            "This chain leads to another root than the one that sites have pinned.",
+            "Bring an intermediate of the same root. Another root means a new federation, and new invitations.",
+        )
+    now, keys = federation.clock(), federation.folder / "keys"
+    before = x509.load_pem_x509_certificates(federation.ca_certificate.read_bytes())
+    kept = [one for one in before if one not in authority.chain and one.not_valid_after_utc > now]
+    write_atomically(federation.ca_certificate, to_pem([*authority.chain, *kept]), PRIVATE_FILE)
+    write_atomically(keys / "ca.key", unencrypted_pem(authority.key), PRIVATE_FILE)
+    _issue_server_certificate(federation.folder, authority, federation.hosts, now)
+    return authority
+
+
 def _issue_server_certificate(folder: Path, authority: Authority, hosts: Sequence[str], now: datetime) -> None:
-    """One file for key and certificate, so that the two can never be of different ages."""
+    """One file for key and certificates, so that the two can never be of different ages."""
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = authority.issue_server(key.public_key(), hosts, now)
-    write_atomically(folder / "keys" / "server.pem", unencrypted_pem(key) + to_pem([certificate]), PRIVATE_FILE)
+    shown = [authority.issue_server(key.public_key(), hosts, now), *authority.intermediates]
+    write_atomically(folder / "keys" / "server.pem", unencrypted_pem(key) + to_pem(shown), PRIVATE_FILE)
 
 
-def _authority(keys: Path) -> Authority:
+def _authority(keys: Path, federation: str) -> Authority:
     key = serialization.load_pem_private_key((keys / "ca.key").read_bytes(), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the root's key is of another kind")
-    return Authority(x509.load_pem_x509_certificate((keys / "ca.pem").read_bytes()), key)
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise ValueError("the authority's key is of another kind")
+    return Authority.of(federation, key, x509.load_pem_x509_certificates((keys / "ca.pem").read_bytes()))
 
 
 def _signing_key(path: Path) -> Ed25519PrivateKey:

@@ -7,10 +7,11 @@ repeats the work writes the same file again.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlalchemy import (
     URL,
@@ -58,7 +59,10 @@ class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 
 class FederationRow(Table):
-    """The one row that says what this folder is. `hosts` are the names in the server's certificate, one a line."""
+    """The one row that says what this folder is. `hosts` are the names in the server's certificate, one a line.
+
+    `approval`: a person says yes before an invited site gets its first certificate.
+    """
 
     __tablename__ = "federation"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -67,19 +71,33 @@ class FederationRow(Table):
     agreement: Mapped[str]
     created: Mapped[datetime]
     agreement_expires: Mapped[datetime | None] = mapped_column(default=None)
+    approval: Mapped[bool] = mapped_column(default=False)
     schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
 
 
 class InvitationRow(Table):
-    """An invitation, its secret hashed. It serves one public key, `spki_sha256`, once that is known."""
+    """An invitation, its secret hashed. It serves one public key, `spki_sha256`, the first that asks with it.
+
+    `asked`: when that was. `served`: when it was given its certificate. `approval`: a person must say yes first;
+    `approved`: when that was.
+    """
 
     __tablename__ = "invitations"
     secret_sha256: Mapped[str] = mapped_column(primary_key=True)
     site: Mapped[str]
     created: Mapped[datetime]
     expires: Mapped[datetime]
+    approval: Mapped[bool] = mapped_column(default=False)
     spki_sha256: Mapped[str | None] = mapped_column(default=None)
+    asked: Mapped[datetime | None] = mapped_column(default=None)
+    approved: Mapped[datetime | None] = mapped_column(default=None)
+    served: Mapped[datetime | None] = mapped_column(default=None)
     revoked: Mapped[datetime | None] = mapped_column(default=None)
+
+    @property
+    def pending(self) -> bool:
+        """A key has asked, and a person's answer is awaited."""
+        return self.asked is not None and self.approval and self.approved is None and self.revoked is None
 
 
 class CertificateRow(Table):
@@ -117,6 +135,30 @@ class ControlRow(Table):
     round: Mapped[int]
 
 
+class MomentsRow(Table):
+    """FedAdam's moments that a round has made; their files lie beside the models until a later round of the series."""
+
+    __tablename__ = "moments"
+    round: Mapped[int] = mapped_column(primary_key=True)
+    first_sha256: Mapped[str]
+    second_sha256: Mapped[str]
+
+
+class ScreenRow(Table):
+    """What a round's screen has found, as JSON (`screen.Verdict`), before anything was made of its updates.
+
+    `left_out` are the sites whose updates are in no model, one a line. `held_until` is set where a person was to
+    decide; `decision` says what became of the conspicuous ones, empty until that is known.
+    """
+
+    __tablename__ = "screens"
+    round: Mapped[int] = mapped_column(primary_key=True)
+    verdict: Mapped[str]
+    decision: Mapped[str] = mapped_column(default="")
+    left_out: Mapped[str] = mapped_column(default="")
+    held_until: Mapped[datetime | None] = mapped_column(default=None)
+
+
 class SeriesRow(Table):
     """A plan and how many rounds it runs for."""
 
@@ -128,7 +170,9 @@ class SeriesRow(Table):
 
 
 class RoundRow(Table):
-    """One round; `status` is one of messages.RoundStatus, `reason` says why it closed, `result` is its model."""
+    """One round. `status` is one of messages.RoundStatus, or `held` between closing and what follows (its screen waits
+    for a person); `reason` says why it closed, `result` is its model.
+    """
 
     __tablename__ = "rounds"
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -255,16 +299,35 @@ class Blobs:
         return self._folder / sha256
 
     def add(self, blocks: Iterable[bytes], draft: str) -> tuple[str, int]:
-        """Stores bytes as they come; gives (SHA-256, size). A crash leaves `.draft`, which the next try overwrites.
+        """Stores bytes as they come; gives (SHA-256, size). Raises as `add_together` does."""
+        return self.add_together(({"file": block} for block in blocks), draft)["file"]
 
-        Raises CannotWrite when the disk does not take them.
+    def add_together(self, pieces: Iterable[Mapping[str, bytes]], draft: str) -> dict[str, tuple[str, int]]:
+        """Stores several files piece by piece; gives (SHA-256, size) of each by name.
+
+        A crash leaves drafts, which the next try overwrites. Raises CannotWrite when the disk does not take the bytes.
         """
-        digest, size, temporary = hashlib.sha256(), 0, self._folder / f".{draft}"
+        with ExitStack() as together:
+            files: dict[str, _Draft] = {}
+            for some in pieces:
+                for name, block in some.items():
+                    if name not in files:
+                        files[name] = together.enter_context(self._draft(f"{name}.{draft}"))
+                    files[name].write(block)
+        return {name: (one.digest.hexdigest(), one.size) for name, one in files.items()}
+
+    def remove(self, sha256: str) -> None:
+        """Removes the file of a digest, if it is there."""
+        self.path(sha256).unlink(missing_ok=True)
+
+    @contextmanager
+    def _draft(self, name: str) -> Iterator["_Draft"]:
+        """A file under way: durable under its digest once the block has ended, gone when that fails."""
+        temporary = self._folder / f".{name}"
         try:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "wb") as file:
-                for block in blocks:
-                    digest.update(block)
-                    size += file.write(block)
+                draft = _Draft(file)
+                yield draft
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException as error:
@@ -272,6 +335,17 @@ class Blobs:
             if isinstance(error, OSError):
                 raise cannot_write(temporary, error) from error
             raise
-        temporary.replace(self.path(digest.hexdigest()))
+        temporary.replace(self.path(draft.digest.hexdigest()))
         fsync_folder(self._folder)
-        return digest.hexdigest(), size
+
+
+class _Draft:
+    """An open file, its digest and its size so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, block: bytes) -> None:
+        """Appends."""
+        self.digest.update(block)
+        self.size += self._file.write(block)

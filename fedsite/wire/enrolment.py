@@ -11,7 +11,9 @@ import hashlib
 import re
 import secrets
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated
 
 from cryptography import x509
@@ -28,6 +30,7 @@ from fedsite.wire.messages import Closed, MalformedMessage, Name, Sha256, parse
 from fedsite.wire.route import Proxy
 from fedsite.wire.transport import (
     Answer,
+    Connection,
     Patience,
     TlsIdentity,
     Witness,
@@ -39,9 +42,10 @@ from fedsite.wire.transport import (
 )
 
 EST = "/.well-known/est"
-PKCS10 = {"Content-Type": "application/pkcs10", "Content-Transfer-Encoding": "base64"}
+PKCS10_TYPE = "application/pkcs10"
 PKCS7_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 MAX_REQUEST_BYTES = 16 << 10
+MAX_CERTIFICATES = 16
 
 _LINE = re.compile(r"fedsite-invitation-1\.([A-Za-z0-9_-]{1,2000})\.([0-9a-f]{8})")
 _COPY_AGAIN = "Copy the whole line that `fedsite server invite` printed, from fedsite-invitation to its end."
@@ -132,6 +136,15 @@ def signing_request(key: ec.EllipticCurvePrivateKey, site: str) -> x509.Certific
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
 
 
+def renewal_request(key: ec.EllipticCurvePrivateKey, present: x509.Certificate) -> x509.CertificateSigningRequest:
+    """A PKCS#10 request for the certificate after `present`: EST wants its very names in it (RFC 7030, 4.2.2)."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(present.subject)
+    for extension in present.extensions:
+        if isinstance(extension.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(key, hashes.SHA256())
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """The SHA-256 of a certificate's DER as 64 hexadecimal digits."""
     return certificate.fingerprint(hashes.SHA256()).hex()
@@ -156,9 +169,56 @@ def encode_certificates(certificates: list[x509.Certificate]) -> bytes:
 def decode_certificates(content: bytes) -> list[x509.Certificate]:
     """Reads what `encode_certificates` wrote; raises MalformedMessage on anything else."""
     try:
-        return pkcs7.load_der_pkcs7_certificates(base64.b64decode(b"".join(content.split()), validate=True))
-    except (ValueError, binascii.Error):
+        der = base64.b64decode(b"".join(content.split()), validate=True)
+        certificates = pkcs7.load_der_pkcs7_certificates(der)
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise MalformedMessage("no certs-only PKCS#7 in base64") from None
+    if len(certificates) > MAX_CERTIFICATES:
+        raise MalformedMessage(f"{len(certificates)} certificates are more than {MAX_CERTIFICATES}")
+    return certificates
+
+
+def path_from(first: x509.Certificate, others: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """A certificate, the one that signed it, and so on, all but the first out of `others`; a self-signed one ends it.
+
+    Names and signatures count here (RFC 5280, 6.1.3 a 1 and 4); what an authority may do is TLS's business.
+    """
+    path, left = [first], list(others)
+    while not signed_by(path[-1], path[-1]):
+        issuer = next((one for one in left if signed_by(path[-1], one)), None)
+        if issuer is None:
+            break
+        path.append(issuer)
+        left.remove(issuer)
+    return path
+
+
+def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """True when the certificate names this issuer and has its signature."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def own_chain(certificates: Sequence[x509.Certificate], key: CertificatePublicKeyTypes, ca_pem: bytes) -> bytes:
+    """What a site shows (PEM): the certificate for its key, then the intermediates; the root, last, is left out.
+
+    Raises ValueError when there is not one certificate for the key, or when it does not lead to the pinned root.
+    """
+    root, mine = x509.load_pem_x509_certificate(ca_pem), spki_sha256(key)
+    try:
+        own = {one for one in certificates if spki_sha256(one.public_key()) == mine}
+    except UnsupportedAlgorithm:
+        own = set()
+    if len(own) != 1:
+        raise ValueError("there is not one certificate for this site's key")
+    first = own.pop()
+    path = path_from(first, [root, *(one for one in certificates if one not in (first, root))])
+    if path[-1] != root:
+        raise ValueError("the certificate does not lead to the federation's authority")
+    return to_pem(path[:-1])
 
 
 def fetch_ca(
@@ -201,74 +261,63 @@ def enroll(
     Raises NotAuthorised when the secret is wrong, expired or spent on another key; TryAgainLater while a person's
     approval is awaited; ServerBrokeProtocol when the answer is no certificate for this key.
     """
+    patience = patience or Patience()
+    request = signing_request(key, invitation.site)
     with open_http(invitation.server, trusting(ca_pem), proxy, witness) as http:
-        answer = ask(
-            http,
-            "POST",
-            f"{EST}/simpleenroll",
-            patience or Patience(),
-            headers=PKCS10,
-            content=_encode_request(key, invitation.site),
-            auth=(invitation.site, invitation.secret),
-        )
-    return _issued(answer, ca_pem, key)
+        answer = _request_certificate(http, "simpleenroll", request, patience, (invitation.site, invitation.secret))
+        return _issued(http, answer, ca_pem, key, patience)
 
 
 def reenroll(
     server: str,
     tls: TlsIdentity,
-    site: str,
     key: ec.EllipticCurvePrivateKey,
     proxy: Proxy | None = None,
     patience: Patience | None = None,
     witness: Witness = nobody,
 ) -> bytes:
     """Asks for the next certificate (PEM) for a new key, shown the present one. Raises as `enroll` does."""
-    with open_http(server, tls.context(), proxy, witness) as http:
-        answer = ask(
-            http,
-            "POST",
-            f"{EST}/simplereenroll",
-            patience or Patience(),
-            headers=PKCS10,
-            content=_encode_request(key, site),
-        )
-    return _issued(answer, tls.ca.read_bytes(), key)
+    patience = patience or Patience()
+    context = tls.context()
+    request = renewal_request(key, x509.load_pem_x509_certificate(tls.certificate.read_bytes()))
+    with open_http(server, context, proxy, witness) as http:
+        answer = _request_certificate(http, "simplereenroll", request, patience)
+        return _issued(http, answer, tls.ca.read_bytes(), key, patience)
 
 
-def _issued(answer: Answer, ca_pem: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The certificates of an EST answer, once they are what was asked for."""
-    if answer.status == 202:
+def _request_certificate(
+    http: Connection,
+    route: str,
+    request: x509.CertificateSigningRequest,
+    patience: Patience,
+    auth: tuple[str, str] | None = None,
+) -> Answer:
+    headers = {"Content-Type": PKCS10_TYPE, "Content-Transfer-Encoding": "base64"}
+    content = base64.encodebytes(request.public_bytes(serialization.Encoding.DER))
+    return ask(http, "POST", f"{EST}/{route}", patience, headers=headers, content=content, auth=auth)
+
+
+def _issued(
+    http: Connection, answer: Answer, ca_pem: bytes, key: ec.EllipticCurvePrivateKey, patience: Patience
+) -> bytes:
+    """The certificate of an EST answer and its chain, once they are what was asked for.
+
+    The answer holds the certificate alone (RFC 7030, 4.2.3); whatever lies between it and the root comes by `cacerts`.
+    """
+    if answer.status == HTTPStatus.ACCEPTED:
         wait = f"{retry_after(answer):.0f} seconds" if retry_after(answer) else "a while"
-        raise TryAgainLater("The coordinator must approve this site first.", f"Run the command again in {wait}.")
-    mine = spki_sha256(key.public_key())
-    certificates = _certificates(answer)
+        raise TryAgainLater(
+            f"The coordinator must approve this site first. Its key has the SHA-256 {spki_sha256(key.public_key())}.",
+            "Tell the coordinator, who will see the same number in `fedsite server site list`, by telephone. "
+            f"Then run the same command again, in {wait} at the earliest.",
+        )
+    certificates = _certificates(answer) + _certificates(ask(http, "GET", f"{EST}/cacerts", patience))
     try:
-        own = [one for one in certificates if spki_sha256(one.public_key()) == mine]
-    except (ValueError, UnsupportedAlgorithm):
-        own = []
-    if len(own) != 1:
-        raise ServerBrokeProtocol("The server answered with a certificate for another key.", "Tell the coordinator.")
-    others = [one for one in certificates if one is not own[0]]
-    _check_chain(own[0], others, x509.load_pem_x509_certificate(ca_pem))
-    return to_pem(own + others)
-
-
-def _check_chain(leaf: x509.Certificate, others: list[x509.Certificate], root: x509.Certificate) -> None:
-    """Raises ServerBrokeProtocol unless the leaf leads to the pinned root."""
-    present, left = leaf, list(others)
-    while True:
-        for issuer in [root, *left]:
-            try:
-                present.verify_directly_issued_by(issuer)
-            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-                continue
-            break
-        else:
-            raise ServerBrokeProtocol("The server's certificate for this site does not lead to the federation's CA.")
-        if issuer is root:
-            return
-        present, left = issuer, [one for one in left if one is not issuer]
+        return own_chain(certificates, key.public_key(), ca_pem)
+    except ValueError as error:
+        raise ServerBrokeProtocol(
+            f"The server's certificate for this site cannot be used: {error}.", "Tell the coordinator."
+        ) from None
 
 
 def _certificates(answer: Answer) -> list[x509.Certificate]:
@@ -278,10 +327,6 @@ def _certificates(answer: Answer) -> list[x509.Certificate]:
         raise ServerBrokeProtocol(
             f"The server's enrolment answer is broken: {error}.", "Tell the coordinator."
         ) from None
-
-
-def _encode_request(key: ec.EllipticCurvePrivateKey, site: str) -> bytes:
-    return base64.encodebytes(signing_request(key, site).public_bytes(serialization.Encoding.DER))
 
 
 def _checksum(body: str) -> str:

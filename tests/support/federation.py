@@ -191,9 +191,9 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, command: list[str] | None = None) -> Iterator[Server]:
+def running(folder: Path, command: list[str] | None = None, **settings: Any) -> Iterator[Server]:
     """A new federation in `folder`, served by a real process until the end of the block."""
-    make(folder).database.close()
+    make(folder, **settings).database.close()
     server = Server(folder, command or [FEDSITE])
     server.start()
     try:

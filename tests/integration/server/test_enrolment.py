@@ -1,24 +1,42 @@
-"""Enrolment over real TLS with our own client."""
+"""Enrolment over real TLS with our own client, under a root of the federation's own and under a consortium's."""
 
+import base64
+import contextlib
+import hashlib
+import socket
 import ssl
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from cryptography import x509
-from support.federation import Server, enrol
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.authorities import chain_of_three, write
+from support.federation import Server, enrol, running, tensors, update_file, write_identity
 
-from fedsite.errors import NotAuthorised, ServerBrokeProtocol, UsageError
+from fedsite.errors import NotAuthorised, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.server import enrolment as admissions
 from fedsite.server.app import create_app
 from fedsite.server.authority import Authority
 from fedsite.server.door import OPEN
-from fedsite.wire import enrolment
+from fedsite.server.storage import UploadRow
+from fedsite.wire import enrolment, transfer
 from fedsite.wire.client import TlsIdentity
 from fedsite.wire.enrolment import EST, Invitation
 from fedsite.wire.messages import Problem, parse, utc_now
 from fedsite.wire.transport import Patience, trusting
+
+AUTHORITIES = ["own root", "intermediate of a chain of three"]
+
+
+@pytest.fixture(scope="module", params=AUTHORITIES)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    supplied = None if request.param == AUTHORITIES[0] else write(folder / "ca", chain_of_three())
+    with running(folder / "federation", supplied=supplied) as server:
+        yield server
 
 
 def test_enrolled_site_is_served(server: Server, site_a: TlsIdentity) -> None:
@@ -89,10 +107,92 @@ def test_wrong_fingerprint_trusts_nobody(server: Server) -> None:
 def test_reenrolment_brings_a_certificate_for_a_new_key(server: Server, tmp_path: Path) -> None:
     identity = server.enrol("renewer", tmp_path / "renewer")
     key = enrolment.new_key()
-    renewed = x509.load_pem_x509_certificate(enrolment.reenroll(server.url, identity, "renewer", key))
+    renewed = x509.load_pem_x509_certificate(enrolment.reenroll(server.url, identity, key))
     before = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
     assert renewed.subject == before.subject
     assert renewed.public_key() == key.public_key() != before.public_key()
+
+
+def test_whoever_shows_a_certificate_shows_what_leads_to_the_root(server: Server, site_a: TlsIdentity) -> None:
+    authority = server.federation.authority
+    shown = x509.load_pem_x509_certificates(site_a.certificate.read_bytes())
+    assert shown[1:] == authority.intermediates
+    assert site_a.ca.read_bytes() == enrolment.to_pem([authority.root])
+
+
+def test_a_leaf_alone_is_enough_for_the_server(server: Server, tmp_path: Path) -> None:
+    """EST answers with the certificate alone: a foreign client may never have looked for the intermediates."""
+    identity = server.enrol("leaf-only", tmp_path / "leaf-only")
+    leaf = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
+    identity.certificate.write_bytes(enrolment.to_pem([leaf]))
+    with server.client(identity) as client:
+        assert client.trust().site == "leaf-only"
+
+
+def test_a_person_approves_before_the_first_certificate(server: Server, tmp_path: Path) -> None:
+    federation, key = server.federation, enrolment.new_key()
+    invitation = admissions.invite(federation, "careful", timedelta(hours=1), server.url, approval=True)
+    authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256)
+    sha256 = enrolment.spki_sha256(key.public_key())
+    for _ in range(2):
+        with pytest.raises(TryAgainLater, match=sha256) as caught:
+            enrolment.enroll(invitation, authority, key)
+        assert "in 60 seconds at the earliest" in caught.value.mend
+    assert admissions.approve(federation, "careful") == sha256
+    certificate = enrolment.enroll(invitation, authority, key)
+    tls = write_identity(tmp_path, certificate, enrolment.key_to_pem(key, "a passphrase"), authority)
+    with server.client(tls) as client:
+        assert client.trust().site == "careful"
+
+
+def test_revocation_stops_an_upload_that_is_under_way(server: Server, tmp_path: Path) -> None:
+    identity = server.enrol("sender", tmp_path / "sender")
+    number = server.open_round(tmp_path, shapes={"weight": (2048, 2048)})
+    update = update_file(tmp_path / "update", tensors(1, {"weight": (2048, 2048)})).read_bytes()
+    address = ("localhost", server.port)
+    with (
+        httpx.Client(base_url=server.url, verify=identity.context(), trust_env=False) as http,
+        socket.create_connection(address) as bare,
+        identity.context().wrap_socket(bare, server_hostname="localhost") as line,
+    ):
+        headers = {
+            "Repr-Digest": transfer.repr_digest(hashlib.sha256(update).hexdigest()),
+            "Upload-Length": str(len(update)),
+            "Fedsite-Ledger-Sequence": "1",
+        }
+        path = http.post(f"/v1/rounds/{number}/updates", headers=headers).headers["location"]
+        line.sendall(
+            f"PATCH {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/partial-upload\r\n"
+            f"Upload-Offset: 0\r\nContent-Length: {len(update)}\r\n\r\n".encode()
+        )
+        line.sendall(update[: 1 << 20])
+        assert admissions.revoke(server.federation, "sender") == 1
+        sent, answer = _drip(line, update[1 << 20 :])
+    assert b" 403 " in answer.partition(b"\r\n")[0]
+    assert b"certificate-revoked" in answer
+    assert b"connection: close" in answer.lower()
+    assert sent < len(update) / 2
+    with server.federation.database.reading() as session:
+        upload = session.get(UploadRow, path.rpartition("/")[2])
+    assert (upload.state, upload.receipt) == ("receiving", None)
+    assert upload.offset < len(update)
+
+
+def _drip(line: ssl.SSLSocket, content: bytes, size: int = 1 << 16) -> tuple[int, bytes]:
+    """Sends slowly until the server answers; how much, and the answer up to the connection's end."""
+    sent, answer = 0, b""
+    line.settimeout(0.1)
+    while not answer:
+        assert sent < len(content), "the server took it all"
+        line.sendall(content[sent : sent + size])
+        sent += size
+        with contextlib.suppress(TimeoutError):
+            answer = line.recv(1 << 16)
+    line.settimeout(10)
+    with contextlib.suppress(ConnectionError):
+        while block := line.recv(1 << 16):
+            answer += block
+    return sent, answer
 
 
 def test_nothing_but_the_open_routes_answers_a_client_without_a_certificate(server: Server) -> None:
@@ -155,7 +255,7 @@ def test_expired_certificate_is_named_before_connecting(server: Server, tmp_path
 
 def test_server_of_another_federation_is_not_talked_to(server: Server, site_a: TlsIdentity, tmp_path: Path) -> None:
     stranger = Authority.create("stranger", utc_now())
-    (tmp_path / "ca.pem").write_bytes(enrolment.to_pem([stranger.certificate]))
+    (tmp_path / "ca.pem").write_bytes(enrolment.to_pem([stranger.root]))
     deceived = TlsIdentity(site_a.certificate, site_a.key, site_a.passphrase, tmp_path / "ca.pem")
     with server.client(deceived) as client, pytest.raises(ServerBrokeProtocol, match="not this federation's"):
         client.trust()
@@ -184,13 +284,14 @@ def _routes(server: Server) -> list[tuple[str, str]]:
 
 def _simple_enroll_status(server: Server, invitation: Invitation) -> int:
     with httpx.Client(base_url=server.url, verify=trusting(_ca(server)), trust_env=False) as http:
-        body = enrolment._encode_request(enrolment.new_key(), invitation.site)
-        auth = (invitation.site, invitation.secret)
-        return http.post(f"{EST}/simpleenroll", content=body, auth=auth).status_code
+        request = enrolment.signing_request(enrolment.new_key(), invitation.site)
+        body = base64.encodebytes(request.public_bytes(Encoding.DER))
+        auth, headers = (invitation.site, invitation.secret), {"Content-Type": enrolment.PKCS10_TYPE}
+        return http.post(f"{EST}/simpleenroll", content=body, auth=auth, headers=headers).status_code
 
 
 def _ca(server: Server) -> bytes:
-    return server.federation.ca_certificate.read_bytes()
+    return enrolment.to_pem([server.federation.authority.root])
 
 
 def _foreign(server: Server, folder: Path) -> TlsIdentity:
@@ -198,8 +299,6 @@ def _foreign(server: Server, folder: Path) -> TlsIdentity:
 
 
 def _issued(authority: Authority, folder: Path, ca: bytes, site: str, shift: timedelta) -> TlsIdentity:
-    from support.federation import write_identity
-
     key = enrolment.new_key()
     certificate = authority.issue_site(key.public_key(), site, utc_now() + shift)
     return write_identity(folder, enrolment.to_pem([certificate]), enrolment.key_to_pem(key, "a passphrase"), ca)
@@ -209,7 +308,7 @@ def test_patience_ends_when_no_server_is_there(site_a: TlsIdentity) -> None:
     from fedsite.errors import Unreachable
     from fedsite.wire.client import ask_federation
 
-    with pytest.raises(Unreachable, match=r"https://localhost:1: .*[Rr]efused") as error:
+    with pytest.raises(Unreachable, match=r"localhost:1 refuses connections") as error:
         ask_federation("https://localhost:1", site_a.ca, patience=0.2)
     assert "fedsite check" in error.value.mend
     with pytest.raises(Unreachable):

@@ -2,36 +2,26 @@
 
 import asyncio
 import sqlite3
-import ssl
-from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.exc import OperationalError
 
-from fedsite.server import enrolment, participation
-from fedsite.server.app import create_app
-from fedsite.wire.enrolment import new_key, signing_request
+from fedsite.server import participation
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Problem, parse
+
+EST_HEADERS = {"Content-Type": "application/pkcs10; charset=us-ascii"}
 
 
 @pytest.fixture
-def ask(bench):
+def ask(site_app):
     """Sends a request to the application as an enrolled site, past TLS."""
-    invitation = enrolment.invite(bench.federation, "site-a", timedelta(hours=1), bench.federation.url)
-    request = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)
-    der = enrolment.enrol(bench.federation, "site-a", invitation.secret, request).public_bytes(Encoding.DER)
-    app = create_app(bench.federation, lambda: None)
-
-    async def with_peer(scope, receive, send) -> None:
-        scope.setdefault("extensions", {})["tls"] = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)]}
-        await app(scope, receive, send)
+    app = site_app()
 
     def ask(method: str, path: str, **request: Any) -> httpx.Response:
         async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(with_peer, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="https://server") as http:
                 return await http.request(method, path, **request)
 
@@ -105,14 +95,26 @@ def test_a_bug_is_answered_without_its_text(ask, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("authorization", ["", "Basic", "Basic !", "Bearer x", "Basic c2l0ZQ=="])
 def test_enrolment_without_proper_credentials(ask, authorization: str) -> None:
-    answer = ask("POST", "/.well-known/est/simpleenroll", headers={"Authorization": authorization}, content=b"AAAA")
+    answer = ask(
+        "POST", "/.well-known/est/simpleenroll", headers=EST_HEADERS | {"Authorization": authorization}, content=b"AAAA"
+    )
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic")
 
 
 def test_enrolment_bodies_are_bounded(ask) -> None:
     for content, status in ((b"A" * (17 << 10), 413), (b"not base64!", 400)):
-        assert ask("POST", "/.well-known/est/simplereenroll", content=content).status_code == status
+        answer = ask("POST", "/.well-known/est/simplereenroll", headers=EST_HEADERS, content=content)
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "application/json", "application/x-www-form-urlencoded", "text/application/pkcs10"]
+)
+def test_enrolment_takes_requests_and_nothing_else(ask, kind: str) -> None:
+    for route in ("simpleenroll", "simplereenroll"):
+        answer = ask("POST", f"/.well-known/est/{route}", headers={"Content-Type": kind}, content=b"AAAA")
+        assert (answer.status_code, parse(Problem, answer.content).type) == (415, "media-type")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
+from support import authorities
+from support.authorities import chain_of_three
 from support.federation import model_file, plan, tensors, update_file
 from typer.testing import CliRunner
 
@@ -16,7 +19,7 @@ from fedsite.errors import CannotWrite, ConfigurationError, DataNotFit, FedsiteE
 from fedsite.files import sha256_of
 from fedsite.server.federation import open_federation
 from fedsite.tasks.description import OutOfRange
-from fedsite.wire.enrolment import Invitation
+from fedsite.wire.enrolment import Invitation, fingerprint, new_key, signing_request, spki_sha256
 from fedsite.wire.payload import layout_of
 
 APPS = {"server": server.app, "model": model.app}
@@ -86,10 +89,54 @@ def test_sites_are_listed_and_revoked(folder: Path) -> None:
     say("server", "invite", "site-a", "--dir", folder)
     assert ask("server", "site", "list", "--dir", folder)["sites"][0] == {
         "site": "site-a", "status": "invited", "certificate_expires": None, "days_left": None, "contributions": 0,
+        "pending": [],
     }  # fmt: skip
     assert "site-a" in say("server", "site", "list", "--dir", folder)
     assert "0 certificates" in say("server", "site", "revoke", "site-a", "--dir", folder)
     assert ask("server", "site", "list", "--dir", folder)["sites"][0]["status"] == "revoked"
+
+
+def test_a_key_that_asks_is_shown_and_approved(folder: Path) -> None:
+    line = say("server", "invite", "site-a", "--dir", folder, "--approve")
+    key = _ask_for_a_certificate(folder, Invitation.decode(line))
+    (site,) = ask("server", "site", "list", "--dir", folder)["sites"]
+    assert (site["status"], [one["key_sha256"] for one in site["pending"]]) == ("pending", [key])
+    said = say("server", "site", "list", "--dir", folder)
+    assert key in said
+    assert "fedsite server site approve site-a" in said
+    with pytest.raises(UsageError, match="No such key"):
+        say("server", "site", "approve", "site-a", "--key", "00" * 32, "--dir", folder)
+    assert ask("server", "site", "approve", "site-a", "--key", key[:8], "--dir", folder)["key_sha256"] == key
+    assert key not in say("server", "site", "list", "--dir", folder)
+
+
+def test_a_federation_may_ask_for_every_approval(tmp_path: Path) -> None:
+    made = tmp_path / "careful"
+    assert ask("server", "init", made, "--federation", "f", "--name", "localhost", "--approve")["approval"] is True
+    assert ask("server", "invite", "site-a", "--dir", made)["approval"] is True
+    assert ask("server", "invite", "site-b", "--dir", made, "--no-approve")["approval"] is False
+
+
+def test_an_intermediate_signs_and_is_replaced(tmp_path: Path, folder: Path) -> None:
+    made, authority = tmp_path / "with-intermediate", chain_of_three()
+    key, chain = authorities.write(tmp_path / "ca", authority)
+    opening = ("server", "init", made, "--federation", "test-federation", "--name", "localhost")
+    for half in (("--ca-key", key), ("--ca-chain", chain)):
+        with pytest.raises(UsageError, match="belong together"):
+            say(*opening, *half)
+    data = ask(*opening, "--ca-key", key, "--ca-chain", chain)
+    assert data["ca_sha256"] == fingerprint(authority.root)
+    assert [one["subject"].partition(",")[0] for one in data["chain"]] == ["CN=issuing", "CN=policy", "CN=root"]
+    assert Invitation.decode(say("server", "invite", "site-a", "--dir", made)).ca_sha256 == data["ca_sha256"]
+    second = authorities.write(tmp_path / "second", chain_of_three())
+    new = ("server", "authority", "replace", "--ca-key", second[0], "--ca-chain", second[1])
+    replaced = ask(*new, "--dir", made)
+    assert replaced["ca_sha256"] == data["ca_sha256"]
+    assert replaced["chain"][0]["sha256"] != data["chain"][0]["sha256"]
+    assert ask("server", "authority", "show", "--dir", made) == replaced
+    with pytest.raises(UsageError, match="another root"):
+        say(*new, "--dir", folder)
+    assert "CN=test-federation root" in say("server", "authority", "show", "--dir", folder)
 
 
 def test_a_round_from_open_to_export(folder: Path, plan_path: Path, tmp_path: Path) -> None:
@@ -170,6 +217,16 @@ def test_a_taken_port_is_named(folder: Path) -> None:
         pytest.raises(CannotWrite, match="Cannot listen"),
     ):
         say("server", "run", "--dir", folder, "--host", "127.0.0.1", "--port", taken.getsockname()[1])
+
+
+def _ask_for_a_certificate(folder: Path, invitation: Invitation) -> str:
+    """The SHA-256 of the key that asks."""
+    from fedsite.server import enrolment
+
+    key = new_key()
+    request = signing_request(key, invitation.site).public_bytes(Encoding.DER)
+    assert enrolment.enrol(open_federation(folder), invitation.site, invitation.secret, request) is None
+    return spki_sha256(key.public_key())
 
 
 def _deliver(folder: Path, site: str, number: int, tmp_path: Path) -> None:

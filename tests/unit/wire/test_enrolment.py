@@ -2,20 +2,23 @@
 
 import base64
 import datetime
+from collections.abc import Callable
 
 import httpx
 import pytest
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
+from support.authorities import certificate_of, chain_of_three
 from support.federation import write_identity
 
 from fedsite.errors import NotAuthorised, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, Unreachable, UsageError
 from fedsite.server.authority import Authority
 from fedsite.wire import enrolment
+from fedsite.wire.diagnosis import Trouble
 from fedsite.wire.enrolment import Invitation
 from fedsite.wire.messages import MalformedMessage, utc_now
-from fedsite.wire.transport import Answer, Patience
+from fedsite.wire.transport import Connection, Patience
 
 INVITATION = Invitation("https://fed.example.org:8443", "site-a", enrolment.new_secret(), "ab" * 32)
 names = st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")
@@ -96,7 +99,7 @@ def test_key_needs_its_passphrase() -> None:
 
 
 def test_certificates_round_trip() -> None:
-    certificates = [Authority.create(name, utc_now()).certificate for name in ("one", "two")]
+    certificates = [Authority.create(name, utc_now()).root for name in ("one", "two")]
     found = enrolment.decode_certificates(enrolment.encode_certificates(certificates))
     assert sorted(map(enrolment.fingerprint, found)) == sorted(map(enrolment.fingerprint, certificates))
 
@@ -113,39 +116,98 @@ def authority() -> Authority:
     return Authority.create("test", utc_now())
 
 
-def issued(authority: Authority, certificates: list[x509.Certificate], key, status: int = 200) -> bytes:
-    answer = Answer(status, httpx.Headers({"Retry-After": "30"}), enrolment.encode_certificates(certificates))
-    return enrolment._issued(answer, enrolment.to_pem([authority.certificate]), key)
+def issued(certificates: list[x509.Certificate], key, root: x509.Certificate, cacerts: list[x509.Certificate]) -> bytes:
+    """What the client makes of a server's two answers: the one to its request, and the authority's chain."""
+    bodies = {"simpleenroll": certificates, "cacerts": cacerts}
+    answers = {f"{enrolment.EST}/{route}": enrolment.encode_certificates(body) for route, body in bodies.items()}
+    return asked(lambda request: answer(answers[request.url.path]), key, root)
+
+
+def answer(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
+    return httpx.Response(status, headers=headers, content=iter([body]))
+
+
+def asked(server: Callable[[httpx.Request], httpx.Response], key, root: x509.Certificate) -> bytes:
+    patience, client = Patience(0), httpx.Client(base_url="https://a", transport=httpx.MockTransport(server))
+    with Connection(client) as http:
+        request = enrolment.signing_request(key, "site-a")
+        first = enrolment._request_certificate(http, "simpleenroll", request, patience)
+        return enrolment._issued(http, first, enrolment.to_pem([root]), key, patience)
 
 
 def test_an_answer_must_hold_a_certificate_for_our_key_from_our_authority(authority: Authority) -> None:
     key, stranger = enrolment.new_key(), Authority.create("test", utc_now())
     mine = authority.issue_site(key.public_key(), "site-a", utc_now())
-    assert x509.load_pem_x509_certificate(issued(authority, [mine], key)) == mine
-    assert issued(authority, [mine, authority.certificate], key).startswith(enrolment.to_pem([mine]))
-    with pytest.raises(ServerBrokeProtocol, match="another key"):
-        issued(authority, [mine], enrolment.new_key())
+    root, cacerts = authority.root, [authority.root]
+    assert issued([mine], key, root, cacerts) == enrolment.to_pem([mine])
+    assert issued([mine, root], key, root, cacerts) == enrolment.to_pem([mine])
+    second = authority.issue_site(key.public_key(), "site-a", utc_now())
+    for certificates, asker in (([mine], enrolment.new_key()), ([mine, second], key)):
+        with pytest.raises(ServerBrokeProtocol, match="not one certificate for this site's key"):
+            issued(certificates, asker, root, cacerts)
+    theirs = stranger.issue_site(key.public_key(), "site-a", utc_now())
+    for cacerts in ([authority.root], [stranger.root], [stranger.root, authority.root]):
+        with pytest.raises(ServerBrokeProtocol, match="does not lead to the federation's authority"):
+            issued([theirs], key, root, cacerts)
+
+
+def test_intermediates_come_by_cacerts_and_follow_the_certificate_in_order() -> None:
+    authority, key = chain_of_three(), enrolment.new_key()
+    mine = authority.issue_site(key.public_key(), "site-a", utc_now())
+    signer, policy, root = authority.chain
+    for cacerts in ([root, signer, policy], [policy, root, signer]):
+        assert issued([mine], key, root, cacerts) == enrolment.to_pem([mine, signer, policy])
     with pytest.raises(ServerBrokeProtocol, match="does not lead"):
-        issued(authority, [stranger.issue_site(key.public_key(), "site-a", utc_now())], key)
+        issued([mine], key, root, [root, signer])
     with pytest.raises(ServerBrokeProtocol, match="does not lead"):
-        issued(authority, [stranger.issue_site(key.public_key(), "a", utc_now()), stranger.certificate], key)
+        issued([mine], key, Authority.create("another", utc_now()).root, [root, signer, policy])
+
+
+def test_certificates_that_sign_each_other_end_the_search() -> None:
+    one, two = enrolment.new_key(), enrolment.new_key()
+    first = certificate_of("one", one.public_key(), "two", two)
+    second = certificate_of("two", two.public_key(), "one", one)
+    assert enrolment.path_from(first, [second, first, second])[:2] == [first, second]
+    with pytest.raises(ServerBrokeProtocol, match="does not lead"):
+        issued([first], one, Authority.create("another", utc_now()).root, [second])
 
 
 def test_approval_is_awaited(authority: Authority) -> None:
+    key = enrolment.new_key()
     with pytest.raises(TryAgainLater) as caught:
-        issued(authority, [authority.certificate], enrolment.new_key(), status=202)
+        asked(lambda request: answer(b"", 202, {"Retry-After": "30"}), key, authority.root)
+    assert enrolment.spki_sha256(key.public_key()) in caught.value.message
     assert "30 seconds" in caught.value.mend
+    with pytest.raises(TryAgainLater, match="in a while"):
+        asked(lambda request: answer(b"", 202), key, authority.root)
 
 
 def test_server_that_answers_rubbish(authority: Authority) -> None:
-    with pytest.raises(ServerBrokeProtocol, match="broken"):
-        enrolment._issued(Answer(200, httpx.Headers(), b"rubbish"), b"", enrolment.new_key())
+    many = enrolment.encode_certificates([Authority.create(f"n{number}", utc_now()).root for number in range(17)])
+    for content in (b"rubbish", b"", base64.b64encode(b"\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01"), many):
+        with pytest.raises(ServerBrokeProtocol, match="broken"):
+            asked(
+                lambda request, content=content: answer(content),
+                enrolment.new_key(),
+                authority.root,
+            )
+
+
+def test_a_renewal_asks_for_the_names_of_the_present_certificate(authority: Authority) -> None:
+    key = enrolment.new_key()
+    present = authority.issue_site(enrolment.new_key().public_key(), "site-a", utc_now())
+    request = enrolment.renewal_request(key, present)
+    assert request.is_signature_valid
+    assert (request.subject, request.public_key()) == (present.subject, key.public_key())
+    names = x509.SubjectAlternativeName
+    assert request.extensions.get_extension_for_class(names) == present.extensions.get_extension_for_class(names)
+    assert not enrolment.renewal_request(key, authority.root).extensions
 
 
 def test_identity_is_checked_before_anything_is_sent(tmp_path, authority: Authority) -> None:
     key = enrolment.new_key()
     certificate = enrolment.to_pem([authority.issue_site(key.public_key(), "a", utc_now())])
-    root = enrolment.to_pem([authority.certificate])
+    root = enrolment.to_pem([authority.root])
     tls = write_identity(tmp_path, certificate, enrolment.key_to_pem(key, "a passphrase"), root)
     tls.check_dates(utc_now())
     tls.context()
@@ -178,7 +240,7 @@ def test_patience_has_an_end() -> None:
 
     def wait_for_ever() -> None:
         while True:
-            patience.pause("cut")
+            patience.pause(Trouble("cut"))
 
     with pytest.raises(Unreachable, match="100 seconds: cut"):
         wait_for_ever()
@@ -186,6 +248,6 @@ def test_patience_has_an_end() -> None:
     assert len(slept) > 8
     assert max(slept) <= 15
     patience.progress()
-    patience.pause("cut")
+    patience.pause(Trouble("cut"))
     with pytest.raises(TryAgainLater, match="600 seconds"):
-        patience.pause("full", at_least=600)
+        patience.pause(Trouble("full"), at_least=600)

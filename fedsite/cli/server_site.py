@@ -1,0 +1,78 @@
+"""`fedsite server site`: who takes part."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedsite.cli.federation import HERE, Folder, draw
+from fedsite.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedsite.server.enrolment import SiteStanding
+
+app = typer.Typer(help="The federation's sites.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")]
+COLUMNS = ["site", "status", "certificate_expires", "contributions"]
+
+
+@app.command("list")
+def list_sites(context: typer.Context, folder: Folder = HERE) -> None:
+    """Lists the sites, their certificates, how often they took part, and the keys that await approval."""
+    from fedsite.server.enrolment import standings
+    from fedsite.server.federation import open_federation
+
+    federation = open_federation(folder)
+    found = standings(federation)
+    now = federation.clock()
+    sites = [
+        {
+            "site": one.site,
+            "status": one.status,
+            "certificate_expires": one.certificate_expires and one.certificate_expires.isoformat(),
+            "days_left": one.certificate_expires and (one.certificate_expires - now).days,
+            "contributions": one.contributions,
+            "pending": [{"key_sha256": key.sha256, "since": key.since.isoformat()} for key in one.pending],
+        }
+        for one in found
+    ]
+    Output.of(context).result("listed", {"sites": sites}, lambda console: _draw(console, sites, found))
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    site: Name,
+    folder: Folder = HERE,
+    key: Annotated[str, typer.Option(help="How the key's SHA-256 begins; needed where several ask.")] = "",
+) -> None:
+    """Says yes to the key that asks for a site's certificate; compare its SHA-256 by telephone first."""
+    from fedsite.server.enrolment import approve as consent
+    from fedsite.server.federation import open_federation
+
+    approved = consent(open_federation(folder), site, key)
+    text = f"{site} is approved with the key of SHA-256 {approved}.\nNext, at the site: the same fedsite enroll again."
+    Output.of(context).result("approved", {"site": site, "key_sha256": approved}, text)
+
+
+@app.command()
+def revoke(context: typer.Context, site: Name, folder: Folder = HERE) -> None:
+    """Revokes a site's certificates and invitations: from its next request on, and in the middle of an upload."""
+    from fedsite.server.enrolment import revoke as withdraw
+    from fedsite.server.federation import open_federation
+
+    count = withdraw(open_federation(folder), site)
+    data = {"site": site, "certificates": count}
+    Output.of(context).result("revoked", data, f"{site} is out: {count} certificates revoked.")
+
+
+def _draw(console: "Console", sites: list[dict[str, Any]], found: "list[SiteStanding]") -> None:
+    draw(console, COLUMNS, sites)
+    for one in found:
+        for key in one.pending:
+            console.print(
+                f"{one.site} asks since {key.since:%Y-%m-%d %H:%M} UTC with the key of SHA-256 {key.sha256}.\n"
+                f"  If the site's operator reads you the same: fedsite server site approve {one.site}"
+            )
