@@ -1,0 +1,32 @@
+"""Certificates of another age than a test has time for."""
+
+from datetime import timedelta
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.federation import Server
+from support.site import Site
+
+from fedsite.server import enrolment as admissions
+from fedsite.server import federation as federations
+from fedsite.site import versions
+from fedsite.site.identity import Choice, IdentityFiles
+from fedsite.site.secrets import Place
+from fedsite.wire import enrolment
+from fedsite.wire.messages import utc_now
+
+IN_A_FILE = Choice(Place("file"))
+
+
+def files_of(site: Site) -> IdentityFiles:
+    return IdentityFiles(site.state / "identity")
+
+
+def grow_old(server: Server, site: Site, days: float, name: str = "site-a", choice: Choice = IN_A_FILE) -> None:
+    """Puts into a site's use a key whose certificate the server has issued so many days ago."""
+    federation = federations.open_federation(server.folder, lambda: utc_now() - timedelta(days=days))
+    files, key = files_of(site), enrolment.new_key()
+    version = versions.begin(files, choice, lambda passphrase: enrolment.key_to_pem(key, passphrase))
+    request = enrolment.signing_request(key, name).public_bytes(Encoding.DER)
+    version.certificate.write_bytes(enrolment.to_pem([admissions.reenrol(federation, name, request)]))
+    versions.switch(files, version)
+    federation.database.close()
