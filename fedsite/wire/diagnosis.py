@@ -26,6 +26,16 @@ _NO_TLS = {
     "PACKET_LENGTH_TOO_LONG",
 }
 _OLD_TLS = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
+# What web servers answer to CONNECT.
+_NO_PROXY = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_IMPLEMENTED,
+}
+
+_CUT = "A firewall may cut what it cannot read, or another service has this port: ask the network's operators."
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCHEME = re.compile(r"(?:^|,\s*)(basic|digest|ntlm|negotiate|kerberos|bearer)\b", re.IGNORECASE)
 
 
@@ -115,9 +125,6 @@ def _broken(journey: Journey, cause: BaseException) -> Trouble:
     return Trouble(f"{journey.partner}: {_said(cause)}")
 
 
-_CUT = "A firewall may cut what it cannot read, or another service has this port: ask the network's operators."
-
-
 # --- the proxy ----------------------------------------------------------------------------------------------------
 
 
@@ -140,24 +147,18 @@ def _untunnelled(journey: Journey, error: httpx.TransportError, cause: BaseExcep
         return Trouble(f"{who} was asked for {journey.place}, and has fallen silent", ask)
     if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
         raise _no_proxy(journey, "it speaks another protocol") from error
-    return Trouble(f"{who} ends the connection without an answer", "If it speaks TLS itself, write https:// for it.")
-
-
-# What web servers answer to CONNECT.
-_NO_PROXY = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.METHOD_NOT_ALLOWED,
-    HTTPStatus.NOT_IMPLEMENTED,
-}
+    return Trouble(f"{who} ends the connection without an answer", _is_it_right(journey))
 
 
 def _no_proxy(journey: Journey, said: str) -> ConfigurationError:
-    source = journey.proxy.said_by if journey.proxy else ""
     return ConfigurationError(
-        f"What answers as {journey.partner} is no proxy for HTTPS ({said}).",
-        f"Is {source} what the network's operators say? If it speaks TLS itself, write https:// there.",
+        f"What answers as {journey.partner} is no proxy for HTTPS ({said}).", _is_it_right(journey)
     )
+
+
+def _is_it_right(journey: Journey) -> str:
+    source = journey.proxy.said_by if journey.proxy else ""
+    return f"Is {source} what the network's operators say? If the proxy speaks TLS itself, write https:// there."
 
 
 def _login_refused(journey: Journey) -> ConfigurationError:
@@ -165,11 +166,11 @@ def _login_refused(journey: Journey) -> ConfigurationError:
     assert journey.proxy
     who = _at_start(journey.partner)
     lines = journey.headers.get_list("Proxy-Authenticate")
-    schemes = {scheme.lower(): scheme for line in lines for scheme in _SCHEME.findall(line)}
+    schemes = {scheme.lower(): scheme for line in lines for scheme in _SCHEME.findall(_QUOTED.sub("", line))}
     if schemes and "basic" not in schemes:
         return ConfigurationError(
             f"{who} asks for a login by {' or '.join(schemes.values())}, which fedsite does not speak.",
-            "Let cntlm or px run on this machine: it logs in with this machine's account. Then name it:"
+            "Let cntlm or px run on this machine: it logs in for fedsite. Then name it:"
             " network.proxy: http://127.0.0.1:3128. Or ask the network's operators to let this machine through.",
         )
     if journey.proxy.login is None:
@@ -180,7 +181,7 @@ def _login_refused(journey: Journey) -> ConfigurationError:
     place = "the file of network.proxy_login" if journey.proxy.said_by == "network.proxy" else journey.proxy.said_by
     return ConfigurationError(
         f"{who} refuses the user or the password of {place}.",
-        "Mend it before the next run: some proxies lock an account after a few tries. This one was made once.",
+        "Mend it before the next run: some proxies lock an account after a few tries. This one was tried once.",
     )
 
 

@@ -50,20 +50,23 @@ class Proxy:
     def _context(self) -> ssl.SSLContext:
         if self.ca is None:
             return ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
-            return ssl.create_default_context(cadata=self.ca.decode("ascii"))
-        except (ssl.SSLError, UnicodeDecodeError):
+            context.load_verify_locations(cadata=self.ca.decode("ascii"))
+        except (ssl.SSLError, ValueError):
             raise ConfigurationError(
                 "The file of network.proxy_ca holds no certificate in PEM.",
                 "It begins with -----BEGIN CERTIFICATE-----; ask the network's operators for it.",
             ) from None
+        return context
 
 
 def usable(url: str) -> httpx.URL:
     """A server's or proxy's address that a connection can be made to. Raises ConfigurationError."""
     try:
         found = httpx.URL(url)
-    except httpx.InvalidURL:
+        found.host.encode("idna")  # as the name server will be asked; ".." and long labels end here
+    except (httpx.InvalidURL, UnicodeError):
         found = httpx.URL()
     if not found.host or not 0 < (found.port or 1) < 1 << 16:
         raise ConfigurationError(f"The address {url!r} cannot be used.", "It must be SCHEME://HOST:PORT.")
