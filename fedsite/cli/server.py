@@ -128,6 +128,7 @@ def open_round(
     One series of rounds runs at a time: a second is refused until the first has ended.
     """
     from fedsite.jobs import algorithms, tasks
+    from fedsite.server import screen
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
     from fedsite.server.rounds import open_series
@@ -138,10 +139,11 @@ def open_round(
     draft = tasks.described_by(read_draft(plan), task)
     algorithms.check(draft)
     row = open_series(federation, draft, model, rounds)
-    composition = algorithms.composition(draft, layout_of(model).values)
-    text = f"Round {row.number} of {rounds} is open until {row.expires}.\n  {composition}"
+    values = layout_of(model).values
+    said = {"composition": algorithms.composition(draft, values), "screening": screen.outlook(draft, values)}
+    lines = [f"Round {row.number} of {rounds} is open until {row.expires}.", *filter(None, said.values())]
     report = round_report(federation, row.number)
-    Output.of(context).result("opened", report | {"composition": composition}, text)
+    Output.of(context).result("opened", report | said, "\n  ".join(lines))
 
 
 @round_app.command("list")
@@ -186,14 +188,55 @@ def close(
     Output.of(context).result("closed", report, _round_text(report))
 
 
+@round_app.command()
+def release(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="N", help="The round's number.")],
+    folder: Folder = HERE,
+    without: Annotated[list[str] | None, typer.Option(metavar="SITE", help="Leave this site's update out.")] = None,
+) -> None:
+    """Goes on with a round that its screen holds: with all updates, or without those of some sites."""
+    from fedsite.server import rounds
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import round_report
+
+    federation = open_federation(folder)
+    rounds.release(federation, number, without or [])
+    report = round_report(federation, number)
+    Output.of(context).result("released", report, _round_text(report))
+
+
 def _round_text(report: dict[str, Any]) -> str:
     facts = ("reason", "opened", "expires", "closed", "model_sha256", "result_sha256")
     found = {name: str(report[name]) for name in facts if report[name]}
-    for name in ("took_part", "rejected", "refused", "late", "absent"):
+    for name in ("took_part", "left_out", "rejected", "refused", "late", "absent"):
         sites = [one if isinstance(one, str) else _with_reason(one) for one in report[name]]
         found[name] = ", ".join(sites) or "-"
+    found |= _screen_text(report["screen"])
     lines = [f"  {name.replace('_', ' '):14} {value}" for name, value in found.items()]
     return "\n".join([f"Round {report['round']} of plan {report['plan']}: {report['status']}", *lines])
+
+
+def _screen_text(screen: dict[str, Any] | None) -> dict[str, str]:
+    """What the screen has measured of each update, which of them stand out, what became of these."""
+    if screen is None:
+        return {}
+    measured = [
+        f"{site} (norm {one['norm']:.4g}, cosine {'-' if one['cosine'] is None else format(one['cosine'], '.3f')},"
+        f" outliers {one['outliers']:.1%})"
+        for site, one in screen["updates"].items()
+    ]
+    standing_out = [f"{site} ({'; '.join(reasons)})" for site, reasons in screen["findings"].items()]
+    words = {"informative": "judged"}
+    found = {
+        "screen": f"{screen['rule']}; cosines {words.get(screen['cosine'], screen['cosine'])};"
+        f" norms and outliers {words.get(screen['others'], screen['others'])}",
+        "measured": ", ".join(measured),
+        "conspicuous": ", ".join(standing_out) or "-",
+        "held_until": screen["held_until"] or "",
+        "decision": screen["decision"],
+    }
+    return {name: text for name, text in found.items() if text}
 
 
 def _with_reason(entry: dict[str, Any]) -> str:

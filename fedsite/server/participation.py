@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round
-from fedsite.server.rounds import accepted, envelope_of, running, series_of
+from fedsite.server.rounds import counted, envelope_of, running, series_of
 from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, SeriesRow, UploadRow
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
@@ -41,7 +41,7 @@ def participate(federation: Federation, site: str, request: ParticipationRequest
         furthest = _furthest(session, site, request.ledger_sequence)
         row = running(session)
         if row is None or not _due(federation, session, row, site):
-            wait = LATER if row is None else SOON
+            wait = LATER if row is None or row.status == "held" else SOON
             return Participation(retry_after=wait, receipts=receipts, ledger_sequence=furthest)
         attendance = attended(session, row.number, site)
         attendance.offered = attendance.offered or federation.clock()
@@ -75,12 +75,13 @@ def tickets(federation: Federation, after: int) -> Tickets:
 
 
 def answer(federation: Federation, number: int) -> RoundAnswer:
-    """Where a round stands."""
+    """Where a round stands. One that is held is, to sites, closing: nothing is taken any more, nothing has come yet."""
     with federation.database.reading() as session:
         row = session.get(RoundRow, number)
     if row is None:
         raise no_such_round()
-    return RoundAnswer.model_validate({"round": row.number, "status": row.status, "ticket_sha256": row.ticket_sha256})
+    status = "closing" if row.status == "held" else row.status
+    return RoundAnswer.model_validate({"round": row.number, "status": status, "ticket_sha256": row.ticket_sha256})
 
 
 def latest_result(federation: Federation) -> Envelope:
@@ -98,7 +99,7 @@ def latest_result(federation: Federation) -> Envelope:
             ticket_sha256=row.ticket_sha256,
             model_sha256=model.sha256,
             model_bytes=model.size,
-            contributions=len(accepted(session, row.number)),
+            contributions=len(counted(session, row.number)),
         )
     return sign(result.to_bytes(), RESULT, [federation.round_key])
 

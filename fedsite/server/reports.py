@@ -1,5 +1,6 @@
 """Rounds and models as the coordinator sees them: plain data, ready for a table or for JSON."""
 
+import json
 from typing import Any
 
 from sqlalchemy import select
@@ -8,8 +9,8 @@ from sqlalchemy.orm import Session
 from fedsite.errors import UsageError
 from fedsite.server.enrolment import enrolled
 from fedsite.server.federation import Federation
-from fedsite.server.rounds import accepted, plan_of, series_of
-from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, UploadRow
+from fedsite.server.rounds import counted, plan_of, series_of
+from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, ScreenRow, UploadRow
 
 
 def rounds(federation: Federation) -> list[dict[str, Any]]:
@@ -22,9 +23,10 @@ def rounds(federation: Federation) -> list[dict[str, Any]]:
 def round_report(federation: Federation, number: int) -> dict[str, Any]:
     """One round, and what every site did in it.
 
-    `took_part`: has its receipt. `rejected`: its update was not admitted. `refused`: the site declined. `late`: was
-    given the round, and has no update in time (while the round is open: not yet). `absent`: is enrolled and never
-    asked. Raises UsageError when there is no such round.
+    `took_part`: has its receipt, and its update counts. `left_out`: has its receipt, and the screen or a person has
+    left its update out. `rejected`: its update was not admitted. `refused`: the site declined. `late`: was given the
+    round, and has no update in time (while the round is open: not yet). `absent`: is enrolled and never asked.
+    Raises UsageError when there is no such round.
     """
     with federation.database.reading() as session:
         row = session.get(RoundRow, number)
@@ -36,17 +38,21 @@ def round_report(federation: Federation, number: int) -> dict[str, Any]:
             select(AttendanceRow).where(AttendanceRow.round == number).order_by(AttendanceRow.site)
         ).all()
         sites = enrolled(session, row.closed or federation.clock())
+        screened = session.get(ScreenRow, number)
     rejected = {one.site: one.reason for one in uploads if one.state == "refused"}
     done = {one.site for one in uploads if one.state == "accepted"} | rejected.keys()
     declined = {one.site: one.refusal for one in attendance if one.refused and one.site not in done}
     late = {one.site for one in attendance if one.offered} - done - declined.keys()
     late |= {one.site for one in uploads if one.state in ("late", "receiving")} - declined.keys()
+    out = screened.left_out.splitlines() if screened else []
     report |= {
-        "took_part": [_contribution(one) for one in uploads if one.state == "accepted"],
+        "took_part": [_contribution(one) for one in uploads if one.state == "accepted" and one.site not in out],
+        "left_out": [{"site": site, "reason": screened.decision} for site in out] if screened else [],
         "rejected": [{"site": site, "reason": reason} for site, reason in rejected.items()],
         "refused": [{"site": site, "reason": reason} for site, reason in declined.items()],
         "late": sorted(late),
         "absent": sorted(sites - done - declined.keys() - late),
+        "screen": screened and _screen(screened),
     }
     return report
 
@@ -84,7 +90,7 @@ def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[st
         "rounds_in_series": series.rounds,
         "status": row.status,
         "reason": row.reason,
-        "updates": len(accepted(session, row.number)),
+        "updates": len(counted(session, row.number)),
         "quorum": plan.rounds.quorum,
         "enough": plan.rounds.enough,
         "opened": row.opened.isoformat(),
@@ -93,6 +99,12 @@ def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[st
         "model_sha256": row.model_sha256,
         "result_sha256": row.result_sha256,
     }
+
+
+def _screen(row: ScreenRow) -> dict[str, Any]:
+    """What the round's screen found, and what became of it."""
+    held = row.held_until and row.held_until.isoformat()
+    return {**json.loads(row.verdict), "held_until": held, "decision": row.decision}
 
 
 def _contribution(row: UploadRow) -> dict[str, Any]:

@@ -1,18 +1,20 @@
-"""Rounds: open -> closing -> aggregated | failed.
+"""Rounds: open -> closing -> (held ->) aggregated | failed.
 
 A round closes at once when the plan's `enough` updates are in, else at its deadline if `quorum` are; it fails at a
 deadline without quorum, and its series ends with it: sites have paid privacy for nothing, so a person should look
-before they pay again. `advance` brings every round to where it must be; whoever calls it, and however often it is
-killed, the outcome is the same.
+before they pay again. A closing round goes through the plan's screen, if it has one, which may leave updates out or
+hold the round for a person, but never for longer than the plan says. `advance` brings every round to where it must be;
+whoever calls it, and however often it is killed, the outcome is the same.
 """
 
 import fcntl
+import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,41 +24,37 @@ from sqlalchemy.orm import Session
 
 from fedsite.errors import ConfigurationError, DataNotFit, SourceMissing, UsageError
 from fedsite.files import PRIVATE_FILE
-from fedsite.server.aggregation import Controls, Update, average, next_control
+from fedsite.server import making, screen
+from fedsite.server.aggregation import Update
 from fedsite.server.federation import Federation
-from fedsite.server.storage import ControlRow, ModelRow, RoundRow, SeriesRow, UploadRow
+from fedsite.server.making import Made
+from fedsite.server.storage import ModelRow, RoundRow, ScreenRow, SeriesRow, UploadRow
 from fedsite.wire.messages import Envelope, MalformedMessage, Ticket, parse
+from fedsite.wire.norms import largest_honest_norm
 from fedsite.wire.payload import chunks, layout_of, read_values
 from fedsite.wire.plans import Plan, PlanDraft, complete
 from fedsite.wire.signing import PLAN, TICKET, digest, open_envelope, public_key, sign
 
 LONGEST_TURN = 600.0
+UNFINISHED = ("open", "closing", "held")
 
 log = logging.getLogger("fedsite.server")
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a round starts from, by digest: the model, its size, and the server's control where the plan has one."""
-
-    model_sha256: str
-    model_bytes: int
-    control_sha256: str | None = None
 
 
 def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: int) -> RoundRow:
     """Signs the plan, stores the model and opens the first of a series of rounds.
 
     One series runs at a time: sites follow one chain of tickets, forwards only. Raises UsageError while a round is
-    open, or for a plan of SCAFFOLD that has run before; ConfigurationError when the plan is another federation's or has
-    expired, SourceMissing and DataNotFit when the model is not there or is no float32 model file.
+    open, or for a plan of SCAFFOLD that has run before; ConfigurationError when the plan is another federation's, has
+    expired or admits no honest update, SourceMissing and DataNotFit when the model is not there or is no float32 model
+    file.
     """
     now = federation.clock()
     if draft.federation != federation.name:
         raise ConfigurationError(f"The plan is for the federation {draft.federation!r}, this is {federation.name!r}.")
     if draft.expires <= now:
         raise ConfigurationError(f"The plan expired on {draft.expires}.", "Set `expires` to a later date.")
-    _check_model(model)
+    _check_norm(draft, _check_model(model))
     plan = complete(draft, public_key(federation.round_key), public_key(federation.receipt_key))
     envelope = sign(plan.to_bytes(), PLAN, [federation.plan_key])
     sha256, size = federation.models.add(_blocks(model), f"model.{os.getpid()}")
@@ -75,13 +73,28 @@ def close_now(federation: Federation, number: int) -> RoundRow:
     """Closes an open round before its deadline, by the deadline's rule, and sees it through."""
     with federation.database.writing() as session:
         row = session.get(RoundRow, number)
+        if row is not None and row.status == "held":
+            raise UsageError(f"Round {number} is closed, and held by its screen.", _how_it_ends(row))
         if row is None or row.status not in ("open", "closing"):
             raise UsageError(f"Round {number} is not open.", "See fedsite server round list.")
         if row.status == "open":
             _close(federation, session, row, "closed by the coordinator")
-    advance(federation, patient=True)
-    with federation.database.reading() as session:
-        return _round(session, number)
+    return _seen_through(federation, number)
+
+
+def release(federation: Federation, number: int, without: Sequence[str]) -> RoundRow:
+    """Ends the wait of a round that its screen holds, and sees it through: with all updates, or without those of some
+    sites. Raises UsageError when the round is not held, or has no update of such a site.
+    """
+    with federation.database.writing() as session:
+        row = session.get(RoundRow, number)
+        if row is None or row.status != "held":
+            raise UsageError(f"Round {number} is not held.", "See fedsite server round list.")
+        strangers = set(without) - {one.site for one in accepted(session, number)}
+        if strangers:
+            raise UsageError(f"Round {number} has no update of {', '.join(sorted(strangers))}.")
+        _decide(federation, session, row, sorted(set(without)), "released by the coordinator")
+    return _seen_through(federation, number)
 
 
 def advance(federation: Federation, *, patient: bool = False) -> None:
@@ -96,15 +109,14 @@ def advance(federation: Federation, *, patient: bool = False) -> None:
             return
         for number in _pending(federation):
             with federation.database.writing() as session:
-                row = _round(session, number)
-                _close_if_due(federation, session, row)
-            if row.status == "closing":
-                _aggregate(federation, row)
+                _end_what_is_due(federation, session, _round(session, number))
+            _screen(federation, number)
+            _aggregate(federation, number)
         tidy(federation)
 
 
 def tidy(federation: Federation) -> None:
-    """Removes what sites have sent for rounds that need it no more (those of a failed round are kept)."""
+    """Removes what no round needs any more: what sites have sent (for a failed round it is kept), and old moments."""
     folders = [federation.folder / "incoming", federation.folder / "updates"]
     files = [path for folder in folders for path in folder.iterdir()]  # before the rows: a file comes after its row
     needed = or_(
@@ -116,6 +128,8 @@ def tidy(federation: Federation) -> None:
     for path in files:
         if path.name not in kept:
             path.unlink(missing_ok=True)
+    with federation.database.writing() as session:
+        making.tidy(federation, session)
 
 
 def plan_of(federation: Federation, series: SeriesRow) -> Plan:
@@ -139,22 +153,32 @@ def accepted(session: Session, number: int) -> Sequence[UploadRow]:
     return session.scalars(found.order_by(UploadRow.site)).all()
 
 
+def counted(session: Session, number: int) -> Sequence[UploadRow]:
+    """Those of them that a round's model is made of: all but what its screen, or a person, has left out."""
+    found = session.get(ScreenRow, number)
+    left_out = found.left_out.splitlines() if found else []
+    return [one for one in accepted(session, number) if one.site not in left_out]
+
+
 def series_of(session: Session, row: RoundRow) -> SeriesRow:
     """The series that a round belongs to."""
     return session.scalars(select(SeriesRow).where(SeriesRow.id == row.series_id)).one()
 
 
 def running(session: Session) -> RoundRow | None:
-    """The round that is open or closing: one at a time, None between two series."""
-    return session.scalars(select(RoundRow).where(RoundRow.status.in_(("open", "closing")))).first()
+    """The round that has not ended: one at a time, None between two series."""
+    return session.scalars(select(RoundRow).where(RoundRow.status.in_(UNFINISHED))).first()
 
 
 def _refuse_while_open(session: Session) -> None:
     if row := running(session):
-        raise UsageError(
-            f"Round {row.number} has not ended.",
-            f"Wait for it, or end it first: fedsite server round close {row.number}",
-        )
+        raise UsageError(f"Round {row.number} has not ended.", f"Wait for it, or end it first: {_how_it_ends(row)}")
+
+
+def _how_it_ends(row: RoundRow) -> str:
+    if row.status == "held":
+        return f"fedsite server round release {row.number}, with --without SITE for each update to leave out"
+    return f"fedsite server round close {row.number}"
 
 
 def _refuse_a_second_time(session: Session, plan: Plan, plan_sha256: str) -> None:
@@ -171,24 +195,38 @@ def _round(session: Session, number: int) -> RoundRow:
     return session.scalars(select(RoundRow).where(RoundRow.number == number)).one()
 
 
+def _seen_through(federation: Federation, number: int) -> RoundRow:
+    advance(federation, patient=True)
+    with federation.database.reading() as session:
+        return _round(session, number)
+
+
 def _pending(federation: Federation) -> list[int]:
     """The rounds that `advance` has something to do for."""
     with federation.database.reading() as session:
-        rows = session.scalars(select(RoundRow).where(RoundRow.status.in_(["open", "closing"]))).all()
+        rows = session.scalars(select(RoundRow).where(RoundRow.status.in_(UNFINISHED))).all()
         return [row.number for row in rows if row.status == "closing" or _why_due(federation, session, row)]
 
 
 def _why_due(federation: Federation, session: Session, row: RoundRow) -> str:
-    """Why an open round must close now; empty when it need not."""
+    """Why an open or held round must go on now; empty when it need not."""
+    if row.status == "held":
+        held = session.get(ScreenRow, row.number)
+        over = held is None or held.held_until is None or held.held_until <= federation.clock()
+        return "nobody has decided in time" if over else ""
     enough = plan_of(federation, series_of(session, row)).rounds.enough
     if enough is not None and len(accepted(session, row.number)) >= enough:
         return "enough updates"
     return "deadline" if row.expires <= federation.clock() else ""
 
 
-def _close_if_due(federation: Federation, session: Session, row: RoundRow) -> None:
-    if row.status == "open" and (why := _why_due(federation, session, row)):
+def _end_what_is_due(federation: Federation, session: Session, row: RoundRow) -> None:
+    """Closes an open round, or ends the wait of a held one: then its conspicuous updates are left out."""
+    why = _why_due(federation, session, row) if row.status in ("open", "held") else ""
+    if why and row.status == "open":
         _close(federation, session, row, why)
+    elif why:
+        _decide(federation, session, row, screen.conspicuous(json.loads(_screened(session, row).verdict)), why)
 
 
 def _close(federation: Federation, session: Session, row: RoundRow, why: str) -> None:
@@ -203,69 +241,60 @@ def _close(federation: Federation, session: Session, row: RoundRow, why: str) ->
     log.info("round %d is %s (%s)", row.number, row.status, row.reason)
 
 
-def _aggregate(federation: Federation, row: RoundRow) -> None:
-    """Makes the round's model, then in one transaction names it and opens the next round of the series."""
+def _screen(federation: Federation, number: int) -> None:
+    """Looks at the updates of a closing round, once: what is found is durable before anything is made of them."""
     with federation.database.reading() as session:
-        series = series_of(session, row)
-        uploads = accepted(session, row.number)
+        row = _round(session, number)
+        plan, done = plan_of(federation, series_of(session, row)), session.get(ScreenRow, number)
+        updates = {one.site: update_path(federation, one.id) for one in accepted(session, number)}
+    if row.status != "closing" or plan.screen is None or done is not None:
+        return
+    layout = layout_of(federation.models.path(row.model_sha256)).encoded(plan.payload)
+    verdict = screen.examine(updates, layout, plan, plan.screen)
+    with federation.database.writing() as session:
+        row, found = _round(session, number), ScreenRow(round=number, verdict=json.dumps(verdict))
+        session.add(found)
+        flagged = screen.conspicuous(verdict)
+        if flagged and plan.screen.rule == "hold":
+            row.status, found.held_until = "held", federation.clock() + timedelta(seconds=plan.screen.hold_seconds)
+        elif flagged and plan.screen.rule == "drop":
+            _decide(federation, session, row, flagged, "dropped by the plan's screen")
+    log.info("round %d: its screen finds %d of %d updates conspicuous", number, len(flagged), len(updates))
+
+
+def _decide(federation: Federation, session: Session, row: RoundRow, without: Sequence[str], why: str) -> None:
+    """What becomes of the conspicuous updates; the round goes on if a quorum is left, and fails otherwise."""
+    found = _screened(session, row)
+    found.left_out, found.decision = "\n".join(without), why
+    quorum = plan_of(federation, series_of(session, row)).rounds.quorum
+    count = len(accepted(session, row.number)) - len(without)
+    row.status = "closing" if count >= quorum else "failed"
+    row.reason += f"; {why}: without {', '.join(without) or 'nobody'}, {count} updates"
+    log.info("round %d is %s (%s)", row.number, row.status, row.reason)
+
+
+def _screened(session: Session, row: RoundRow) -> ScreenRow:
+    session.flush()
+    return session.scalars(select(ScreenRow).where(ScreenRow.round == row.number)).one()
+
+
+def _aggregate(federation: Federation, number: int) -> None:
+    """Makes a closing round's model, then in one transaction names it and opens the next round of the series."""
+    with federation.database.reading() as session:
+        row = _round(session, number)
+        series, uploads = series_of(session, row), counted(session, number)
+    if row.status != "closing":
+        return
     plan = plan_of(federation, series)
     updates = [Update(update_path(federation, one.id), one.weight) for one in uploads]
-    made = _make(federation, row, plan, updates)
+    made = making.make(federation, row, plan, updates)
     with federation.database.writing() as session:
-        _remember(session, made, federation.clock(), row.number)
-        row = _round(session, row.number)
+        _remember(session, made, federation.clock(), number)
+        row = _round(session, number)
         row.status, row.result_sha256 = "aggregated", made.model_sha256
         if row.place_in_series < series.rounds and plan.expires > federation.clock():
             _open_round(federation, session, series, row.place_in_series + 1, made)
-    log.info("round %d is aggregated from %d updates", row.number, len(updates))
-
-
-def _make(federation: Federation, row: RoundRow, plan: Plan, updates: Sequence[Update]) -> Made:
-    """The files that the next round starts from. Everything comes from stored files and rows, so a crash repeats it:
-    the velocity of a momentum is what the model moved by in the round before.
-    """
-    model = federation.models.path(row.model_sha256)
-    layout, previous = layout_of(model), None
-    with federation.database.reading() as session:
-        before = _round_before(session, row)
-        if plan.server_momentum and before:
-            previous = federation.models.path(before.model_sha256)
-        known_before = _sites_known(session, before) if before else 0
-        controls = Controls(
-            path=_control_of(federation, row),
-            reach=plan.local.steps * plan.local.learning_rate,
-            known_before=known_before,
-            known=_sites_known(session, row),
-        )
-    blocks = average(model, layout, updates, plan.payload, plan.server_momentum, previous)
-    sha256, size = federation.models.add(blocks, draft=f"round.{row.number}")
-    if plan.algorithm != "scaffold":
-        return Made(sha256, size)
-    blocks = next_control(controls, layout, updates, plan.payload)
-    return Made(sha256, size, federation.models.add(blocks, draft=f"control.{row.number}")[0])
-
-
-def _round_before(session: Session, row: RoundRow) -> RoundRow | None:
-    """The round of the same series before this one."""
-    return session.scalars(
-        select(RoundRow).where(RoundRow.series_id == row.series_id, RoundRow.place_in_series == row.place_in_series - 1)
-    ).first()
-
-
-def _sites_known(session: Session, row: RoundRow) -> int:
-    """How many sites have taken part in the series, up to and with this round."""
-    found = (
-        select(UploadRow.site)
-        .join(RoundRow)
-        .where(RoundRow.series_id == row.series_id, RoundRow.number <= row.number, UploadRow.state == "accepted")
-    )
-    return len(set(session.scalars(found)))
-
-
-def _control_of(federation: Federation, row: RoundRow) -> Path | None:
-    """The control that a round's ticket names; None in the first of a series, where it is zero."""
-    ticket = open_envelope(envelope_of(row.ticket), Ticket, TICKET, [public_key(federation.round_key)])
-    return federation.models.path(ticket.control_sha256) if ticket.control_sha256 else None
+    log.info("round %d is aggregated from %d updates", number, len(updates))
 
 
 def _open_round(federation: Federation, session: Session, series: SeriesRow, place: int, made: Made) -> RoundRow:
@@ -302,12 +331,24 @@ def _remember(session: Session, made: Made, now: datetime, number: int | None = 
     """The same bytes may come twice (an update of zeros); the first origin stays."""
     if session.get(ModelRow, made.model_sha256) is None:
         session.add(ModelRow(sha256=made.model_sha256, size=made.model_bytes, created=now, round=number))
-    if made.control_sha256 and number and session.get(ControlRow, made.control_sha256) is None:
-        session.add(ControlRow(sha256=made.control_sha256, round=number))
+    if number is not None:
+        making.remember(session, made, number)
     session.flush()
 
 
-def _check_model(model: Path) -> None:
+def _check_norm(draft: PlanDraft, values: int) -> None:
+    """Sites would refuse to pay for updates that are not admitted."""
+    least = largest_honest_norm(draft, values)
+    if draft.max_update_norm < least:
+        raise ConfigurationError(
+            f"max_update_norm: {draft.max_update_norm:g} is below the norm that an honest update of this plan may have,"
+            f" and no site would take part.",
+            f"Set it to {math.ceil(least * 1000) / 1000:.3f} or more.",
+        )
+
+
+def _check_model(model: Path) -> int:
+    """How many values it has."""
     try:
         layout = layout_of(model)
     except OSError as error:
@@ -318,6 +359,7 @@ def _check_model(model: Path) -> None:
         raise DataNotFit(f"{model} holds {layout.encoding} values.", "A global model is float32.")
     if not all(np.isfinite(read_values(model, layout, part)).all() for part in chunks(layout.values)):
         raise DataNotFit(f"{model} holds values that are not finite.", "Make one with fedsite model init.")
+    return layout.values
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

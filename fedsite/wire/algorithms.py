@@ -23,6 +23,42 @@ def next_model(model: Stored, update: Values, momentum: float = 0.0, previous: S
     return moved
 
 
+def next_moments(
+    first: Stored | float, second: Stored | float, update: Values, beta1: float, beta2: float
+) -> tuple[Values, Values]:
+    """FedAdam's moments (Reddi et al. 2021, algorithm 2): running means of the update and of its square."""
+    mean = np.multiply(first, beta1, dtype=np.float64) + (1 - beta1) * update
+    square = np.multiply(second, beta2, dtype=np.float64) + (1 - beta2) * update**2
+    return mean, square
+
+
+def adams_model(model: Stored, first: Values, second: Values, learning_rate: float, tau: float) -> Values:
+    """FedAdam's step from the moments: model + lr * first / (sqrt(second) + tau)."""
+    return model + learning_rate * first / (np.sqrt(second) + tau)
+
+
+def coordinate_median(ordered: Values) -> Values:
+    """The median of each value over the sites; `ordered` has shape [sites, values] and is sorted along axis 0."""
+    sites = len(ordered)
+    median: Values = (ordered[(sites - 1) // 2] + ordered[sites // 2]) / 2
+    return median
+
+
+def trimmed_mean(ordered: Values, left_out: int) -> Values:
+    """The mean of each value over the sites but for the `left_out` largest and smallest (Yin et al. 2018).
+
+    `ordered` has shape [sites, values] and is sorted along axis 0, so that the sites' order does not matter.
+    """
+    kept = ordered[left_out : len(ordered) - left_out]
+    mean: Values = kept.sum(axis=0) / len(kept)
+    return mean
+
+
+def within_norm(norm: float, bound: float) -> float:
+    """By what an update of this norm is multiplied to be no longer than `bound` (Sun et al. 2019)."""
+    return min(1.0, bound / norm) if norm > 0 else 1.0
+
+
 def next_control(own: Stored | float, server: Stored | float, update: Values, reach: float) -> Values:
     """A site's control after a round: c_i - c - update / (K lr); SCAFFOLD, option II (Karimireddy et al. 2020).
 

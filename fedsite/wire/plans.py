@@ -13,7 +13,9 @@ import yaml
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from fedsite.errors import ConfigurationError, SourceMissing
+from fedsite.wire import server_rules
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, Sha256, parse
+from fedsite.wire.server_rules import Aggregation, Screen, ServerAdam
 
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 Encoding = Literal["float32", "float16", "int8"]
@@ -172,7 +174,10 @@ class PlanDraft(Closed):
     preparation: Preparation
     network: Network
     algorithm: Algorithm
+    aggregation: Annotated[Aggregation, Field(exclude_if=lambda rule: rule == "mean")] = "mean"
     server_momentum: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda momentum: momentum == 0)] = 0.0
+    server_adam: Annotated[ServerAdam | None, Field(exclude_if=lambda rule: rule is None)] = None
+    screen: Annotated[Screen | None, Field(exclude_if=lambda rule: rule is None)] = None
     local: LocalWork
     privacy: PrivacyAsked
     max_update_norm: Annotated[float, Field(gt=0, le=1e12)]
@@ -195,6 +200,12 @@ class PlanDraft(Closed):
             )
         if self.algorithm == "scaffold" and self.weights != "equal":
             raise ValueError("scaffold needs equal weights")
+        return self
+
+    @model_validator(mode="after")
+    def _the_servers_rules_fit(self) -> "PlanDraft":
+        if found := server_rules.conflict(self):
+            raise ValueError(found)
         return self
 
     @model_validator(mode="after")

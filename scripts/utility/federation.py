@@ -123,14 +123,19 @@ class _Federation:
     def take_round(self, number: int) -> None:
         """Every site trains from the global model; the server makes the next one of their updates."""
         updates = [self._updated(site, number) for site in range(len(self.sites))]
-        following = self.folder / f"model-{number + 1}.safetensors"
-        blocks = aggregation.average(
-            self.model, self.layout, updates, self.layout.encoding, self.recipe.server_momentum, self.previous
+        scaffold = self.recipe.algorithm == "scaffold"
+        start = aggregation.Start(
+            self.model, self.layout, self.previous, controls=self._controls(number) if scaffold else None
         )
-        following.write_bytes(b"".join(blocks))
-        self.model, self.previous = following, self.model
-        if self.recipe.algorithm == "scaffold":
-            self._control(updates, number)
+        if scaffold:
+            self._keep_controls(updates, number)
+        rules = aggregation.Rules(momentum=self.recipe.server_momentum)
+        pieces = list(aggregation.following(start, updates, rules))
+        files = {name: self.folder / f"{name}-{number + 1}.safetensors" for name in pieces[0]}
+        for name, path in files.items():
+            path.write_bytes(b"".join(piece[name] for piece in pieces))
+        self.model, self.previous = files["model"], self.model
+        self.control = files.get("control")
 
     def _updated(self, site: int, number: int) -> aggregation.Update:
         """A site's part of a round: its update, as a file."""
@@ -159,9 +164,13 @@ class _Federation:
             return algorithms.controlled(self.network, self.controls[site], control)
         return None
 
-    def _control(self, updates: Sequence[aggregation.Update], number: int) -> None:
-        """SCAFFOLD's next controls: each site's own, then the server's, from the same updates."""
-        reach = self.recipe.steps_in(number) * self.recipe.learning_rate_in(number)
+    def _controls(self, number: int) -> aggregation.Controls:
+        """What the server knows of SCAFFOLD before a round: all sites take part in every one."""
+        known = len(self.sites)
+        return aggregation.Controls(self.control, self._reach(number), known if self.control else 0, known)
+
+    def _keep_controls(self, updates: Sequence[aggregation.Update], number: int) -> None:
+        """SCAFFOLD's next control of each site, from its update."""
         present = _tensors(self.control) if self.control else None
         for site, update in enumerate(updates):
             own = self.controls[site]
@@ -170,15 +179,13 @@ class _Federation:
                     own[name].astype(np.float64) if own else 0.0,
                     present[name].astype(np.float64) if present else 0.0,
                     values.astype(np.float64),
-                    reach,
+                    self._reach(number),
                 ).astype(np.float32)
                 for name, values in _tensors(update.path).items()
             }
-        known = len(updates)
-        controls = aggregation.Controls(self.control, reach, known_before=known if self.control else 0, known=known)
-        self.control = self.folder / f"control-{number + 1}.safetensors"
-        blocks = aggregation.next_control(controls, self.layout, updates, self.layout.encoding)
-        self.control.write_bytes(b"".join(blocks))
+
+    def _reach(self, number: int) -> float:
+        return self.recipe.steps_in(number) * self.recipe.learning_rate_in(number)
 
 
 def _task() -> Task:

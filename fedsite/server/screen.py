@@ -1,0 +1,182 @@
+"""The screen: which of a round's updates are conspicuous among the others, before anything is made of them.
+
+Three things are measured of each update, in one pass over the files: its norm; its cosine to the coordinate median of
+the others; the share of its values that are outliers, by the modified z-score (Iglewicz and Hoaglin 1993) over sites.
+
+Noise hides directions. An update is a signal of norm at most C and noise of standard deviation r C on each of its d
+values, whose norm is about r C sqrt(d). If all signals were as long as clipping allows and pointed the same way, the
+cosine of an update to the median of n - 1 others would be
+
+    1 / sqrt((1 + r^2 d) (1 + (pi/2) r^2 d / (n - 1)))
+
+since the median of normal values has at most pi/2 times the variance of their mean, reached with many (Serfling 1980,
+section 2.3.3). Two directions that have nothing to do with each other have a cosine of standard deviation 1/sqrt(d)
+(Cai, Fan and Jiang 2013). Where the first is below six of the second, an update that points exactly the other way
+cannot be told from an honest one, so the cosine is uninformative: robust rules and noise do not add up (Guerraoui et
+al. 2021). Norm and outliers still tell who sends something of another size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsite.server.aggregation import slice_length, stacked
+from fedsite.wire.algorithms import Values, coordinate_median
+from fedsite.wire.payload import Layout, chunks
+from fedsite.wire.plans import DpSgd, PlanDraft
+from fedsite.wire.server_rules import FEWEST, Screen
+
+OUTLIER = 3.5
+NORMAL_MAD = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
+MEDIAN_VARIANCE = math.pi / 2
+CERTAIN = 3.0  # standard deviations
+
+Verdict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the screen sees of one update; no cosine where an update, or all others together, are zero."""
+
+    norm: float
+    cosine: float | None
+    outliers: float
+
+
+def examine(updates: Mapping[str, Path], encoded: Layout, plan: PlanDraft, rules: Screen) -> Verdict:
+    """What the screen says of the updates by site, in words and numbers that JSON can hold.
+
+    `findings` has the conspicuous sites and why; `cosine` says whether cosines have been judged, and why not.
+    """
+    measured = dict(zip(updates, measure(list(updates.values()), encoded), strict=True))
+    uninformative = why_uninformative(plan, encoded.values, len(measured))
+    typical = float(np.median([one.norm for one in measured.values()]))
+    enough = len(measured) >= FEWEST
+    chance = CERTAIN / math.sqrt(encoded.values)
+    lowest = rules.least_cosine - chance if uninformative is None else -math.inf
+    found = {site: _conspicuous(one, typical, lowest, rules) if enough else [] for site, one in measured.items()}
+    return {
+        "rule": rules.rule,
+        "updates": {site: vars(one) for site, one in measured.items()},
+        "median_norm": typical,
+        "cosine": "informative" if uninformative is None else f"uninformative: {uninformative}",
+        "others": "informative" if enough else f"uninformative: {_too_few(len(measured))}",
+        "findings": {site: reasons for site, reasons in found.items() if reasons},
+    }
+
+
+def conspicuous(verdict: Verdict) -> list[str]:
+    """The sites whose updates stand out."""
+    return list(verdict["findings"])
+
+
+def measure(paths: Sequence[Path], encoded: Layout) -> list[Measured]:
+    """Norm, cosine and outliers of each update, in float64. Memory: twice what a rule by rank needs."""
+    sites = len(paths)
+    squares, dots, others = np.zeros(sites), np.zeros(sites), np.zeros(sites)
+    outliers = np.zeros(sites, np.int64)
+    for part in chunks(encoded.values, slice_length(sites)):
+        stack = stacked(paths, encoded, part)
+        ordered = np.sort(stack, axis=0)
+        for place, own in enumerate(stack):
+            rest = _median_without(own, ordered)
+            squares[place] += float(own @ own)
+            dots[place] += float(own @ rest)
+            others[place] += float(rest @ rest)
+        stack -= coordinate_median(ordered)
+        outliers += _outlying(np.abs(stack, out=stack), ordered)
+    lengths = np.sqrt(squares) * np.sqrt(others)
+    return [
+        Measured(
+            norm=math.sqrt(squares[place]),
+            cosine=float(dots[place] / lengths[place]) if lengths[place] > 0 else None,
+            outliers=int(outliers[place]) / encoded.values,
+        )
+        for place in range(sites)
+    ]
+
+
+def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
+    """Why cosines tell nothing in a round of so many updates under this plan; None when they tell something."""
+    if sites < FEWEST:
+        return _too_few(sites)
+    ratio, chance = noise_ratio(plan), 1 / math.sqrt(values)
+    largest = expected_cosine(ratio, values, sites)
+    if largest >= 2 * CERTAIN * chance:
+        return None
+    return (
+        f"the noise has {ratio * math.sqrt(values):.3g} times the norm of the largest signal, so that even of updates"
+        f" that all agree the cosine is about {largest:.2g}, where chance alone makes {CERTAIN * chance:.2g}"
+    )
+
+
+def outlook(plan: PlanDraft, values: int) -> str | None:
+    """In a sentence, what a plan's screen will be able to judge once a quorum is there; None without a screen."""
+    if plan.screen is None:
+        return None
+    reason = why_uninformative(plan, values, max(plan.rounds.quorum, FEWEST))
+    judged = "norms, cosines and outliers are judged" if reason is None else f"cosines are not judged: {reason}"
+    return f"screen ({plan.screen.rule}): {judged}"
+
+
+def noise_ratio(plan: PlanDraft) -> float:
+    """r: the standard deviation of the noise on a value of an update over the norm of the largest signal in it.
+
+    sigma where the update is noised once. Under dp-sgd the signals of T steps add up, at most C over the patients of a
+    step each, and their noises as a walk at random does: sigma / (patients sqrt(T)).
+    """
+    asked = plan.privacy
+    if isinstance(asked, DpSgd):
+        return asked.noise_multiplier / (asked.batch_patients * math.sqrt(plan.local.steps))
+    return asked.noise_multiplier
+
+
+def expected_cosine(ratio: float, values: int, sites: int) -> float:
+    """The largest cosine that an honest update can be expected to have to the coordinate median of the others."""
+    spread = ratio**2 * values
+    return 1 / math.sqrt((1 + spread) * (1 + MEDIAN_VARIANCE * spread / (sites - 1)))
+
+
+def _too_few(sites: int) -> str:
+    return f"there are {sites} updates, and who differs is told among {FEWEST} or more"
+
+
+def _median_without(own: Values, ordered: Values) -> Values:
+    """The coordinate median of all sites but one, from all sites' values in order; zero where there is no other.
+
+    Without a value, those after it move up by one place.
+    """
+    rest = len(ordered) - 1
+    if rest == 0:
+        return np.zeros_like(own)
+    low, high = (
+        np.where(own > ordered[place], ordered[place], ordered[place + 1]) for place in ((rest - 1) // 2, rest // 2)
+    )
+    median: Values = (low + high) / 2
+    return median
+
+
+def _outlying(distances: Values, room: Values) -> NDArray[np.int64]:
+    """How many values of each site lie far from the median; `distances` are those from it, `room` is overwritten."""
+    np.copyto(room, distances)
+    room.sort(axis=0)
+    far = coordinate_median(room) * (OUTLIER * NORMAL_MAD)
+    counts: NDArray[np.int64] = np.count_nonzero(distances > far, axis=1)
+    return counts
+
+
+def _conspicuous(one: Measured, typical: float, lowest: float, rules: Screen) -> list[str]:
+    """Why an update stands out; empty when it does not."""
+    found = []
+    if one.norm > rules.largest_norm * typical:
+        found.append(f"its norm is {one.norm:.3g}, the median of all {typical:.3g}")
+    if one.cosine is not None and one.cosine < lowest:
+        found.append(f"its cosine to the median of the others is {one.cosine:.3f}")
+    if one.outliers > rules.most_outliers:
+        found.append(f"{one.outliers:.0%} of its values are outliers")
+    return found
