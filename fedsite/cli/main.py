@@ -30,6 +30,7 @@ from fedsite.cli import (
     server,
     status,
     tasks,
+    tickets,
     train_round,
 )
 from fedsite.cli.output import Output
@@ -115,6 +116,7 @@ app.command("train-round")(train_round.train_round)
 app.command("approve")(approve.approve)
 app.command("status")(status.status)
 app.add_typer(privacy.app, name="privacy")
+audit.app.command("tickets")(tickets.tickets)
 app.add_typer(audit.app, name="audit")
 app.add_typer(tasks.app, name="tasks")
 app.command("evaluate")(evaluate.evaluate)

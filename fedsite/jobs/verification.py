@@ -1,7 +1,7 @@
 """What the server offers, held against what this site pinned and remembers, before any of it is believed."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from fedsite.errors import ServerBrokeProtocol
 from fedsite.jobs import algorithms
@@ -41,6 +41,11 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
     if now is not None:
         _demand(now < opened.expires, "The plan has expired.")
         _demand(now < stub.expires, "The round's ticket has expired.")
+    longest = timedelta(seconds=opened.rounds.deadline_seconds)
+    _demand(
+        stub.opened < stub.expires <= opened.expires and stub.expires - stub.opened <= longest,
+        "The ticket gives the round more time than the plan does.",
+    )
     check_settings(opened)
     _demand(
         opened.max_update_norm >= largest_honest_norm(opened, stub.model_bytes // 4),

@@ -80,7 +80,7 @@ def check_json(content: bytes) -> None:
             raise MalformedMessage("a number is too large")
         return value
 
-    if _nesting(content) > MAX_DEPTH:
+    if _is_nested_too_deeply(content):
         raise MalformedMessage(f"nested deeper than {MAX_DEPTH}")
     try:
         json.loads(content, object_pairs_hook=unique, parse_constant=constant, parse_float=finite)
@@ -90,13 +90,14 @@ def check_json(content: bytes) -> None:
         raise MalformedMessage("not JSON") from None
 
 
-def _nesting(content: bytes) -> int:
-    """How deep brackets nest outside strings (counted before parsing: a parser may recurse)."""
-    depth = deepest = 0
+def _is_nested_too_deeply(content: bytes) -> bool:
+    """Whether brackets nest too deep outside strings (counted before parsing: a parser may recurse)."""
+    depth = 0
     for found in _STRING_OR_BRACKET.finditer(content):
         depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 class PublicKey(Closed):
@@ -200,6 +201,15 @@ class Arrivals(Closed):
 class Tickets(Closed):
     """`GET /v1/tickets?after=N`: the chain of tickets after round N, in order (at most 1000)."""
 
+    tickets: Annotated[list[Envelope], Field(max_length=1000)]
+
+
+class ShownTickets(Closed):
+    """What one site gives another to compare: the tickets that it was shown, and the plans that they belong to."""
+
+    federation: Name
+    site: Name
+    plans: Annotated[list[Envelope], Field(max_length=1000)]
     tickets: Annotated[list[Envelope], Field(max_length=1000)]
 
 

@@ -40,7 +40,7 @@ def plan(key: Ed25519PrivateKey = PLAN_KEY, **changes: Any) -> Envelope:
         "local": {"steps": 8},
         "privacy": {"mechanism": "gaussian-update", "clip_norm": 1, "noise_multiplier": 0.5},
         "max_update_norm": 1000,
-        "rounds": {"quorum": 2, "deadline_seconds": 600},
+        "rounds": {"quorum": 2, "deadline_seconds": 2 * 86_400},
         "expires": "2026-12-31T00:00:00Z",
         "round_key": json_key(ROUND_KEY),
         "receipt_key": json_key(RECEIPT_KEY),
@@ -129,6 +129,10 @@ def _with_plan(of: Envelope, **changes: Any) -> tuple[Envelope, Envelope]:
         (lambda: _with_plan(plan(expires="2026-05-31T23:59:59Z")), "The plan has expired"),
         (lambda: _with_plan(plan(expires="2026-06-01T00:00:00Z")), "The plan has expired"),
         (lambda: _with_plan(plan(), expires="2026-05-31T23:59:59Z"), "ticket has expired"),
+        (lambda: _with_plan(plan(), expires="2026-06-02T00:00:01Z"), "more time than the plan"),
+        (lambda: _with_plan(plan(expires="2026-06-01T23:59:59Z")), "more time than the plan"),
+        (lambda: _with_plan(plan(), opened="2026-06-02T00:00:00Z"), "more time than the plan"),
+        (lambda: _with_plan(plan(), opened="0001-01-01T00:00:00+23:59"), "more time than the plan"),
         (lambda: _with_plan(plan(surprise=1)), "Extra inputs"),
         (lambda: _with_plan(plan(), surprise=1), "Extra inputs"),
         (lambda: _with_plan(plan(max_update_norm=float("nan"))), "NaN is no JSON number"),
@@ -172,7 +176,7 @@ def test_as_many_coordinators_as_were_pinned_must_sign() -> None:
 
 def test_what_was_released_in_time_may_be_sent_late() -> None:
     of = plan()
-    verify_offer(PINNED, of, ticket(of, 1, expires="2020-01-01T00:00:00Z"), None)
+    verify_offer(PINNED, of, ticket(of, 1, opened="2019-12-31T00:00:00Z", expires="2020-01-01T00:00:00Z"), None)
     with pytest.raises(ServerBrokeProtocol):
         verify_offer(PINNED, of, ticket(of, 1, federation="others"), None)
 

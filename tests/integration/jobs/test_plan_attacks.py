@@ -1,0 +1,113 @@
+"""The attack table for plans and tickets: whatever a hostile server offers is refused, and the site stays as it was."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+from support.attacks import cases
+from support.federation import running
+from support.hostile import hostile
+from support.liar import Liar, Lie, two_of_three
+from support.plan_attacks import ATTACKS
+from support.site import Site
+
+from fedsite.errors import FedsiteError
+from fedsite.jobs import participate
+from fedsite.jobs.local_work import Progress
+from fedsite.jobs.site import open_site
+
+PLAN = {
+    "local": {"steps": 0, "patch_voxels": [16, 16, 16]},
+    "rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600},
+}
+FOLDERS = ("identity", "outbox", "checkpoints", "models", "egress", "kept")
+
+
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Liar]]:
+    """A site that took part in rounds 1 and 3 of an honest server, whose place a liar has taken then."""
+    folder = tmp_path_factory.mktemp("attacks")
+    with running(folder / "server") as server:
+        site = Site(folder / "site")
+        site.init()
+        site.enroll(server.invite("north"))
+        for number in (1, 2, 3):
+            assert server.open_round(folder, **PLAN) == number
+            if number != 2:
+                site.ok("train-round")
+        server.stop()
+        with hostile(server.folder, server.port) as lying:
+            yield site, Liar.after(server, lying)
+
+
+def remembered(site: Site) -> dict[str, Any]:
+    """All that a site keeps but its audit, which grows."""
+    files = {path: path for folder in FOLDERS for path in sorted((site.state / folder).rglob("*")) if path.is_file()}
+    with site.open_state() as state:
+        return {
+            "rounds": state.rounds("test-federation"),
+            "ledger": [record.hash for record in state.records("ledger")],
+            "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        }
+
+
+def refusals(site: Site) -> list[dict[str, Any]]:
+    with site.open_state() as state:
+        return [record.body for record in state.records("audit") if record.body["event"] == "refused"]
+
+
+@contextmanager
+def quietly(_step: str) -> Iterator[Progress]:
+    """A step that nobody watches."""
+    yield lambda done, total, note="": None
+
+
+@pytest.mark.parametrize("attack", cases(ATTACKS))
+def test_a_hostile_offer_is_refused_and_changes_nothing(met: tuple[Site, Liar], attack: Lie) -> None:
+    site, liar = met
+    attack.told(liar)
+    before, known = remembered(site), refusals(site)
+
+    with pytest.raises(FedsiteError, match=re.escape(attack.complaint)) as refused:
+        _take_part(site, liar, strict="one-of-two" in attack.id)
+
+    assert refused.value.exit_code == 76
+    assert remembered(site) == before, "a refused offer leaves no trace but the audit's"
+    new = refusals(site)[len(known) :]
+    assert [one["code"] for one in new] == [refused.value.code], "every refusal is audited, once"
+    assert attack.complaint in new[0]["message"]
+    assert set(liar.lying.asked) <= {"POST /v1/participation", "GET /v1/tickets", "GET /v1/federation"}
+
+
+def _take_part(site: Site, liar: Liar, strict: bool) -> None:
+    with two_of_three(site, liar) if strict else nullcontext(), open_site(site.config) as opened:
+        participate.take_part(opened, quietly)
+
+
+def test_what_the_attacks_are_made_of_is_good(met: tuple[Site, Liar]) -> None:
+    """Without its lie each of them would be taken: the site goes on to ask for the model, which is not there."""
+    site, liar = met
+    plan = liar.plan(max_update_norm=999_999.0)
+    between = liar.ticket(plan, 4)
+    liar.offers(plan, liar.ticket(plan, 5, between), [between])
+    before = remembered(site)
+    answer = site.run("train-round")
+    assert any(asked.startswith("GET /v1/models/") for asked in liar.lying.asked), answer
+    after = remembered(site)
+    assert [one.round for one in after["rounds"]] == [1, 3, 5]
+    assert after["ledger"] == before["ledger"]
+
+
+@pytest.mark.parametrize("name", ["rollback", "equivocation-by-plan", "plan-duplicate-key", "plan-names-code"])
+def test_the_command_says_so(met: tuple[Site, Liar], name: str) -> None:
+    site, liar = met
+    attack = next(one for one in ATTACKS if one.id == name)
+    attack.told(liar)
+    answer = site.run("train-round")
+    assert answer.code == 76
+    assert attack.complaint in answer.json["error"]["message"]
+    assert answer.json["outcome"] == "failed"
+    assert answer.json["error"]["mend"]
