@@ -1,113 +1,63 @@
-"""What a lying server can say about plans and tickets: it signs with the keys of a real one, or with its own."""
+"""A server with the federation's own certificate that answers as it likes: what a site's client must survive."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import select
-from support.attacks import Attack
-from support.federation import Server
-from support.hostile import HostileServer
-from support.site import Site
+from fedsite.server.federation import Federation
+from fedsite.server.tls import server_context
 
-from fedsite.server.rounds import envelope_of
-from fedsite.server.storage import RoundRow, SeriesRow
-from fedsite.site import identity
-from fedsite.site.identity import IdentityFiles
-from fedsite.wire import signing
-from fedsite.wire.messages import Envelope, Participation, Tickets, utc_now
-
-STRANGER, SECOND, THIRD = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (7, 8, 9))
-Keys = Sequence[Ed25519PrivateKey]
-
-
-@dataclass(frozen=True)
-class Lie(Attack):
-    """An attack by what the server says: `told` lets it say so, and the site's answer must name `complaint`."""
-
-    complaint: str
-    told: Callable[["Liar"], None]
+Lie = Callable[[bytes], Iterator[bytes]]
+"""From the head of a request to what is sent, piece by piece; whoever wants a pause sleeps."""
 
 
 @dataclass
 class Liar:
-    """A server that has served a site honestly, so far, and tells it a lie in the round after the last."""
+    """Where it listens, and the heads of all requests that it was sent."""
 
-    lying: HostileServer
-    plan_key: Ed25519PrivateKey
-    round_key: Ed25519PrivateKey
-    last_plan: Envelope
-    past: dict[int, Envelope]
-
-    @classmethod
-    def after(cls, server: Server, lying: HostileServer) -> "Liar":
-        """What it knows, from the folder of the server whose place it has taken."""
-        federation = server.federation
-        with federation.database.reading() as session:
-            series = session.scalars(select(SeriesRow).order_by(SeriesRow.id.desc())).first()
-            past = {row.number: envelope_of(row.ticket) for row in session.scalars(select(RoundRow))}
-        assert series is not None
-        return cls(lying, federation.plan_key, federation.round_key, envelope_of(series.plan), past)
+    port: int
+    asked: list[bytes] = field(default_factory=list)
 
     @property
-    def next_round(self) -> int:
-        """The first round that nobody has seen."""
-        return max(self.past) + 1
-
-    def plan(self, keys: Keys | None = None, text: Callable[[str], str] = str, **changes: Any) -> Envelope:
-        """A plan; `changes` go into its sections, `text` is what then becomes of the JSON."""
-        content = json.loads(signing._decode(self.last_plan.payload))
-        for name, value in changes.items():
-            merge = isinstance(value, dict) and isinstance(content.get(name), dict)
-            content[name] = content[name] | value if merge else value
-        signers = [self.plan_key] if keys is None else keys
-        return signing.sign(text(json.dumps(content)).encode(), signing.PLAN, signers)
-
-    def ticket(
-        self,
-        plan: Envelope,
-        number: int = 0,
-        previous: Envelope | None = None,
-        keys: Keys | None = None,
-        **changes: Any,
-    ) -> Envelope:
-        """A ticket of a plan: for the next round, after the last one, unless told otherwise."""
-        before = previous or self.past[max(self.past)]
-        content = json.loads(signing._decode(self.past[max(self.past)].payload)) | {
-            "plan_sha256": signing.digest(plan),
-            "round": number or self.next_round,
-            "previous_ticket": signing.digest(before),
-            "opened": utc_now().isoformat(),
-            "expires": (utc_now() + timedelta(minutes=5)).isoformat(),
-        }
-        signers = [self.round_key] if keys is None else keys
-        return signing.sign(json.dumps(content | changes).encode(), signing.TICKET, signers)
-
-    def offers(
-        self, plan: Envelope | None = None, ticket: Envelope | None = None, links: Sequence[Envelope] = ()
-    ) -> None:
-        """Answers the next check-in with this, and the question for tickets in between with `links`."""
-        plan = plan or self.plan()
-        answer = Participation(plan=plan, ticket=ticket or self.ticket(plan))
-        self.lying.says(participation=answer.to_bytes(), tickets=Tickets(tickets=list(links)).to_bytes())
-
-    def says(self, content: bytes) -> None:
-        """Answers the next check-in with these bytes."""
-        self.lying.says(participation=content)
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
 
 
 @contextmanager
-def two_of_three(site: Site, liar: Liar) -> Iterator[None]:
-    """The site holds plans to two signatures of three keys, of which the server has one."""
-    files = IdentityFiles(site.state / "identity")
-    pinned = identity.pinned(files)
-    keys = tuple(signing.public_key(key).ed25519 for key in (liar.plan_key, SECOND, THIRD))
-    identity.pin(files, replace(pinned, plan_keys=keys, plan_threshold=2))
-    try:
-        yield
-    finally:
-        identity.pin(files, pinned)
+def lying(federation: Federation, lie: Lie) -> Iterator[Liar]:
+    """Answers every connection by `lie` until the end of the block."""
+    context = server_context(federation.server_certificate, federation.ca_certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        liar = Liar(listening.getsockname()[1])
+        thread = threading.Thread(target=_listen, args=[listening, context, lie, liar], daemon=True)
+        thread.start()
+        try:
+            yield liar
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def _listen(listening: socket.socket, context: ssl.SSLContext, lie: Lie, liar: Liar) -> None:
+    while True:
+        try:
+            line, _ = listening.accept()
+        except OSError:
+            return
+        with suppress(OSError), line, context.wrap_socket(line, server_side=True) as secured:
+            _answer(secured, lie, liar)
+
+
+def _answer(line: ssl.SSLSocket, lie: Lie, liar: Liar) -> None:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = line.recv(1)
+        if not byte:
+            return
+        head += byte
+    liar.asked.append(head)
+    for piece in lie(head):
+        line.sendall(piece)

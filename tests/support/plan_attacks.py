@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from support.liar import SECOND, STRANGER, THIRD, Liar, Lie
+from support.offers import SECOND, STRANGER, THIRD, Liar, Lie
 
 from fedsite.wire import signing
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Envelope, Participation

@@ -10,7 +10,7 @@ import pytest
 from support.attacks import cases
 from support.federation import running
 from support.hostile import hostile
-from support.liar import Liar, Lie, two_of_three
+from support.offers import Liar, Lie, two_of_three
 from support.plan_attacks import ATTACKS
 from support.site import Site
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.federation import Server, running
 from support.hostile import hostile
-from support.liar import STRANGER, Liar
+from support.offers import STRANGER, Liar
 from support.site import Site
 
 from fedsite.errors import DataNotFit, SourceMissing
