@@ -1,13 +1,16 @@
 """`fedsite audit`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fedsite.cli.output import Output
 
 app = typer.Typer(help="The hash-chained record of everything that left or was refused.")
+
+KEY = "The audit key that the site has told (64 hexadecimal digits; fedsite identity show)."
+SINCE = "An earlier export of the same site: what it knew must still be there."
 
 
 @app.command()
@@ -33,39 +36,69 @@ def show(
 def verify(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="A ledger that fedsite privacy export has written, instead of this site's.")
+        Path | None,
+        typer.Argument(help="What fedsite audit export or fedsite privacy export has written, instead of this site's."),
     ] = None,
+    key: Annotated[str, typer.Option(help=KEY)] = "",
+    since: Annotated[Path | None, typer.Option(help=SINCE)] = None,
+    server: Annotated[bool, typer.Option("--server", help="Compares receipts with the server, too.")] = False,
 ) -> None:
     """Recomputes both chains; names the first record that is altered, missing or out of order (exit 74)."""
-    from fedsite.jobs.site import open_state
+    from fedsite.jobs import verify_audit
 
     out = Output.of(context)
+    if file is None:
+        data = verify_audit.verify_own(out.config_path, key=key, since=since, server=server)
+    else:
+        data = verify_audit.verify_file(file, key=key, since=since, server=server)
+    out.result("whole", data, _whole(data))
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="Where to write the records, as JSON Lines.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where to write the page for an ethics board: what left, when, at what cost.")
+    ] = None,
+) -> None:
+    """Writes the records with a signed checkpoint, which fedsite audit verify takes anywhere, or a page about them."""
+    from fedsite.errors import UsageError
+    from fedsite.jobs import audit_file, audit_report
+
+    out = Output.of(context)
+    if file is None and report is None:
+        raise UsageError("There is nothing to write.", "Name a FILE for the records, or --report FILE for the page.")
+    data: dict[str, Any] = {}
+    lines = []
     if file is not None:
-        _verify_file(out, file)
-        return
-    with open_state(out.config_path) as state:
-        lengths = state.verify()
-    out.result(
-        "whole",
-        {"records": lengths},
-        f"The ledger ({lengths['ledger']} records) and the audit ({lengths['audit']} records) are whole.",
-    )
+        data |= {"path": str(file.absolute()), **audit_file.export(out.config_path, file.absolute())}
+        lines += [f"{file}:", _whole(data), f"Anyone verifies it: fedsite audit verify {file} --key {data['key']}"]
+    if report is not None:
+        audit_report.write(out.config_path, report.absolute())
+        data["report"] = str(report.absolute())
+        lines.append(f"The page: {report}")
+    out.result("exported", data, "\n".join(lines))
 
 
-def _verify_file(out: Output, file: Path) -> None:
-    """Chain, signatures and sums of an exported ledger; no site needs to be here."""
-    from fedsite.jobs import ledger_file
-
-    data = ledger_file.verify(file)
-    out.result(
-        "whole",
-        data,
-        f"The exported ledger is whole: {data['records']} records, {data['charges']} charges that add up to"
-        f" {data['guarantee']}; {data['receipts']} signed receipts.\nHead    {data['head']}",
-    )
+def _whole(data: dict[str, Any]) -> str:
+    """What was found whole, for people."""
+    records = data["records"]
+    if "charges" in data:
+        return (
+            f"The exported ledger is whole: {records} records, {data['charges']} charges that add up to"
+            f" {data['guarantee']}; {data['receipts']} signed receipts.\nHead    {data['head']}"
+        )
+    lines = [f"The ledger ({records['ledger']} records) and the audit ({records['audit']} records) are whole."]
+    if "key" in data:
+        lines += [f"Site    {data['site'] or 'not enrolled'}, exported {data['exported']}", f"Signed  {data['key']}"]
+    if "receipts" in data:
+        lines.append(f"The server knows all {data['receipts']} receipts that this site holds.")
+    return "\n".join(lines)
 
 
 def _line(record: dict[str, object]) -> str:
-    facts = {key: value for key, value in record.items() if key not in ("sequence", "time", "event", "hash")}
+    left_out = ("sequence", "time", "event", "hash", "policy")
+    facts = {key: value for key, value in record.items() if key not in left_out}
     details = "  ".join(f"{key}={value}" for key, value in facts.items())
     return f"{record['sequence']:>6}  {record['time']}  {record['event']}  {details}"

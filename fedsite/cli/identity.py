@@ -19,11 +19,13 @@ def group() -> None:
 @app.command()
 def show(context: typer.Context) -> None:
     """Shows the certificate, its days left, and what was pinned about the federation."""
+    from fedsite.jobs import checkpoints
     from fedsite.jobs.site import open_site
     from fedsite.site import identity
 
     out = Output.of(context)
     with open_site(out.config_path) as site:
+        audit_key = checkpoints.public_key(site.state)
         pinned, version = site.pinned, site.files.current
         certificate = identity.certificate(version)
         authority = identity.authority_sha256(site.files)
@@ -44,6 +46,7 @@ def show(context: typer.Context) -> None:
         "key_storage": version.choice.place.storage,
         "ca_sha256": authority,
         "plan_keys": list(pinned.plan_keys),
+        "audit_key": audit_key,
         "agreement_sha256": pinned.agreement_sha256,
         "agreement_accepted_by": pinned.agreement_accepted_by,
     }

@@ -16,7 +16,7 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
-from fedsite.jobs import approve, charging, egress, evaluations, pages, rehearsal
+from fedsite.jobs import approve, charging, egress, evaluations, pages, receipts, rehearsal
 from fedsite.jobs import round as rounds
 from fedsite.jobs.guard import Guard
 from fedsite.jobs.local_work import Steps
@@ -91,6 +91,7 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
     request = ParticipationRequest(protocol=PROTOCOL_VERSIONS[-1], ledger_sequence=site.ledger.sequence())
     answer = client.participate(request)
     _require_known(site, answer)
+    receipts.require_remembered(site, pinned, client)
     if answer.plan is None and answer.ticket is None:
         site.state.audit("nothing due")
         return Outcome("nothing-to-do", {"retry_after": answer.retry_after})
@@ -111,6 +112,9 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
     with _telling_refusals(here):
         rounds.admit(here)
         approve.require(site, here.offer.plan)
+        if here.state == "offered":
+            facts = {"plan_sha256": here.offer.plan_sha256, "ticket_sha256": here.offer.ticket_sha256}
+            site.state.audit("accepted", round=here.number, **facts)
         rounds.advance(here)
     return _ended(here)
 

@@ -21,9 +21,9 @@ _LINE = r" ([0-9]{20}) ([0-9a-f]{64})\n"
 _CONTENT = re.compile("".join(f"{chain}{_LINE}" for chain in CHAINS))
 
 
-def create(folder: Path) -> None:
-    """The head of empty chains. Raises CannotWrite."""
-    write_atomically(folder / NAME, _content({chain: Head() for chain in CHAINS}), PRIVATE_FILE)
+def create(folder: Path, heads: Mapping[Chain, Head]) -> None:
+    """Begins to remember where the chains end. Raises CannotWrite."""
+    write_atomically(folder / NAME, _content(heads), PRIVATE_FILE)
 
 
 def write(folder: Path, heads: Mapping[Chain, Head]) -> None:

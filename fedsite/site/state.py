@@ -27,7 +27,8 @@ from fedsite.site.identity import IdentityFiles
 
 __all__ = ["Chain", "NotOurs", "Record", "RoundRecord", "State", "operator"]
 
-VERSION = 1
+VERSION = 2
+WITHOUT_HEAD = 1  # fedsite 0.1.0 remembered nowhere else where its chains ended
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "logs")
 BUSY_SECONDS = 10.0
 _SET_UP = "Set this site up with: fedsite init. If its state folder was lost: fedsite privacy recover"
@@ -96,7 +97,7 @@ class State:
         database.executescript(f"begin; {_SCHEMA} {tables} pragma user_version = {VERSION}; commit;")
         database.execute("pragma wal_checkpoint(truncate)")
         database.close()
-        head.create(folder)
+        head.create(folder, {chain: Head() for chain in CHAINS})
         draft.replace(path)
         fsync_folder(folder)
         return cls.open(folder)
@@ -121,6 +122,8 @@ class State:
             ) from error
         except sqlite3.DatabaseError as error:
             raise RecordsDamaged("state.db is no readable database.", MEND) from error
+        if version == WITHOUT_HEAD:
+            return cls._taken_over(folder, database)
         if version < VERSION:
             database.close()
             raise RecordsDamaged("state.db holds no records of fedsite's.", MEND)
@@ -130,6 +133,16 @@ class State:
                 f"state.db has version {version}; this fedsite knows {VERSION}.", "Install the matching fedsite."
             )
         return cls(folder, database)
+
+    @classmethod
+    def _taken_over(cls, folder: Path, database: sqlite3.Connection) -> "State":
+        """The records of fedsite 0.1.0: where they end is remembered from here on."""
+        state = cls(folder, database)
+        with state.transaction():
+            head.create(folder, state.heads())
+            state.audit("records taken over", version=WITHOUT_HEAD)
+            database.execute(f"pragma user_version = {VERSION}")
+        return state
 
     def close(self) -> None:
         """Closes the database; the object is of no use afterwards."""

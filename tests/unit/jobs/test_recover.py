@@ -82,7 +82,9 @@ def test_what_cannot_be_read_begins_anew(config: Path, content: bytes | None) ->
     for file in path.parent.glob("state.db-*"):
         file.unlink()
     if content is None:
-        (path.parent / "identity" / "site.pem").write_text("once")  # it was enrolled: then a missing ledger was lost
+        IdentityFiles(path.parent / "identity").certificate.write_text(
+            "once"
+        )  # it was enrolled: then a missing ledger was lost
         (path.parent / "identity" / "federation.json").unlink()
         path.unlink()
     else:
@@ -105,9 +107,9 @@ def test_an_altered_charge_takes_all_that_is_left(config: Path) -> None:
 
 def test_records_of_a_newer_fedsite_are_left_alone(config: Path) -> None:
     with sqlite3.connect(config.parent / "state" / "state.db") as database:
-        database.execute("pragma user_version = 2")
+        database.execute("pragma user_version = 3")
     database.close()
-    with pytest.raises(RecordsDamaged, match="version 2"):
+    with pytest.raises(RecordsDamaged, match="version 3"):
         recover.recover(config)
     assert not (config.parent / "state" / "damaged").exists()
 
@@ -128,7 +130,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(config: Path, monkeypatch
             recover.recover(config)
     assert not (folder / "state.db").exists()
     assert salvage.read(folder).ledger, "the old records are read where they were set aside"
-    (folder / "identity" / "site.pem").write_text("once")
+    IdentityFiles(folder / "identity").certificate.write_text("once")
     (folder / "identity" / "federation.json").unlink()
     recover.recover(config)
     assert spent(config).epsilon == pytest.approx(before.epsilon)
