@@ -3,8 +3,11 @@
 import base64
 import contextlib
 import hashlib
+import os
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.authorities import chain_of_three, write
-from support.federation import Server, enrol, running, tensors, update_file, write_identity
+from support.federation import Server, enrol, environment, running, tensors, update_file, write_identity
 
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, TryAgainLater, UsageError
 from fedsite.server import enrolment as admissions
@@ -28,6 +31,7 @@ from fedsite.wire.enrolment import EST, Invitation
 from fedsite.wire.messages import Problem, parse, utc_now
 from fedsite.wire.transport import Patience, trusting
 
+FOREIGN_CLIENT = Path(__file__).with_name("foreign_client.sh")
 AUTHORITIES = ["own root", "intermediate of a chain of three"]
 
 
@@ -193,6 +197,22 @@ def _drip(line: ssl.SSLSocket, content: bytes, size: int = 1 << 16) -> tuple[int
         while block := line.recv(1 << 16):
             answer += block
     return sent, answer
+
+
+def test_a_client_that_is_not_ours(server: Server, tmp_path: Path) -> None:
+    """openssl and curl: enrol, repeat, re-enrol, wrong token, spent token, weak key, pending, revoked."""
+    for tool in ("curl", "openssl"):
+        if shutil.which(tool) is None:
+            message = f"{tool} is not here (scripts/setup --test-tools)"
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    to_approve = admissions.invite(server.federation, "foreign-2", timedelta(hours=1), server.url, approval=True)
+    done = subprocess.run(
+        [FOREIGN_CLIENT, tmp_path, server.invite("foreign-1"), to_approve.encode(), *server.command],
+        env=environment() | {"FEDERATION": str(server.folder)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\nok ") > 30, done.stdout
 
 
 def test_nothing_but_the_open_routes_answers_a_client_without_a_certificate(server: Server) -> None:
