@@ -166,7 +166,7 @@ class Ticket(Closed):
 class ParticipationRequest(Closed):
     """`POST /v1/participation`: a site asks whether something is due and names its last ledger sequence."""
 
-    protocol: int
+    protocol: Annotated[int, Field(json_schema_extra={"enum": [*PROTOCOL_VERSIONS]})]
     ledger_sequence: Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
