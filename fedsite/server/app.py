@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 import fedsite
 from fedsite.errors import CannotWrite, TryAgainLater
@@ -235,10 +236,18 @@ def _explain_errors(app: FastAPI) -> None:
         return Refused(HTTPStatus.BAD_REQUEST, "malformed", f"{place} is out of range.").response()
 
     @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> Response:
-        status = HTTPStatus(error.status_code)
-        return Refused(status, status.phrase.lower().replace(" ", "-"), f"{status.phrase}.", error.headers).response()
+    async def http(request: Request, error: HTTPException) -> Response:
+        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:  # the framework names the methods of the path's first route alone
+            headers["Allow"] = ", ".join(sorted(_methods(request)))
+        return Refused(status, status.phrase.lower().replace(" ", "-"), f"{status.phrase}.", headers).response()
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, _error: Exception) -> Response:
         return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The server failed; its log says why.").response()
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of all routes at the request's path."""
+    routes = [one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE]
+    return {method for one in routes for method in one.methods}

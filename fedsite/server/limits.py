@@ -56,14 +56,12 @@ class BoundedHead(asyncio.Protocol):
 class BoundedHeadH11(BoundedHead):
     """For the protocol in pure Python, whose parser bounds a head's size (64 KiB) by itself."""
 
-    conn: Any
+    cycle: Any
 
     def data_received(self, data: bytes) -> None:
-        """A client that is still idle once its bytes are read has sent half a head."""
-        import h11
-
+        """Bytes that have not begun a request are half a head."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
+        if self.cycle is None or self.cycle.response_complete:
             self._head_begins()
         else:
             self._head_ends()

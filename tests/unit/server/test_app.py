@@ -129,3 +129,8 @@ def test_a_database_that_cannot_write_is_no_bug(
     monkeypatch.setattr(participation, "_receipts", fails)
     answer = ask("POST", "/v1/participation", content=b'{"protocol":1,"ledger_sequence":0}')
     assert (answer.status_code, answer.headers["retry-after"]) == (status, retry_after)
+
+
+def test_a_wrong_method_is_told_the_right_ones(ask) -> None:
+    assert ask("DELETE", "/v1/uploads/" + "0" * 32).headers["Allow"] == "HEAD, PATCH"
+    assert ask("POST", "/v1/trust").headers["Allow"] == "GET"

@@ -14,6 +14,7 @@ from fedsite.server import bodies, limits, tls
 from fedsite.server.app import create_app
 from fedsite.server.limits import Allowance, Limits, Meter
 
+PKCS10 = {"Content-Type": "application/pkcs10"}
 Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 
@@ -93,7 +94,7 @@ def test_too_many_requests_are_told_when_to_come_again(narrow) -> None:
 def test_certificates_are_counted_apart(bench, site_app) -> None:
     limits = Limits(certificates=Allowance(burst=1, per_second=0.001, at_once=1))
     app = site_app(limits)
-    renewals = ask(app, *[("POST", "/.well-known/est/simplereenroll")] * 2, ("GET", "/v1/trust"))
+    renewals = ask(app, *[("POST", "/.well-known/est/simplereenroll")] * 2, ("GET", "/v1/trust"), headers=PKCS10)
     assert [one.status_code for one in renewals] == [400, 429, 200]
     assert renewals[1].headers["Retry-After"] == "1000"
 
@@ -110,7 +111,7 @@ def test_a_body_that_does_not_come(bench, monkeypatch: pytest.MonkeyPatch) -> No
             await asyncio.sleep(0.02)
 
     app = create_app(bench.federation, lambda: None)
-    (answer,) = ask(app, ("POST", "/.well-known/est/simpleenroll"), content=drips())
+    (answer,) = ask(app, ("POST", "/.well-known/est/simpleenroll"), content=drips(), headers=PKCS10)
     assert (answer.status_code, answer.json()["type"]) == (408, "too-slow")
 
 
