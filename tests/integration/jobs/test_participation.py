@@ -1,5 +1,6 @@
 """What a participation does besides the happy path: rounds that end early, restored states, refused updates."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.federation import Server
 from support.site import Site
 
@@ -15,7 +17,8 @@ from fedsite.errors import UpdateRefused
 from fedsite.jobs import participate, verification
 from fedsite.jobs.local_work import Progress
 from fedsite.jobs.site import open_site
-from fedsite.server import reports
+from fedsite.server import reports, rounds
+from fedsite.wire import payload
 from fedsite.wire.payload import tensors_of
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
@@ -83,6 +86,13 @@ def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) 
     assert took_part(server, number) == ["restored"]
 
 
+@pytest.fixture
+def careless_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opens rounds whose norm bound no honest update can keep."""
+    monkeypatch.setattr(rounds, "largest_honest_norm", lambda asked, values: 0.0)
+
+
+@pytest.mark.usefixtures("careless_coordinator")
 def test_a_norm_bound_below_honest_noise_is_refused_by_the_site(server: Server, site: Site, tmp_path: Path) -> None:
     number = server.open_round(tmp_path, max_update_norm=1e-3, **PLAN)
     answer = site.run("train-round")
@@ -91,6 +101,7 @@ def test_a_norm_bound_below_honest_noise_is_refused_by_the_site(server: Server, 
     assert not [body for body in site.ledger() if body.get("round") == number], "it must not pay for a refusal"
 
 
+@pytest.mark.usefixtures("careless_coordinator")
 def test_a_refused_update_is_not_sent_again_and_again(
     server: Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +179,28 @@ def test_the_global_model_is_the_mean_of_what_the_sites_sent(server: Server, sit
     for name, values in tensors_of(exported).items():
         expected = before[name] + (1 * sent[0][name] + 3 * sent[1][name]) / 4
         np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_an_int8_update_is_rounded_once_and_sent_as_it_was_charged(server: Server, site: Site, tmp_path: Path) -> None:
+    number = server.open_round(tmp_path, payload="int8", **enough(1))
+    site.killed("after:released", "train-round")
+    outbox = next((site.state / "outbox").glob(f"round-{number}.*"))
+    sent, tensors = outbox.read_bytes(), load_file(outbox)
+    site.killed("after:uploading", "train-round")
+    assert outbox.read_bytes() == sent, "a second rounding would be a second release"
+    site.ok("train-round")
+
+    [released] = [body for body in site.ledger() if body["kind"] == "released" and body["round"] == number]
+    assert released["payload_sha256"] == hashlib.sha256(sent).hexdigest()
+    server.wait_for(number, "aggregated")
+    [received] = reports.round_report(server.federation, number)["took_part"]
+    assert (received["update_sha256"], received["bytes"]) == (released["payload_sha256"], len(sent))
+    federation = server.federation
+    made = tensors_of(federation.models.path(reports.find_model(federation, None, number)))
+    scales = tensors.pop(payload.SCALES).astype(np.float64)
+    for (name, before), scale in zip(tensors_of(tmp_path / "model.safetensors").items(), scales, strict=True):
+        expected = (before + tensors[name].astype(np.float64) * scale).astype(np.float32)
+        np.testing.assert_array_equal(made[name], expected)
 
 
 def test_another_agreement_must_be_accepted(server: Server, tmp_path: Path) -> None:
