@@ -18,7 +18,8 @@ from fedsite.site.policy import Policy
 
 NO_AGREEMENT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of an empty text
 LOOK_EVERY_SECONDS = 1.0
-YEAR = timedelta(days=366)
+# What a server may say; beyond lies what Python cannot reckon with.
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 Clock = Callable[[], datetime]
 
@@ -46,8 +47,9 @@ class Guard:
     def compare(self, ahead_seconds: float | None) -> None:
         """Goes by the server's clock too, which is so far behind this machine's (None: it told no time)."""
         if ahead_seconds is not None:
-            believable = max(-YEAR, min(YEAR, timedelta(seconds=ahead_seconds)))
-            self._clocks.append(self._running_on(self._clock() - believable))
+            now = self._clock()
+            ahead = max(now - LATEST, min(now - EARLIEST, timedelta(seconds=ahead_seconds)))
+            self._clocks.append(self._running_on(now - ahead))
 
     def require(self) -> None:
         """Raises OutsideHours, and what `require_agreement` raises."""
