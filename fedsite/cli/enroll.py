@@ -63,6 +63,7 @@ def enroll(
         "server": pinned.server,
         "agreement_sha256": pinned.agreement_sha256,
         "agreement_accepted_by": pinned.agreement_accepted_by,
+        "agreement_expires": pinned.agreement_expires,
         "charged": found.charged,
     }
     out.result(
@@ -84,6 +85,8 @@ def _agreed(out: Output, site: "Site", found: "Enrolled", person: str) -> "Pinne
         )
     if agreement and not pinned.agreement_accepted_by:
         out.note(f"Data-use agreement of federation {pinned.federation}:\n\n{agreement}\n")
+        if pinned.agreement_expires:
+            out.note(f"It ends at {pinned.agreement_expires}.\n")
         if not person and sys.stdin.isatty() and sys.stderr.isatty():
             person = typer.prompt("Who accepts it for this site? (empty: not now)", default="", err=True)
     if person:
