@@ -25,7 +25,7 @@ def proxy(site: Site) -> Check:
     settings, server = site.config.network, site.pinned.server
     found = proxy_for(settings, server)
     if found is None:
-        said = "network.proxy" if settings.proxy == DIRECT else "no proxy is named"
+        said = "network.proxy" if settings.proxy == DIRECT else "nothing names a proxy for it"
         return Check("proxy", "ok", f"The server is to be reached directly ({said}).")
     way = (
         f"The server is to be reached by {found.url} ({found.said_by}), {'with' if found.login else 'without'} a login."
@@ -71,8 +71,10 @@ def upload(site: Site) -> Check:
         ticket = _newest_ticket(client)
     size = ticket.model_bytes if ticket else WITHOUT_ROUNDS_BYTES
     seconds = size / rate
-    what = "An update of one round" if ticket else "There is no round yet; an update"
-    words = f"{what} (at most {_megabytes(size)} MB) takes {_duration(seconds)} at {_megabytes(rate)} MB/s."
+    what = f"An update of one round (at most {_megabytes(size)} MB) takes"
+    if ticket is None:
+        what = f"No round has been opened yet; {_megabytes(size)} MB would take"
+    words = f"{what} {_duration(seconds)} at {_megabytes(rate)} MB/s."
     if ticket and seconds > (ticket.expires - ticket.opened).total_seconds() / 2:
         return Check("upload", "warning", words, "That is more than half the time of a round: tell the coordinator.")
     return Check("upload", "ok", words)

@@ -5,6 +5,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 
 import trustme
 
@@ -54,16 +55,26 @@ def silent(line: socket.socket) -> None:
         pass
 
 
-def speaking_tls(leaf: trustme.LeafCert, talk: Talk) -> Talk:
-    """The same within TLS."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    leaf.configure_cert(context)
+def speaking_tls(who: trustme.LeafCert | ssl.SSLContext, talk: Talk) -> Talk:
+    """The same within TLS, as whoever that is."""
+    if isinstance(who, ssl.SSLContext):
+        context = who
+    else:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        who.configure_cert(context)
 
     def talk_within(line: socket.socket) -> None:
         with context.wrap_socket(line, server_side=True) as inner:
             talk(inner)
 
     return talk_within
+
+
+def telling(when: datetime) -> Talk:
+    """The server's answer to anybody, in HTTP, by a clock of its own."""
+    body = b'{"protocol_versions":[1]}'
+    head = f"HTTP/1.1 200 OK\r\nDate: {when:%a, %d %b %Y %H:%M:%S} GMT\r\nContent-Length: {len(body)}\r\n\r\n"
+    return saying(head.encode() + body)
 
 
 def _accept(bound: socket.socket, talk: Talk) -> None:

@@ -13,23 +13,30 @@ from pathlib import Path
 import pytest
 
 HELPERS = Path("/usr/lib/squid")
-LOGIN = ("st-mary", "pass: wörd")
+_LOGIN = ("acl known proxy_auth REQUIRED", "http_access deny !known")
+BASIC = (f"auth_param basic program {HELPERS}/basic_ncsa_auth {{folder}}/users", *_LOGIN)
+NTLM = (f"auth_param ntlm program {HELPERS}/ntlm_fake_auth", *_LOGIN)
+# openssl passwd -6 -salt fedsite "pass: wörd"
+USERS = b"st-mary:$6$fedsite$4HRn.KjkOJwMIhXcllbIVL4z3jQDgCoTvEKsr2V3MWHI7R9mM49cvcQBkObft1VTT0QBQCgGhCdDz/78d46w20\n"
 
 
 @contextmanager
 def squid(*settings: str, port: str = "http_port", files: dict[str, bytes] | None = None) -> Iterator[tuple[int, Path]]:
     """A squid with further `settings`, where {folder} holds `files`; gives its port and its log of requests.
 
-    Without other settings it lets everything through, to any port.
+    Without other settings it lets everything through, to any port. `BASIC` lets through whom `USERS` names, `NTLM`
+    nobody who cannot speak it.
     """
-    if shutil.which("squid") is None or not os.access("/usr/sbin/squid", os.X_OK):
+    program = shutil.which("squid", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None or not (HELPERS / "ntlm_fake_auth").exists():
         message = "squid is not here (scripts/setup --test-tools)"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # squid gives up root for a user of its own
-        for file, content in (files or {}).items():
+        for file, content in {"users": USERS, **(files or {})}.items():
             (folder / file).write_bytes(content)
+            (folder / file).chmod(0o644)
         log, number = folder / "requests", free_port()
         log.touch()
         log.chmod(0o666)
@@ -43,7 +50,7 @@ def squid(*settings: str, port: str = "http_port", files: dict[str, bytes] | Non
         ]
         (folder / "squid.conf").write_text("\n".join(lines).replace("{folder}", str(folder)) + "\n")
         process = subprocess.Popen(
-            ["squid", "-N", "-f", str(folder / "squid.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program, "-N", "-f", str(folder / "squid.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             _wait_for(number, process)
