@@ -26,6 +26,7 @@ from fedsite.server.federation import Federation
 from fedsite.server.limits import Allowance, Limits
 from fedsite.server.tls import protocol, server_context
 from fedsite.wire.enrolment import new_key, signing_request, to_pem
+from fedsite.wire.transfer import repr_digest
 
 WIDE = Allowance(burst=1e9, per_second=1e9, at_once=1000)
 OPEN = {"rounds": {"quorum": 1, "enough": 1000, "deadline_seconds": 36_000}}
@@ -102,7 +103,7 @@ def _fill(federation: Federation, folder: Path) -> dict[str, dict[str, object]]:
     begun = uploads.announce(federation, "fuzzer", row.number, said)
     return {
         "path": {"sha256": row.model_sha256, "number": row.number, "upload_id": begun.id},
-        "headers": {"Upload-Length": str(said.size), "Upload-Offset": "0"},
+        "headers": {"Upload-Length": str(said.size), "Upload-Offset": "0", "Repr-Digest": repr_digest(said.sha256)},
     }
 
 
