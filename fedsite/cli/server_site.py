@@ -1,5 +1,6 @@
 """`fedsite server site`: who takes part."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,6 +56,24 @@ def approve(
     approved = consent(open_federation(folder), site, key)
     text = f"{site} is approved with the key of SHA-256 {approved}.\nNext, at the site: the same fedsite enroll again."
     Output.of(context).result("approved", {"site": site, "key_sha256": approved}, text)
+
+
+@app.command("import")
+def import_certificate(
+    context: typer.Context,
+    site: Name,
+    certificate: Annotated[Path, typer.Argument(help="Its certificate, then what leads to the root (PEM).")],
+    folder: Folder = HERE,
+) -> None:
+    """Takes in a site's certificate that another authority of the same root has made (fedsite enroll --csr-only)."""
+    from fedsite.server.enrolment import register
+    from fedsite.server.federation import open_federation
+    from fedsite.server.intermediate import read_chain
+
+    ends = register(open_federation(folder), site, read_chain(certificate))
+    data = {"site": site, "certificate_expires": ends.isoformat()}
+    text = f"{site} may show this certificate until {ends:%Y-%m-%d}.\nNext, at the site: fedsite enroll --import FILE"
+    Output.of(context).result("imported", data, text)
 
 
 @app.command()

@@ -130,6 +130,25 @@ def is_strong(key: object) -> bool:
     return isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES
 
 
+def why_unfit(certificate: x509.Certificate, now: datetime) -> str:
+    """Why another authority's certificate cannot be a site's, as a clause; empty when it can."""
+    try:
+        key = certificate.public_key()
+        extensions = [one.value for one in certificate.extensions]
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        return "it cannot be read"
+    if not is_strong(key):
+        return f"its key must be {STRONG_KEYS}"
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        return f"it is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}"
+    if any(isinstance(one, x509.BasicConstraints) and one.ca for one in extensions):
+        return "it is an authority's"
+    uses = [set(one) for one in extensions if isinstance(one, x509.ExtendedKeyUsage)]
+    if any(not one & {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} for one in uses):
+        return "its extended key usage lacks clientAuth"
+    return ""
+
+
 def described(certificate: x509.Certificate) -> str:
     """A certificate's name as a person may read it."""
     return "".join(sign if sign.isprintable() else "?" for sign in certificate.subject.rfc4514_string())
@@ -165,11 +184,8 @@ def _name(federation: str, common_name: str) -> x509.Name:
 
 def _key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The issuer's own name for its key, by whatever method it was made: verifiers compare the two."""
-    for extension in issuer.extensions:
-        if isinstance(extension.value, x509.SubjectKeyIdentifier):
-            return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(extension.value)
-    digest = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
-    return x509.AuthorityKeyIdentifier(digest, None, None)
+    own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _host(host: str) -> x509.GeneralName:

@@ -19,11 +19,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fedsite.errors import UsageError
-from fedsite.server.authority import STRONG_KEYS, is_strong
+from fedsite.server.authority import STRONG_KEYS, described, is_strong, why_unfit
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused
 from fedsite.server.storage import CertificateRow, InvitationRow, UploadRow
-from fedsite.wire.enrolment import Invitation, fingerprint, new_secret, spki_sha256
+from fedsite.wire.enrolment import Invitation, fingerprint, new_secret, path_from, spki_sha256
 from fedsite.wire.messages import Trust
 from fedsite.wire.signing import public_key
 
@@ -134,6 +134,33 @@ def reenrol(federation: Federation, site: str, request: bytes) -> x509.Certifica
         return _issue(federation, session, site, key, now)
 
 
+def register(federation: Federation, site: str, certificates: Sequence[x509.Certificate]) -> datetime:
+    """Takes in a site's certificate, the first of these, that another authority of the same root has made.
+
+    The others may lead towards the root. Gives when it ends; harmless to repeat. Raises UsageError when it does not
+    lead to this federation's root, is not fit for a site, or is known under another name or as revoked.
+    """
+    first, *others = certificates
+    now, authority = federation.clock(), federation.authority
+    Invitation(federation.url, site, new_secret(), fingerprint(authority.root)).encode()
+    if path_from(first, [*others, *authority.chain])[-1] != authority.root:
+        raise UsageError(
+            f"The certificate of {described(first)} does not lead to this federation's root.",
+            "Put the certificates between the two into the file, after it.",
+        )
+    unfit = why_unfit(first, now)
+    if unfit:
+        raise UsageError(f"The certificate of {described(first)} cannot be a site's: {unfit}.")
+    with federation.database.writing() as session:
+        known = session.scalars(select(CertificateRow).where(CertificateRow.sha256 == fingerprint(first))).first()
+        if known is not None and (known.site != site or known.revoked):
+            standing = "revoked" if known.revoked else f"that of {known.site}"
+            raise UsageError(f"The certificate of {described(first)} is known here already: it is {standing}.")
+        if known is None:
+            _remember(session, site, first, now)
+    return first.not_valid_after_utc
+
+
 def authenticate(federation: Federation, certificate: bytes | None) -> str:
     """The site that a TLS client certificate (DER) stands for.
 
@@ -179,7 +206,7 @@ def standings(federation: Federation) -> list[SiteStanding]:
         accepted = session.scalars(select(UploadRow.site).where(UploadRow.state == "accepted")).all()
     contributions = Counter(accepted)
     standing = []
-    for site in sorted({one.site for one in invitations}):
+    for site in sorted({one.site for one in invitations} | {one.site for one in certificates}):
         own = [one for one in certificates if one.site == site]
         kept = [one for one in own if one.revoked is None]
         invited = [one for one in invitations if one.site == site]
@@ -218,7 +245,7 @@ def _status(kept: Sequence[CertificateRow], invitations: Sequence[InvitationRow]
         return "pending"
     if any(one.revoked is None and one.spki_sha256 is None and one.expires > now for one in invitations):
         return "invited"
-    return "expired" if kept or all(one.revoked is None for one in invitations) else "revoked"
+    return "expired" if kept or (invitations and all(one.revoked is None for one in invitations)) else "revoked"
 
 
 def _spend(invitation: InvitationRow, spki: str, now: datetime) -> None:
@@ -246,18 +273,22 @@ def _issue(
     now: datetime,
 ) -> x509.Certificate:
     certificate = federation.authority.issue_site(key, site, now)
+    _remember(session, site, certificate, now)
+    return certificate
+
+
+def _remember(session: Session, site: str, certificate: x509.Certificate, now: datetime) -> None:
     session.add(
         CertificateRow(
             sha256=fingerprint(certificate),
             site=site,
-            spki_sha256=spki_sha256(key),
+            spki_sha256=spki_sha256(certificate.public_key()),
             der=certificate.public_bytes(Encoding.DER),
             issued=now,
             expires=certificate.not_valid_after_utc,
         )
     )
     log.info("%s has a new certificate until %s", site, certificate.not_valid_after_utc)
-    return certificate
 
 
 def _issued_for(session: Session, site: str, spki: str) -> x509.Certificate:

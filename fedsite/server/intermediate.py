@@ -34,7 +34,7 @@ def read(federation: str, key: Path, chain: Path, hosts: Sequence[str], now: dat
     ConfigurationError when the key is not its owner's alone, the two do not belong together, or sites and servers
     would not accept what it signs.
     """
-    authority = Authority.of(federation, _read_key(key), _read_chain(chain))
+    authority = Authority.of(federation, _read_key(key), read_chain(chain))
     for place, certificate in enumerate(authority.chain):
         _judge(certificate, place, now)
     _rehearse(authority, hosts, now)
@@ -61,8 +61,9 @@ def _read_key(path: Path) -> SigningKey:
     return key
 
 
-def _read_chain(path: Path) -> list[x509.Certificate]:
-    content = _content(path, "chain")
+def read_chain(path: Path) -> list[x509.Certificate]:
+    """The certificates in a file (PEM), at least one. Raises SourceMissing, ConfigurationError when there are none."""
+    content = _content(path, "certificates")
     try:
         certificates = x509.load_pem_x509_certificates(content)
     except (ValueError, x509.InvalidVersion):
@@ -77,7 +78,7 @@ def _content(path: Path, what: str) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_FILE_BYTES)
     except OSError as error:
-        raise SourceMissing(f"The authority's {what} {path} cannot be read: {error.strerror}.") from error
+        raise SourceMissing(f"The {what} in {path} cannot be read: {error.strerror}.") from error
 
 
 def _judge(certificate: x509.Certificate, below: int, now: datetime) -> None:
@@ -105,6 +106,11 @@ def _judge(certificate: x509.Certificate, below: int, now: datetime) -> None:
         raise ConfigurationError(
             f"{name} allows {length} authorities below it (pathlen), and this chain has {below}.",
             "Ask for an intermediate that is signed nearer to the root, or for a longer pathlen.",
+        )
+    if below == 0 and not any(isinstance(one, x509.SubjectKeyIdentifier) for one in extensions):
+        raise ConfigurationError(
+            f"{name} has no subjectKeyIdentifier: what it signs could not be told from what its successor signs.",
+            "Ask who signed it for a certificate with one (RFC 5280, 4.2.1.2).",
         )
     if any(isinstance(one, x509.KeyUsage) and not one.key_cert_sign for one in extensions):
         raise ConfigurationError(f"{name} must not sign certificates: its keyUsage lacks keyCertSign.")

@@ -30,8 +30,9 @@ def certificate_of(
     extensions: tuple[x509.ExtensionType, ...] = (x509.BasicConstraints(True, None),),
     start: datetime | None = None,
     days: float = 900,
+    identified: bool = True,
 ) -> x509.Certificate:
-    """An authority's certificate. It says what a careless consortium's would say: no more than is asked for."""
+    """An authority's certificate. It says no more than is asked for, but for its key's identifier."""
     start = start or utc_now() - timedelta(days=1)
     builder = (
         x509.CertificateBuilder()
@@ -39,7 +40,7 @@ def certificate_of(
         .serial_number(x509.random_serial_number())
         .not_valid_before(start).not_valid_after(start + timedelta(days=days))
     )  # fmt: skip
-    for extension in extensions:
+    for extension in (*extensions, *([x509.SubjectKeyIdentifier.from_public_key(key)] if identified else [])):
         critical = isinstance(extension, x509.BasicConstraints | x509.UnrecognizedExtension)
         builder = builder.add_extension(extension, critical)
     return builder.sign(issuer_key, hashes.SHA256())

@@ -264,6 +264,20 @@ def test_certificate_of_our_root_that_the_database_does_not_know_is_refused(serv
         client.trust()
 
 
+def test_certificate_of_another_authority_is_let_in_once_it_is_registered(server: Server, tmp_path: Path) -> None:
+    federation, key = server.federation, enrolment.new_key()
+    other = chain_of_three() if federation.authority.intermediates else federation.authority
+    certificates = [other.issue_site(key.public_key(), "st-mary", utc_now()), *other.intermediates]
+    identity = write_identity(
+        tmp_path, enrolment.to_pem(certificates), enrolment.key_to_pem(key, "a passphrase"), _ca(server)
+    )
+    with server.client(identity) as client, pytest.raises(NotAuthorised, match="not issued to a site"):
+        client.trust()
+    admissions.register(federation, "st-mary", certificates)
+    with server.client(identity) as client:
+        assert client.trust().site == "st-mary"
+
+
 def test_expired_certificate_is_named_before_connecting(server: Server, tmp_path: Path) -> None:
     identity = _issued(server.federation.authority, tmp_path, _ca(server), "old", timedelta(days=-100))
     with pytest.raises(NotAuthorised, match="expired"):

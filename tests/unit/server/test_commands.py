@@ -19,7 +19,8 @@ from fedsite.errors import CannotWrite, ConfigurationError, DataNotFit, FedsiteE
 from fedsite.files import sha256_of
 from fedsite.server.federation import open_federation
 from fedsite.tasks.description import OutOfRange
-from fedsite.wire.enrolment import Invitation, fingerprint, new_key, signing_request, spki_sha256
+from fedsite.wire.enrolment import Invitation, fingerprint, new_key, signing_request, spki_sha256, to_pem
+from fedsite.wire.messages import utc_now
 from fedsite.wire.payload import layout_of
 
 APPS = {"server": server.app, "model": model.app}
@@ -128,6 +129,13 @@ def test_an_intermediate_signs_and_is_replaced(tmp_path: Path, folder: Path) -> 
     assert data["ca_sha256"] == fingerprint(authority.root)
     assert [one["subject"].partition(",")[0] for one in data["chain"]] == ["CN=issuing", "CN=policy", "CN=root"]
     assert Invitation.decode(say("server", "invite", "site-a", "--dir", made)).ca_sha256 == data["ca_sha256"]
+    hospital, answer = chain_of_three(), tmp_path / "answer.pem"
+    own = hospital.issue_site(new_key().public_key(), "site-b", utc_now())
+    answer.write_bytes(to_pem([own, *hospital.intermediates]))
+    imported = ask("server", "site", "import", "site-b", answer, "--dir", made)
+    assert imported == {"site": "site-b", "certificate_expires": own.not_valid_after_utc.isoformat()}
+    with pytest.raises(SourceMissing, match="cannot be read"):
+        say("server", "site", "import", "site-b", tmp_path / "none", "--dir", made)
     second = authorities.write(tmp_path / "second", chain_of_three())
     new = ("server", "authority", "replace", "--ca-key", second[0], "--ca-chain", second[1])
     replaced = ask(*new, "--dir", made)

@@ -56,6 +56,7 @@ UNFIT = {
     "no basicConstraints": ({"extensions": ()}, "no certificate authority"),
     "a leaf": ({"extensions": (x509.BasicConstraints(False, None),)}, "no certificate authority"),
     "no keyCertSign": ({"extensions": (CA, x509.KeyUsage(**USAGE | {"crl_sign": True}))}, "keyCertSign"),
+    "no subjectKeyIdentifier": ({"identified": False}, "subjectKeyIdentifier"),
     "for servers only": (
         {"extensions": (CA, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]))},
         "TLS does not accept what CN=issuing,O=A Consortium signs: unsuitable",
@@ -131,9 +132,9 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
         chain.write_bytes(content)
         refused(ConfigurationError, message)
     chain.unlink()
-    refused(SourceMissing, "chain .* cannot be read")
+    refused(SourceMissing, r"certificates in .* cannot be read")
     key.unlink()
-    refused(SourceMissing, "key .* cannot be read")
+    refused(SourceMissing, r"key in .* cannot be read")
 
 
 def test_nothing_is_made_of_an_authority_that_is_refused(tmp_path: Path) -> None:
