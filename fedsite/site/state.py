@@ -244,11 +244,16 @@ class State:
 
     def rows(self, chain: Chain, after: int = 0) -> Iterator[tuple[Any, ...]]:
         """The records of a chain as stored, nothing of them believed: sequence, previous, time, body, hash."""
-        return self._select(
-            # A chain is one of two words of our own.
-            f"select sequence, previous, time, body, hash from {chain} where sequence > ? order by sequence",  # noqa: S608
-            (after,),
-        )
+        # A chain is one of two words of our own.
+        select = f"select sequence, previous, time, body, hash from {chain} where sequence"  # noqa: S608
+        try:
+            for row in self._select(f"{select} > ? order by sequence", (after,)):
+                yield row
+                after = row[0]
+        except RecordsDamaged:
+            # Python's cursor looks one row ahead: the one that it has just withheld may be whole.
+            yield from self._select(f"{select} = ?", (after + 1,))
+            raise
 
     def _require_its_end(self) -> None:
         """Nothing is written after records that have lost their end: it would bury the trace of the loss."""
