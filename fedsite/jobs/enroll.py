@@ -79,7 +79,11 @@ def import_certificate(site: Site, invitation: Invitation, path: Path) -> Enroll
                 "It must be PEM, made for the newest request, followed by all between it and the federation's root.",
             ) from None
         write_atomically(version.certificate, chain, PRIVATE_FILE)
-        return _finish(site, invitation, version)
+        try:
+            return _finish(site, invitation, version)
+        except NotAuthorised as error:
+            mend = f"The coordinator takes it in first: fedsite server site import {invitation.site} CERTIFICATE"
+            raise NotAuthorised(error.message, f"{mend}. Then import it here again.") from error
 
 
 def known_federation(site: Site) -> Invitation:
