@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from fedsite.errors import ConfigurationError
 from fedsite.files import is_private
 from fedsite.site.config import DIRECT, NetworkSettings
+from fedsite.site.secrets import service_environment
 from fedsite.wire.route import Proxy
 
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -65,7 +66,7 @@ def _covers(entry: str, host: str, port: int) -> bool:
 def _read_login(path: Path) -> tuple[str, str]:
     """User and password. The file is held to what a private key's is: nobody else may read it."""
     try:
-        if not is_private(path):
+        if not (is_private(path) or _is_credential(path)):
             raise ConfigurationError(
                 f"{path} (network.proxy_login) can be read by others, or belongs to another user.",
                 f"Run: chmod 600 {path}. If someone may have read it, change the password.",
@@ -81,6 +82,15 @@ def _read_login(path: Path) -> tuple[str, str]:
             f"{path} (network.proxy_login) holds no login.", "Write USER:PASSWORD into it, in one line of UTF-8."
         )
     return user, password
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd gives it to this service (LoadCredential=): a file of root's, shown to the user by an access list
+    whose mask stands in the group's bits.
+    """
+    folder = service_environment().get("CREDENTIALS_DIRECTORY")
+    status = path.lstat()
+    return bool(folder) and path.parent == Path(str(folder)) and status.st_uid == 0 and not status.st_mode & 0o027
 
 
 def _read_ca(path: Path | None) -> bytes | None:

@@ -1,5 +1,6 @@
 """Which proxy is used: the configuration's, else the environment's, and never a word of its password."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,23 @@ def test_a_login_that_others_can_read(tmp_path: Path, mode: int) -> None:
     with pytest.raises(ConfigurationError, match="can be read by others") as refused:
         by({}, proxy="http://proxy:3128", proxy_login=path)
     assert f"chmod 600 {path}" in refused.value.mend
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file of root's")
+def test_a_login_that_systemd_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = login_file(tmp_path, b"mary:x", 0o440)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert by({}, proxy="http://proxy:3128", proxy_login=path) == Proxy(
+        "http://proxy:3128", "network.proxy", ("mary", "x")
+    )
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path.parent))
+    with pytest.raises(ConfigurationError, match="can be read by others"):
+        by({}, proxy="http://proxy:3128", proxy_login=path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path.chmod(0o444)
+    with pytest.raises(ConfigurationError, match="can be read by others"):
+        by({}, proxy="http://proxy:3128", proxy_login=path)
 
 
 @pytest.mark.parametrize("key", ["proxy_login", "proxy_ca"])
