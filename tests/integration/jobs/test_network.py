@@ -147,12 +147,33 @@ def test_a_proxy_that_forbids_the_port(server: Server, site: Site) -> None:
         assert_said(site, 69, words, mend="many proxies allow port 443 alone")
 
 
-def test_a_proxy_that_inspects_tls(server: Server, site: Site) -> None:
-    leaf = INSPECTOR.issue_cert("localhost")
-    pem = leaf.private_key_and_cert_chain_pem.bytes()
+@contextmanager
+def inspecting() -> Iterator[tuple[int, Path]]:
+    """A squid that opens TLS, reads, and closes it again, whoever the server is."""
+    pem = INSPECTOR.issue_cert("localhost").private_key_and_cert_chain_pem.bytes()
     settings = ("ssl_bump bump all", "sslproxy_cert_error allow all", "tls_outgoing_options flags=DONT_VERIFY_PEER")
     bump = "http_port ssl-bump tls-cert={folder}/pem generate-host-certificates=off"
-    with squid(*settings, port=bump, files={"pem": pem}) as (port, log):
+    with squid(*settings, port=bump, files={"pem": pem}) as inspector:
+        yield inspector
+
+
+def test_an_invitation_is_not_shown_to_who_inspects_tls(server: Server, tmp_path: Path) -> None:
+    new, invitation = Site(tmp_path / "new"), server.invite("a-new-site")
+    new.init()
+    with inspecting() as (port, log):
+        new.configure(network={"proxy": f"http://127.0.0.1:{port}"})
+        stopped = new.run("enroll", "--invitation", "-", stdin=invitation)
+        assert (stopped.code, "TLS inspection" in stopped.json["error"]["message"]) == (76, True), stopped
+        assert "cacerts" in log.read_text(), "the inspector does read what is asked of it"
+        assert "simpleenroll" not in log.read_text()
+    with squid(*BASIC) as (port, _):
+        of_login = login(tmp_path, PASSWORD)
+        new.configure(network={"proxy": f"http://127.0.0.1:{port}", "proxy_login": of_login})
+        assert new.enroll(invitation)["outcome"] == "enrolled"
+
+
+def test_a_proxy_that_inspects_tls(server: Server, site: Site) -> None:
+    with inspecting() as (port, log):
         site.configure(network={"proxy": f"http://127.0.0.1:{port}"})
         words = ("TLS inspection", "O=St Mary's TLS inspection", "SHA-256 ")
         assert_said(site, 76, *words, mend="exempt localhost:")
