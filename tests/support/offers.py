@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 from support.attacks import Attack
 from support.federation import Server
-from support.hostile import HostileServer
+from support.impostor import Impostor
 from support.site import Site
 
 from fedsite.server.rounds import envelope_of
@@ -37,14 +37,14 @@ class Lie(Attack):
 class Liar:
     """A server that has served a site honestly, so far, and tells it a lie in the round after the last."""
 
-    lying: HostileServer
+    lying: Impostor
     plan_key: Ed25519PrivateKey
     round_key: Ed25519PrivateKey
     last_plan: Envelope
     past: dict[int, Envelope]
 
     @classmethod
-    def after(cls, server: Server, lying: HostileServer) -> "Liar":
+    def after(cls, server: Server, lying: Impostor) -> "Liar":
         """What it knows, from the folder of the server whose place it has taken."""
         federation = server.federation
         with federation.database.reading() as session:

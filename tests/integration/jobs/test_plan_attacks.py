@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.attacks import cases
 from support.federation import running
-from support.hostile import hostile
+from support.impostor import impostor
 from support.offers import Liar, Lie, two_of_three
 from support.plan_attacks import ATTACKS
 from support.site import Site
@@ -39,7 +39,7 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Liar]]
             if number != 2:
                 site.ok("train-round")
         server.stop()
-        with hostile(server.folder, server.port) as lying:
+        with impostor(server.folder, server.port) as lying:
             yield site, Liar.after(server, lying)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.federation import Server, running
-from support.hostile import hostile
+from support.impostor import impostor
 from support.offers import STRANGER, Liar
 from support.site import Site
 
@@ -40,7 +40,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
             server.open_round(folder, **PLAN)
             assert site.ok("train-round")["data"]["round"] == number
         server.stop()
-        with hostile(server.folder, server.port) as lying:
+        with impostor(server.folder, server.port) as lying:
             yield Two(north, south, Liar.after(server, lying))
 
 

@@ -15,7 +15,7 @@ SPEAKS = b'{"protocol_versions":[1]}'
 
 
 @dataclass
-class HostileServer:
+class Impostor:
     """What it answers to a request, by `METHOD /path` without the query (else 404), and what it was asked."""
 
     port: int
@@ -31,13 +31,13 @@ class HostileServer:
 
 
 @contextmanager
-def hostile(folder: Path, port: int) -> Iterator[HostileServer]:
+def impostor(folder: Path, port: int) -> Iterator[Impostor]:
     """Takes the place of the server of a federation's folder, at its port (0: a free one)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "keys" / "server.pem")
     context.load_verify_locations(folder / "keys" / "ca.pem")
     context.verify_mode = ssl.CERT_OPTIONAL
-    lying = HostileServer(port)
+    lying = Impostor(port)
     with _Listening(("127.0.0.1", port), _handler(lying)) as listening:
         lying.port = listening.server_address[1]
         listening.socket = context.wrap_socket(listening.socket, server_side=True, do_handshake_on_connect=False)
@@ -59,7 +59,7 @@ class _Listening(ThreadingHTTPServer):
         """A site that hangs up is no news."""
 
 
-def _handler(lying: HostileServer) -> type[BaseHTTPRequestHandler]:
+def _handler(lying: Impostor) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

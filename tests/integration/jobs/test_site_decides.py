@@ -1,0 +1,290 @@
+"""The site's own rules in a whole participation: hours, the end of its agreement, a person's approval of a plan."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import federation as federations
+from support.federation import Server
+from support.site import Site
+
+from fedsite.errors import OutsideHours, TryAgainLater
+from fedsite.jobs import approve, check_policy, participate
+from fedsite.jobs.guard import Guard
+from fedsite.jobs.local_work import Progress
+from fedsite.jobs.site import open_site
+from fedsite.server import reports
+
+LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
+PLAN = {"local": LOCAL, "rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600}}
+ANY_HOUR: dict[str, Any] = {"hours": [], "days": [], "time_zone": None, "agreement_until": None, "approve_plans": False}
+
+
+@pytest.fixture(autouse=True)
+def afterwards(site: Site) -> Iterator[None]:
+    """Each test leaves the site without rules of its own."""
+    yield
+    site.configure(policy=ANY_HOUR)
+
+
+def window(hours_away: int) -> str:
+    """An hour in UTC: `hours_away` from now, or the present one with those around it where that is 0."""
+    here = datetime.now(UTC) + timedelta(hours=hours_away)
+    start, end = (
+        (here, here + timedelta(hours=1)) if hours_away else (here - timedelta(hours=1), here + timedelta(hours=2))
+    )
+    return f"{start:%H}:00-{end:%H}:00"
+
+
+def closed() -> dict[str, Any]:
+    return {"hours": [window(6)], "time_zone": "UTC"}
+
+
+def opened() -> dict[str, Any]:
+    return {"hours": [window(0)], "time_zone": "UTC"}
+
+
+def events(site: Site, after: int = 0) -> list[dict[str, Any]]:
+    """The audit's records after one, by their bodies."""
+    with site.open_state() as state:
+        return [record.body for record in state.records("audit", after)]
+
+
+def length(site: Site) -> int:
+    with site.open_state() as state:
+        last = state.last("audit")
+        return last.sequence if last else 0
+
+
+def took_part(server: Server, number: int) -> list[str]:
+    return [one["site"] for one in reports.round_report(server.federation, number)["took_part"]]
+
+
+@contextmanager
+def quietly(_step: str) -> Iterator[Progress]:
+    """A step that nobody watches."""
+    yield lambda done, total, note="": None
+
+
+# --- hours ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_outside_its_hours_a_site_does_not_even_ask(
+    server: Server, site: Site, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    number = server.open_round(tmp_path, **PLAN)
+    site.configure(policy=closed())
+    before = length(site)
+
+    answer = site.run("train-round", *how)
+
+    assert (answer.code, answer.json["outcome"], answer.json["error"]["code"]) == (75, "pending", "outside-hours")
+    assert [one["code"] for one in events(site, before) if one["event"] == "refused"] == ["outside-hours"]
+    assert not [one for one in events(site, before) if one["event"] == "request"]
+    with pytest.raises(StopIteration):
+        site.round_state(number)
+    found = {one["name"]: one for one in site.run("check").json["data"]["checks"]}["hours"]
+    assert (found["status"], found["message"][-8:]) == ("ok", "not now.")
+
+
+def test_no_variable_moves_the_hours(site: Site) -> None:
+    """This machine's zone is its own; $TZ would move the hours by as much as one likes."""
+    here = datetime.now().astimezone()
+    away = here + timedelta(hours=6)
+    site.configure(policy={"hours": [f"{away:%H}:00-{away + timedelta(hours=1):%H}:00"]})
+    for zone in ("UTC-6", "UTC+18", "XXX-6", f"XXX{-6:+d}"):
+        shifted = Site(site.home, {"TZ": zone})
+        assert shifted.run("train-round").code == 75, zone
+
+
+def test_what_was_released_waits_for_the_hours_too(server: Server, site: Site, tmp_path: Path) -> None:
+    """It is charged, and the round may end meanwhile; but what leaves outside the hours would break the promise."""
+    number = server.open_round(tmp_path, **PLAN)
+    site.killed("after:released", "train-round")
+    digest = site.round_state(number)[1]["payload_sha256"]
+    site.configure(policy=closed())
+
+    assert site.run("train-round").code == 75
+
+    assert site.round_state(number)[0] == "released"
+    assert took_part(server, number) == []
+    site.configure(policy=opened())
+    assert site.ok("train-round")["data"]["payload_sha256"] == digest
+    assert took_part(server, number) == ["site-a"]
+
+
+class Evening:
+    """A site's clock, and steps that make the hours end once one of them has begun."""
+
+    def __init__(self, last: str) -> None:
+        self.shows, self.last, self.seconds = datetime.now(UTC), last, 0.0
+
+    @contextmanager
+    def step(self, description: str) -> Iterator[Progress]:
+        if description.startswith(self.last):
+            self.shows += timedelta(hours=6)
+            self.seconds += 6 * 3600
+        yield lambda done, total, note="": None
+
+    def guard(self, *given: Any) -> Guard:
+        return Guard(*given, clock=lambda: self.shows, elapsed=lambda: self.seconds)
+
+
+@pytest.mark.parametrize(
+    ("last", "stands", "charged"),
+    [
+        ("Fetching", "offered", []),
+        ("Training", "trained", []),
+        ("Charging", "reserved", ["reserved"]),
+        ("Clipping", "uploading", ["reserved", "released"]),
+        ("Uploading", "uploading", ["reserved", "released"]),
+    ],
+)
+def test_hours_that_end_in_the_middle_cost_nothing_twice(
+    server: Server,
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+    stands: str,
+    charged: list[str],
+) -> None:
+    number = server.open_round(tmp_path, **PLAN)
+    site.configure(policy=opened())
+    evening = Evening(last)
+    with monkeypatch.context() as patch, open_site(site.config) as here:
+        patch.setattr(participate, "Guard", evening.guard)
+        with pytest.raises(OutsideHours):
+            participate.take_part(here, evening.step)
+
+    assert site.round_state(number)[0] == stands
+    assert [body["kind"] for body in site.ledger() if body.get("round") == number] == charged
+    assert took_part(server, number) == []
+    with open_site(site.config) as here:
+        assert participate.take_part(here, quietly).outcome == "uploaded"
+    kinds = [body["kind"] for body in site.ledger() if body.get("round") == number]
+    assert kinds == ["reserved", "released", "acknowledged"]
+
+
+# --- the agreement --------------------------------------------------------------------------------------------------
+
+
+def test_a_site_takes_part_until_the_day_that_it_has_named(server: Server, site: Site, tmp_path: Path) -> None:
+    number = server.open_round(tmp_path, **PLAN)
+    today = datetime.now(UTC).date()
+    site.configure(policy={"agreement_until": today - timedelta(days=1), "time_zone": "UTC"})
+    before = length(site)
+
+    answer = site.run("train-round")
+
+    assert (answer.code, answer.json["outcome"]) == (80, "refused")
+    assert "policy.agreement_until" in answer.json["error"]["message"]
+    assert [one["code"] for one in events(site, before) if one["event"] == "refused"] == ["policy-refused"]
+    assert not [one for one in events(site, before) if one["event"] == "request"]
+    site.configure(policy={"agreement_until": today})
+    with open_site(site.config) as here:
+        assert check_policy.agreement(here).status == "warning"
+        assert participate.take_part(here, quietly).outcome == "uploaded"
+    assert took_part(server, number) == ["site-a"]
+
+
+def test_an_agreement_has_its_own_end(tmp_path: Path) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    federations.make(tmp_path / "server", agreement_expires=end).database.close()
+    server, site = Server(tmp_path / "server"), Site(tmp_path / "site")
+    server.start()
+    try:
+        site.init()
+        enrolled = site.enroll(server.invite("brief"))
+        assert enrolled["data"]["agreement_expires"] == end.isoformat()
+        while datetime.now(UTC) < end:
+            pass
+        answer = site.run("train-round")
+    finally:
+        server.stop()
+    assert (answer.code, answer.json["error"]["code"]) == (80, "policy-refused")
+    assert "the agreement's end" in answer.json["error"]["message"]
+    assert any(one["event"] == "agreement accepted" and one["expires"] == end.isoformat() for one in events(site))
+
+
+# --- approval -------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_agrees_before_a_new_plan_begins(server: Server, site: Site, tmp_path: Path) -> None:
+    number = server.open_round(tmp_path, plan="winter", **PLAN)
+    site.configure(policy={"approve_plans": True})
+    waiting = site.run("train-round")
+    assert (waiting.code, waiting.json["outcome"]) == (75, "pending")
+    assert site.round_state(number)[0] == "offered"
+    assert reports.round_report(server.federation, number)["refused"] == [], "it waits; it has not refused"
+    assert site.ok("train-round", "--dry-run")["outcome"] == "previewed", "who is to agree may try it out"
+
+    shown = site.ok("approve", "winter")
+    assert (shown["outcome"], shown["data"]["approved_by"]) == ("shown", None)
+    assert shown["data"]["kind"][:16] in waiting.json["error"]["mend"]
+    assert shown["data"]["asks"]["privacy"]["noise_multiplier"] == 0.1
+    assert "gaussian-update, clip norm 1, noise multiplier 0.1" in site.say("approve", "winter").stdout
+    assert site.run("train-round").code == 75, "to look is not to agree"
+
+    approved = site.ok("approve", shown["data"]["kind"][:16], "--by", "Ada Tester")
+    assert (approved["outcome"], approved["data"]["approved_by"]) == ("approved", "Ada Tester")
+    assert site.ok("approve", "winter", "--by", "Eve")["data"]["approved_by"] == "Ada Tester"
+    assert site.ok("train-round")["outcome"] == "uploaded"
+
+
+def test_only_what_asks_for_something_new_awaits_a_person(server: Server, site: Site, tmp_path: Path) -> None:
+    site.configure(policy={"approve_plans": True})
+    server.open_round(tmp_path, plan="spring", payload="float16", **PLAN)
+    with open_site(site.config) as here:
+        with pytest.raises(TryAgainLater, match="The plan spring"):
+            participate.take_part(here, quietly)
+        approve.approve(here, approve.find(here, "spring"), "Ada Tester")
+        later = (datetime.now(UTC) + timedelta(days=90)).isoformat()
+        again = PLAN | {"plan": "summer", "payload": "float16", "expires": later, "local": LOCAL | {"seed": 4}}
+        server.open_round(tmp_path, **again)
+        assert participate.take_part(here, quietly).outcome == "uploaded"
+
+        less_noise = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 0.09}
+        server.open_round(tmp_path, **again, privacy=less_noise)
+        with pytest.raises(TryAgainLater, match="The plan summer"):
+            participate.take_part(here, quietly)
+        assert check_policy.plans(here).status == "warning"
+
+    assert site.run("approve", "summer").json["error"]["message"] == "Several plans are called summer."
+    assert site.run("approve", "autumn").code == 2
+    server.open_round(tmp_path, **again)
+    assert site.ok("approve", "spring", "--take-back")["outcome"] == "taken-back"
+    assert site.run("train-round").code == 75
+    said = [one["event"] for one in events(site) if one["event"].startswith("plan ")]
+    assert said[-2:] == ["plan approved", "plan approval taken back"]
+
+
+# --- caps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "key"),
+    [
+        ({"federations": ["others"]}, "policy.federations"),
+        ({"maximum_upload_megabytes": 1e-4}, "policy.maximum_upload_megabytes"),
+        ({"maximum_epochs": 0.01}, "policy.maximum_epochs"),
+    ],
+)
+def test_a_plan_beyond_the_sites_caps_is_refused(
+    server: Server, site: Site, tmp_path: Path, rules: dict[str, Any], key: str
+) -> None:
+    local = {"steps": 1, "batch_size": 2, "patch_voxels": [16, 16, 16]}
+    number = server.open_round(tmp_path, local=local, rounds=PLAN["rounds"])
+    good = site.config.read_text()
+    site.configure(policy=rules)
+    try:
+        answer = site.run("train-round")
+    finally:
+        site.config.write_text(good)
+    assert (answer.code, answer.json["outcome"]) == (80, "refused")
+    assert key in answer.json["error"]["message"]
+    assert reports.round_report(server.federation, number)["refused"] == [{"site": "site-a", "reason": "policy"}]
