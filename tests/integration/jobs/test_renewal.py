@@ -26,6 +26,7 @@ from fedsite.site import identity, versions
 from fedsite.site.identity import Certificate
 from fedsite.wire import enrolment
 from fedsite.wire.enrolment import EST, Invitation
+from fedsite.wire.messages import utc_now
 
 PKCS10 = {"Content-Type": "application/pkcs10", "Content-Transfer-Encoding": "base64"}
 WARNED: list[str] = []
@@ -212,8 +213,14 @@ def test_the_files_of_0_1_0_work_and_are_renewed(server: Server, site: Site, ope
 # --- an authority of the consortium's own ---------------------------------------------------------------------------
 
 
-def sign(server: Server, invitation: str, request: Path, answer: Path) -> None:
-    """What the coordinator does with a request that came by mail: any EST client can hand it in."""
+def sign_elsewhere(server: Server, request: Path, answer: Path) -> None:
+    """What an authority of the same root does, of which the federation's server knows nothing."""
+    key = x509.load_pem_x509_csr(request.read_bytes()).public_key()
+    answer.write_bytes(enrolment.to_pem([server.federation.authority.issue_site(key, "by-file", utc_now())]))
+
+
+def hand_in(server: Server, invitation: str, request: Path, answer: Path) -> None:
+    """What the coordinator may do with a request that came by mail: any EST client can hand it in."""
     line = Invitation.decode(invitation)
     der = x509.load_pem_x509_csr(request.read_bytes()).public_bytes(Encoding.DER)
     trusted = ssl.create_default_context(cadata=server.federation.authority.root.public_bytes(Encoding.PEM).decode())
@@ -244,7 +251,11 @@ def test_a_certificate_is_asked_for_and_imported_by_file(server: Server, tmp_pat
     assert x509.load_pem_x509_csr(request.read_bytes()).public_key() == key, "the same key asks again"
     assert site.run("train-round").code == 77, "nothing is in use yet"
 
-    sign(server, line, request, answer)
+    sign_elsewhere(server, request, answer)
+    early = site.run("enroll", *given, "--import", str(answer))
+    assert early.code == 77
+    assert "fedsite server site import by-file" in early.json["error"]["mend"]
+    assert server.run("server", "site", "import", "by-file", str(answer)).returncode == 0
     assert site.ok("enroll", *given, "--import", str(answer), "--accept-agreement", "Ada")["outcome"] == "enrolled"
     assert site.ok("train-round")["outcome"] == "nothing-to-do"
     assert site.ok("identity", "show")["data"]["imported"] is True
@@ -255,7 +266,7 @@ def test_a_certificate_is_asked_for_and_imported_by_file(server: Server, tmp_pat
     # The next one needs no invitation at the site, and the old one works until it has come.
     site.ok("enroll", "--csr-only", str(request))
     assert site.ok("train-round")["outcome"] == "nothing-to-do"
-    sign(server, server.invite("by-file"), request, answer)
+    hand_in(server, server.invite("by-file"), request, answer)
     site.ok("enroll", "--import", str(answer))
     assert site.ok("identity", "show")["data"]["version"] == 2
     assert site.ok("train-round")["outcome"] == "nothing-to-do"
