@@ -96,6 +96,8 @@ def test_nothing_names_a_patient(server: Server, site: Site, tmp_path: Path) -> 
     run("prepare-data", hospital.source + "-gone", "--task", "stroke-dwi")
     run("prepare-data", hospital.source, "--labels", str(tmp_path / "volumes"), "--task", "stroke-dwi")
 
+    site.ok("audit", "export", str(results / "audit.jsonl"), "--report", str(results / "audit.html"))
+
     said = [(name, leaks(text.encode(), secrets)) for name, text in streams if "-gone" not in text]
     assert [found for found in said if found[1]] == []
     written = contents(site.state, site.data, server.folder, tmp_path / "volumes", results)
