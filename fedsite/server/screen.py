@@ -2,6 +2,8 @@
 
 Three things are measured of each update, in one pass over the files: its norm; its cosine to the coordinate median of
 the others; the share of its values that are outliers, by the modified z-score (Iglewicz and Hoaglin 1993) over sites.
+The others' median holds nothing of the update itself, and is theirs as long as fewer than half of them are poisoned: so
+there must be three of them, since the median of two is their mean.
 
 Noise hides directions. An update is a signal of norm at most C and noise of standard deviation r C on each of its d
 values, whose norm is about r C sqrt(d). If all signals were as long as clipping allows and pointed the same way, the
@@ -29,8 +31,9 @@ from fedsite.server.aggregation import slice_length, stacked
 from fedsite.wire.algorithms import Values, coordinate_median
 from fedsite.wire.payload import Layout, chunks
 from fedsite.wire.plans import DpSgd, PlanDraft
-from fedsite.wire.server_rules import FEWEST, Screen
+from fedsite.wire.server_rules import Screen
 
+FEWEST, FEWEST_DIRECTIONS = 3, 4
 OUTLIER = 3.5
 NORMAL_MAD = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 MEDIAN_VARIANCE = math.pi / 2
@@ -56,16 +59,18 @@ def examine(updates: Mapping[str, Path], encoded: Layout, plan: PlanDraft, rules
     measured = dict(zip(updates, measure(list(updates.values()), encoded), strict=True))
     uninformative = why_uninformative(plan, encoded.values, len(measured))
     typical = float(np.median([one.norm for one in measured.values()]))
-    enough = len(measured) >= FEWEST
+    too_few = _too_few(len(measured), FEWEST)
     chance = CERTAIN / math.sqrt(encoded.values)
     lowest = rules.least_cosine - chance if uninformative is None else -math.inf
-    found = {site: _conspicuous(one, typical, lowest, rules) if enough else [] for site, one in measured.items()}
+    found = {
+        site: _conspicuous(one, typical, lowest, rules) if too_few is None else [] for site, one in measured.items()
+    }
     return {
         "rule": rules.rule,
         "updates": {site: vars(one) for site, one in measured.items()},
         "median_norm": typical,
         "cosine": "informative" if uninformative is None else f"uninformative: {uninformative}",
-        "others": "informative" if enough else f"uninformative: {_too_few(len(measured))}",
+        "others": "informative" if too_few is None else f"uninformative: {too_few}",
         "findings": {site: reasons for site, reasons in found.items() if reasons},
     }
 
@@ -103,8 +108,8 @@ def measure(paths: Sequence[Path], encoded: Layout) -> list[Measured]:
 
 def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
     """Why cosines tell nothing in a round of so many updates under this plan; None when they tell something."""
-    if sites < FEWEST:
-        return _too_few(sites)
+    if too_few := _too_few(sites, FEWEST_DIRECTIONS):
+        return too_few
     ratio, chance = noise_ratio(plan), 1 / math.sqrt(values)
     largest = expected_cosine(ratio, values, sites)
     if largest >= 2 * CERTAIN * chance:
@@ -116,10 +121,10 @@ def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
 
 
 def outlook(plan: PlanDraft, values: int) -> str | None:
-    """In a sentence, what a plan's screen will be able to judge once a quorum is there; None without a screen."""
+    """In a sentence, what a plan's screen will be able to judge; None without a screen."""
     if plan.screen is None:
         return None
-    reason = why_uninformative(plan, values, max(plan.rounds.quorum, FEWEST))
+    reason = why_uninformative(plan, values, plan.rounds.enough or plan.rounds.quorum)
     judged = "norms, cosines and outliers are judged" if reason is None else f"cosines are not judged: {reason}"
     return f"screen ({plan.screen.rule}): {judged}"
 
@@ -142,8 +147,8 @@ def expected_cosine(ratio: float, values: int, sites: int) -> float:
     return 1 / math.sqrt((1 + spread) * (1 + MEDIAN_VARIANCE * spread / (sites - 1)))
 
 
-def _too_few(sites: int) -> str:
-    return f"there are {sites} updates, and who differs is told among {FEWEST} or more"
+def _too_few(sites: int, fewest: int) -> str | None:
+    return None if sites >= fewest else f"it takes {fewest} updates or more, there are {sites}"
 
 
 def _median_without(own: Values, ordered: Values) -> Values:
