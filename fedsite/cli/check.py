@@ -45,9 +45,14 @@ def check(
 
 def _table(found: "list[Check]") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")  # a fingerprint is compared to its last digit
     for one in found:
         text = f"{one.message}\n{one.mend}" if one.mend else one.message
-        table.add_row(f"[{COLOURS[one.status]}]{one.status}[/]", one.name, text)
+        # As text: a message may hold what another machine calls itself, brackets and all.
+        table.add_row(Text(one.status, COLOURS[one.status]), one.name, Text(text))
     return table

@@ -100,4 +100,6 @@ def _megabytes(size: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds >= 0.1 else "under 0.1 s"
+    return str(timedelta(seconds=round(seconds)))

@@ -235,7 +235,7 @@ def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str, 
         return ConfigurationError(f"{name}: unknown key {path}.", near or mend or _EVERY_KEY)
     if first["type"] == "missing":
         return ConfigurationError(f"{name}: {path} is missing.", "Add it; sample_configs shows every key.")
-    message = f"{name}: {path}: {first['msg']}."
+    message = f"{name}: {path}: {first['msg'].removeprefix('Value error, ')}."
     return ConfigurationError(message, mend or "fedsite config explain KEY tells what it means.")
 
 

@@ -120,8 +120,8 @@ def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
         ({"preparation": {"spacing_mm": [1, 1]}}, "preparation.spacing_mm", ""),
         ({"preparation": {"spacing_mm": [1, 1, 0.01]}}, "preparation.spacing_mm.2", ""),
         ({"network": None}, "network", ""),
-        ({"paths": {"state": "state", "data": "/d"}}, "paths.state: Value error, must be an absolute path", ""),
-        ({"paths": {"state": "/s", "data": "~/d"}}, "paths.data: Value error, must be an absolute path", ""),
+        ({"paths": {"state": "state", "data": "/d"}}, "paths.state: must be an absolute path", ""),
+        ({"paths": {"state": "/s", "data": "~/d"}}, "paths.data: must be an absolute path", ""),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, changes: dict[str, object], named: str, mend: str) -> None:
