@@ -212,31 +212,27 @@ def _round_text(report: dict[str, Any]) -> str:
     for name in ("took_part", "left_out", "rejected", "refused", "late", "absent"):
         sites = [one if isinstance(one, str) else _with_reason(one) for one in report[name]]
         found[name] = ", ".join(sites) or "-"
-    found |= _screen_text(report["screen"])
     lines = [f"  {name.replace('_', ' '):14} {value}" for name, value in found.items()]
+    lines += _screen_lines(report["round"], report["screen"]) if report["screen"] else []
     return "\n".join([f"Round {report['round']} of plan {report['plan']}: {report['status']}", *lines])
 
 
-def _screen_text(screen: dict[str, Any] | None) -> dict[str, str]:
-    """What the screen has measured of each update, which of them stand out, what became of these."""
-    if screen is None:
-        return {}
-    measured = [
-        f"{site} (norm {one['norm']:.4g}, cosine {'-' if one['cosine'] is None else format(one['cosine'], '.3f')},"
-        f" outliers {one['outliers']:.1%})"
-        for site, one in screen["updates"].items()
-    ]
-    standing_out = [f"{site} ({'; '.join(reasons)})" for site, reasons in screen["findings"].items()]
-    words = {"informative": "judged"}
-    found = {
-        "screen": f"{screen['rule']}; cosines {words.get(screen['cosine'], screen['cosine'])};"
-        f" norms and outliers {words.get(screen['others'], screen['others'])}",
-        "measured": ", ".join(measured),
-        "conspicuous": ", ".join(standing_out) or "-",
-        "held_until": screen["held_until"] or "",
-        "decision": screen["decision"],
-    }
-    return {name: text for name, text in found.items() if text}
+def _screen_lines(number: int, screen: dict[str, Any]) -> list[str]:
+    """What a round's screen has measured of each update, which of them stand out and why, what becomes of these."""
+    judged = {"informative": "judged"}
+    cosines, others = (judged.get(screen[name], screen[name]) for name in ("cosine", "others"))
+    lines = [f"  {'screen':14} {screen['rule']}; norms and outliers {others}; cosines {cosines}"]
+    for site, one in screen["updates"].items():
+        cosine = "-" if one["cosine"] is None else f"{one['cosine']:.3f}"
+        reasons = "; ".join(screen["findings"].get(site, []))
+        measured = f"norm {one['norm']:.4g}, cosine {cosine}, outliers {one['outliers']:.1%}"
+        lines.append(f"    {site:12} {measured}{f'  conspicuous: {reasons}' if reasons else ''}")
+    if screen["decision"]:
+        lines.append(f"  {'decision':14} {screen['decision']}")
+    elif screen["held_until"]:
+        lines.append(f"  {'held until':14} {screen['held_until']}, then without what is conspicuous")
+        lines.append(f"  {'to decide':14} fedsite server round release {number} [--without SITE]...")
+    return lines
 
 
 def _with_reason(entry: dict[str, Any]) -> str:

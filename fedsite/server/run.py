@@ -12,15 +12,17 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from fedsite.errors import CannotWrite
+from fedsite.errors import CannotWrite, ConfigurationError
 from fedsite.server import rounds
 from fedsite.server.app import create_app
+from fedsite.server.authority import LIFETIME
 from fedsite.server.federation import Federation, renew_server_certificate
 from fedsite.server.tls import protocol, server_context
 
 TICK_SECONDS = 0.5
 AFTER_FAILURE_SECONDS = 30.0
 LAST_GOODBYE_SECONDS = 5
+AUTHORITY_ENDS_SOON = 2 * LIFETIME
 
 log = logging.getLogger("fedsite.server")
 
@@ -64,8 +66,9 @@ class Ticker:
 def serve(federation: Federation, host: str, port: int, listening: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT. `listening` is told the address once connections are taken.
 
-    Raises CannotWrite when the address cannot be had.
+    Raises CannotWrite when the address cannot be had, ConfigurationError when the authority has ended.
     """
+    _check_authority(federation)
     renew_server_certificate(federation)
     rounds.tidy(federation)
     context = server_context(federation.server_certificate, federation.ca_certificate)
@@ -92,6 +95,18 @@ def serve(federation: Federation, host: str, port: int, listening: Callable[[str
     with _bound(host, port) as bound:
         listening(f"https://{host}:{bound.getsockname()[1]}")
         _run_until_told(uvicorn.Server(config), bound)
+
+
+def _check_authority(federation: Federation) -> None:
+    """Says that the authority ends soon; raises ConfigurationError when it has ended."""
+    authority = federation.authority
+    mend = "Bring another intermediate of the same root: fedsite server authority replace."
+    if not authority.intermediates:
+        mend = "A root cannot be replaced: make a new federation and invite the sites to it."
+    if authority.ends <= federation.clock():
+        raise ConfigurationError(f"The federation's certificate authority has ended on {authority.ends}.", mend)
+    if authority.ends - federation.clock() < AUTHORITY_ENDS_SOON:
+        log.warning("the federation's certificate authority ends on %s. %s", authority.ends, mend)
 
 
 def _run_until_told(server: uvicorn.Server, bound: socket.socket) -> None:

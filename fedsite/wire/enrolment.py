@@ -11,6 +11,7 @@ import hashlib
 import re
 import secrets
 import ssl
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -170,8 +171,9 @@ def decode_certificates(content: bytes) -> list[x509.Certificate]:
     """Reads what `encode_certificates` wrote; raises MalformedMessage on anything else."""
     try:
         der = base64.b64decode(b"".join(content.split()), validate=True)
-        certificates = pkcs7.load_der_pkcs7_certificates(der)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+        with warnings.catch_warnings(action="error"):  # what is no DER would be tried as BER, with a warning
+            certificates = pkcs7.load_der_pkcs7_certificates(der)
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, UserWarning):
         raise MalformedMessage("no certs-only PKCS#7 in base64") from None
     if len(certificates) > MAX_CERTIFICATES:
         raise MalformedMessage(f"{len(certificates)} certificates are more than {MAX_CERTIFICATES}")

@@ -1,7 +1,12 @@
-"""What README says of a certificate that has ended or was revoked: a new one comes, and everything else stays."""
+"""What README says of a site's first certificate, and of one that has ended or was revoked."""
+
+from datetime import timedelta
+from pathlib import Path
 
 from support.federation import Server
 from support.site import Site
+
+from fedsite.server import enrolment as admissions
 
 
 def files_of(site: Site) -> dict[str, bytes]:
@@ -40,3 +45,23 @@ def test_an_invitation_that_has_expired_changes_nothing(server: Server, site: Si
     before = files_of(site)
     site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a", hours=-1))
     assert files_of(site) == before
+
+
+def test_a_site_waits_for_a_persons_yes(server: Server, tmp_path: Path) -> None:
+    site = Site(tmp_path / "careful")
+    site.init()
+    line = admissions.invite(server.federation, "careful", timedelta(hours=1), server.url, approval=True).encode()
+    enroll = ("enroll", "--invitation", "-", "--accept-agreement", "Ada")
+    waits = site.run(*enroll, stdin=line)
+    assert (waits.code, waits.json["outcome"]) == (75, "pending")
+    (asking,) = (one.pending for one in admissions.standings(server.federation) if one.site == "careful")
+    assert asking[0].sha256 in waits.json["error"]["message"]
+    assert "by telephone" in waits.json["error"]["mend"]
+    assert line not in waits.stdout + waits.stderr
+    assert site.run("train-round").code == 77, "it is not enrolled"
+
+    again = site.run(*enroll, stdin=line)
+    assert again.json["error"]["message"] == waits.json["error"]["message"], "the same key asks again"
+    admissions.approve(server.federation, "careful")
+    assert site.ok(*enroll, stdin=line)["outcome"] == "enrolled"
+    assert site.ok("train-round")["outcome"] == "nothing-to-do"

@@ -10,13 +10,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 from support.federation import make
 
 from fedsite.errors import CannotWrite, ConfigurationError, SourceMissing, UsageError
 from fedsite.server import enrolment, federation
+from fedsite.server.authority import is_strong
 from fedsite.server.problems import Refused
 from fedsite.server.storage import SCHEMA_VERSION, Blobs, FederationRow
 from fedsite.wire.enrolment import new_key, signing_request
+
+REQUEST = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)
 
 
 def test_everything_is_private(bench) -> None:
@@ -160,6 +165,19 @@ def test_request_is_judged(bench) -> None:
             enrolment.enrol(bench.federation, "site-a", invitation.secret, request)
         assert (caught.value.problem.type, caught.value.problem.status) == (kind, 400)
     assert enrolment.enrol(bench.federation, "site-a", invitation.secret, good)
+
+
+@given(st.data())
+def test_any_bytes_are_judged_or_refused(data: st.DataObject) -> None:
+    request = bytearray(REQUEST)
+    for _ in range(data.draw(st.integers(1, 3))):
+        request[data.draw(st.integers(0, len(request) - 1))] = data.draw(st.integers(0, 255))
+    del request[data.draw(st.integers(1, len(request))) :]
+    try:
+        fine = is_strong(enrolment._requested_key(bytes(request)))
+    except Refused as refused:
+        fine = refused.problem.status == 400
+    assert fine
 
 
 def test_a_young_certificate_is_given_again_to_its_key_and_an_older_one_replaced(bench) -> None:

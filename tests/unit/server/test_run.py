@@ -4,9 +4,12 @@ import logging
 import threading
 
 import pytest
+from support.authorities import chain_of_three, write
+from support.federation import make
 
+from fedsite.errors import ConfigurationError
 from fedsite.server import rounds, run
-from fedsite.server.run import Ticker
+from fedsite.server.run import Ticker, serve
 from fedsite.server.tls import server_context
 
 
@@ -57,3 +60,24 @@ def test_it_renews_the_servers_certificate(bench, ticker: Ticker, monkeypatch: p
     assert advanced.acquire(timeout=5)
     ticker.stop()
     assert bench.federation.server_certificate.read_bytes() != before
+
+
+def test_an_authority_that_ends_is_said_and_one_that_has_ended_is_not_served(
+    bench, tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = chain_of_three(days=200)
+    federation = make(tmp_path / "short", bench.clock, supplied=write(tmp_path / "ca", authority))
+    run._check_authority(federation)
+    assert caplog.text == ""
+    bench.clock.pass_by(days=30)
+    run._check_authority(federation)
+    assert "ends on" in caplog.text
+    assert "authority replace" in caplog.text
+    bench.clock.pass_by(days=200)
+    with pytest.raises(ConfigurationError, match="has ended") as caught:
+        serve(federation, "127.0.0.1", 0, lambda address: None)
+    assert "authority replace" in caught.value.mend
+    bench.clock.pass_by(days=4000)
+    with pytest.raises(ConfigurationError) as caught:
+        serve(bench.federation, "127.0.0.1", 0, lambda address: None)
+    assert "new federation" in caught.value.mend

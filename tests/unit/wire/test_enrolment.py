@@ -21,6 +21,9 @@ from fedsite.wire.messages import MalformedMessage, utc_now
 from fedsite.wire.transport import Connection, Patience
 
 INVITATION = Invitation("https://fed.example.org:8443", "site-a", enrolment.new_secret(), "ab" * 32)
+KEY, AUTHORITY = enrolment.new_key(), chain_of_three()
+ANSWER = enrolment.encode_certificates([AUTHORITY.issue_site(KEY.public_key(), "a", utc_now()), *AUTHORITY.chain])
+ROOT = enrolment.to_pem([AUTHORITY.root])
 names = st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")
 servers = st.from_regex(r"\Ahttps://[A-Za-z0-9.-]{1,60}(:[0-9]{1,5})?\Z")
 
@@ -191,6 +194,19 @@ def test_server_that_answers_rubbish(authority: Authority) -> None:
                 enrolment.new_key(),
                 authority.root,
             )
+
+
+@given(st.data())
+def test_answers_with_any_bytes_changed_are_used_or_refused(data: st.DataObject) -> None:
+    der = bytearray(base64.b64decode(ANSWER))
+    for _ in range(data.draw(st.integers(1, 3))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        certificates = enrolment.decode_certificates(base64.b64encode(der))
+        chain = enrolment.own_chain(certificates, KEY.public_key(), ROOT)
+    except ValueError:
+        return
+    assert x509.load_pem_x509_certificate(chain).public_key() == KEY.public_key()
 
 
 def test_a_renewal_asks_for_the_names_of_the_present_certificate(authority: Authority) -> None:
