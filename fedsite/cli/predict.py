@@ -54,7 +54,7 @@ def predict(
         plan=plan,
         personalised=personalised,
     )
-    found = job.predict(output.config_path, order, output.step)
+    found = job.predict(output.config_path, order, output.step, output.warn)
     for refused in found.refused:
         output.warn(f"Study {refused.id} was refused: {refused.reason.message} {refused.reason.mend}")
     output.result("predicted", _data(found), _text(found, job.RESEARCH))

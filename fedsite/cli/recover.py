@@ -22,7 +22,7 @@ def recover(context: typer.Context) -> None:
 
     out = Output.of(context)
     with out.step("Asking the server"):
-        found = job.recover(out.config_path)
+        found = job.recover(out.config_path, out.warn)
     with open_ledger(out.config_path) as (ledger, _):
         spent, terms = ledger.spent(), ledger.terms
     if not found.asked:

@@ -30,7 +30,7 @@ from fedsite.jobs import models, personal, places
 from fedsite.jobs.evaluate import Segmenter
 from fedsite.jobs.local_work import Steps
 from fedsite.jobs.models import Model
-from fedsite.jobs.site import Site, header_index, open_site
+from fedsite.jobs.site import Site, Warn, header_index, open_site, unheard
 from fedsite.site import identity, withdrawals
 from fedsite.tasks import outputs
 from fedsite.tasks.description import Task
@@ -116,7 +116,7 @@ class _Predictor:
         return self.segmenter.task
 
 
-def predict(config_path: Path | None, order: Order, step: Steps) -> Predicted:
+def predict(config_path: Path | None, order: Order, step: Steps, warn: Warn = unheard) -> Predicted:
     """Predicts the one study of a source, or every one, and writes the results into the folder `order.out`.
 
     Raises UsageError when the source holds several studies and none was named, Refused where none could be predicted,
@@ -125,7 +125,7 @@ def predict(config_path: Path | None, order: Order, step: Steps) -> Predicted:
     require(order.source)
     places.require_outside(order.source, order.out, "--out")
     places.require_writable(order.out, "--out")
-    with open_site(config_path) as site:
+    with open_site(config_path, warn) as site:
         model = _chosen(site, order, step)
         collected = _collected(site, order, models.task_of(model), step)
         studies, refused = _selected(collected, order, withdrawals.withdrawn(site.state))

@@ -14,7 +14,7 @@ from fedsite.jobs import arrivals, tasks, trail
 from fedsite.jobs.arrivals import Proofs
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.round import FINAL
-from fedsite.jobs.site import Site, client_of, open_site, require_same_terms
+from fedsite.jobs.site import Site, Warn, client_of, open_site, require_same_terms, unheard
 from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of, terms_of
 from fedsite.site import config as configuration
 from fedsite.site import identity, salvage
@@ -39,7 +39,7 @@ class Recovery:
     asked: bool = True
 
 
-def recover(config_path: Path | None) -> Recovery:
+def recover(config_path: Path | None, warn: Warn = unheard) -> Recovery:
     """Brings the ledger up to what the server knows; makes the records anew first where they are damaged.
 
     Raises ConfigurationError when the old ledger had other terms, Unreachable and ServerBrokeProtocol; nothing is
@@ -54,7 +54,7 @@ def recover(config_path: Path | None) -> Recovery:
             return _begin_anew(config)
         if wrong := salvage.damage(folder):
             return _make_anew(config, wrong)
-        with open_site(config_path) as site, site.client() as client:
+        with open_site(config_path, warn) as site, site.client() as client:
             had = arrivals.of_site(site.pinned, client)
             return Recovery(tuple(charge_unknown(site, site.pinned, client, had)))
 

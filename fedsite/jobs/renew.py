@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from fedsite.errors import ConfigurationError, FedsiteError, NotAuthorised, TryAgainLater, UsageError
+from fedsite.errors import ConfigurationError, FedsiteError, NotAuthorised, RecordsDamaged, TryAgainLater, UsageError
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs import as_cron
 from fedsite.jobs.lock import only_run
@@ -100,13 +100,23 @@ def _renew(site: Site, place: Place, patience: Patience) -> Certificate:
 def take_up(site: Site, choice: Choice) -> Version:
     """The version that an earlier attempt has left unfinished, if it was begun with the same choice, else a new one."""
     waiting = versions.pending(site.files)
-    if waiting and (waiting.choice.imported, waiting.choice.place.storage) == (choice.imported, choice.place.storage):
+    if waiting and _is_usable(waiting, choice):
         return waiting
     key = enrolment.new_key()
     version = versions.begin(site.files, choice, lambda passphrase: enrolment.key_to_pem(key, passphrase))
     if choice.place.storage == "keyring":
         _require_unattended(site, version)
     return version
+
+
+def _is_usable(waiting: Version, choice: Choice) -> bool:
+    if (waiting.choice.imported, waiting.choice.place.storage) != (choice.imported, choice.place.storage):
+        return False
+    try:
+        key_of(waiting)
+    except (NotAuthorised, RecordsDamaged):  # gone for good; a keyring that is only closed is another matter
+        return False
+    return True
 
 
 def _require_unattended(site: Site, version: Version) -> None:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from fedsite.wire.transport import Exchange, TlsIdentity, Witness
 
 
+Warn = Callable[[str], None]
+
+
+def unheard(warning: str) -> None:
+    """For those whom nobody listens to: the audit tells of what is warned of, too."""
+
+
 @dataclass(frozen=True)
 class Site:
     """An initialised site; `pinned` asks for enrolment only when it is used."""
@@ -33,7 +40,7 @@ class Site:
     config: SiteConfig
     state: State
     ledger: Ledger
-    warn: Callable[[str], None] = lambda text: None
+    warn: Warn = unheard
     """Told what wants a person's attention and stops nothing."""
 
     @property
@@ -100,7 +107,7 @@ def client_of(
 
 
 @contextmanager
-def open_site(config_path: Path | None, warn: Callable[[str], None] = lambda text: None) -> Iterator[Site]:
+def open_site(config_path: Path | None, warn: Warn = unheard) -> Iterator[Site]:
     """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
     config = configuration.load(config_path)
     tasks.add_own(config.paths.tasks)

@@ -23,6 +23,7 @@ from fedsite.site.secrets import Place, create_secret, read, read_secret
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(rb"[1-9][0-9]{0,8}\n?")
+_ANEW = "Restore it from a backup; or: fedsite identity retire, then enrol with a new invitation."
 _ENROL = "Enrol this site with: fedsite enroll --invitation FILE"
 
 
@@ -73,7 +74,7 @@ class Version:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordsDamaged(
                 f"identity/versions/{self.number}/choice.json is damaged: it says where this key's passphrase lies.",
-                "Restore it from a backup, or enrol anew.",
+                _ANEW,
             ) from error
 
     def passphrase(self) -> str:
@@ -105,7 +106,7 @@ class IdentityFiles:
         except (FileNotFoundError, NotADirectoryError):
             return self.version(0)
         if not _NUMBER.fullmatch(content):
-            raise RecordsDamaged("identity/current names no version.", "Restore it from a backup, or enrol anew.")
+            raise RecordsDamaged("identity/current names no version.", _ANEW)
         return self.version(int(content))
 
     def version(self, number: int) -> Version:

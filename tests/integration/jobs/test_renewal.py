@@ -148,6 +148,16 @@ def test_where_a_person_must_approve_the_old_one_goes_on(server: Server, site: S
     assert "approve" in WARNED[0]
 
 
+def test_a_waiting_key_that_cannot_be_opened_any_more_gives_way(server: Server, site: Site, opened: sites.Site) -> None:
+    grow_old(server, site, days=61)
+    waiting = renew.take_up(opened, opened.files.current.choice)
+    assert renew.take_up(opened, opened.files.current.choice) == waiting
+    (waiting.folder / "passphrase").unlink()
+    renew.renew_if_due(opened)
+    assert WARNED == []
+    assert present(site).days_left() > 89
+
+
 def test_two_runs_do_not_renew_at_once(server: Server, site: Site, opened: sites.Site) -> None:
     grow_old(server, site, days=61)
     with only_run(opened.files.folder), pytest.MonkeyPatch.context() as patch:
