@@ -79,7 +79,7 @@ def test_a_hostile_offer_is_refused_and_changes_nothing(met: tuple[Site, Liar], 
     new = refusals(site)[len(known) :]
     assert [one["code"] for one in new] == [refused.value.code], "every refusal is audited, once"
     assert attack.complaint in new[0]["message"]
-    assert set(liar.lying.asked) <= {"POST /v1/participation", "GET /v1/tickets", "GET /v1/federation"}
+    assert set(liar.lying.asked) <= {"GET /v1/updates", "POST /v1/participation", "GET /v1/tickets"}
 
 
 def _take_part(site: Site, liar: Liar, strict: bool) -> None:
