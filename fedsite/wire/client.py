@@ -91,13 +91,9 @@ class FederationClient:
     ) -> None:
         self._http.close()
 
-    def federation(self) -> FederationInfo:
-        """The protocol versions that the server speaks. Asked without the certificate: anyone may know."""
-        return self._ask_openly()[0]
-
     def clock_skew(self) -> float | None:
         """By how many seconds this machine's clock is ahead of the server's (None: the server told no time)."""
-        return self._ask_openly()[1]
+        return self._ask_the_time(self._budget)
 
     def trust(self) -> Trust:
         """What a site pins at enrolment: plan keys, agreement, its own name."""
@@ -194,15 +190,15 @@ class FederationClient:
     def _patience(self) -> Patience:
         return Patience(self._budget)
 
-    def _ask_openly(self, patience: float | None = None) -> tuple[FederationInfo, float | None]:
-        budget = self._budget if patience is None else patience
+    def _ask_the_time(self, patience: float) -> float | None:
+        """Without the certificate: anyone may know."""
         return ask_federation(
-            self._server, self._tls.ca, proxy=self._proxy, patience=budget, clock=self._clock, witness=self._witness
-        )
+            self._server, self._tls.ca, proxy=self._proxy, patience=patience, clock=self._clock, witness=self._witness
+        )[1]
 
     def _skew_if_told(self) -> float | None:
         try:
-            return self._ask_openly(patience=0.0)[1]
+            return self._ask_the_time(0)
         except (FedsiteError, OSError):
             return None
 
@@ -217,7 +213,7 @@ class FederationClient:
         except Unreachable as error:
             skew = None
             try:
-                _, skew = self._ask_openly(patience=0.0)
+                skew = self._ask_the_time(0)
                 once(self._http, "GET", "/v1/trust")
             except FedsiteError:
                 raise error from None
