@@ -107,7 +107,7 @@ def _scalar(path: Path) -> str:
 
 _TEMPLATE = """\
 # fedsite: this site's configuration. Every key: fedsite config schema; one key: fedsite config explain KEY
-# A setting can be overridden by FEDSITE_SECTION__KEY, except in policy and privacy.
+# A setting can be overridden by FEDSITE_SECTION__KEY, except paths.state and those of policy and privacy.
 
 paths:
   state: {state}   # identity, ledger, audit. One per site and federation; back it up
