@@ -298,14 +298,17 @@ def _rounded(released: Iterable[Floats], values: int, encoding: Rounded, folder:
     largest = np.zeros(len(ends))
     with tempfile.TemporaryFile(dir=folder) as waiting:
         for block, part in zip(_encoded(released, _WAITING), _chunks(values), strict=True):
-            np.maximum.at(largest, _tensors(ends, part), np.abs(np.frombuffer(block, _WAITING)))
+            which, counts = _tensors(ends, part)
+            own = np.maximum.reduceat(np.abs(np.frombuffer(block, _WAITING)), np.cumsum(counts) - counts)
+            np.maximum(largest[which], own, out=largest[which])
             waiting.write(block)
         scales = _scales(largest)
         yield scales.tobytes()
         waiting.seek(0)
         for part in _chunks(values):
             block = waiting.read((part.stop - part.start) * _WAITING.itemsize)
-            steps = np.divide(np.frombuffer(block, _WAITING), scales[_tensors(ends, part)], dtype=np.float64)
+            which, counts = _tensors(ends, part)
+            steps = np.divide(np.frombuffer(block, _WAITING), np.repeat(scales[which], counts), dtype=np.float64)
             steps += chance.below_one(steps.size)
             yield np.floor(steps, out=steps).astype(np.int8).tobytes()
 
@@ -317,9 +320,11 @@ def _scales(largest: Floats) -> NDArray[np.float32]:
     return np.where(largest > 0, scales, np.float32(1))
 
 
-def _tensors(ends: Integers, part: slice) -> Integers:
-    """To which tensor each value of a slice belongs, by where each tensor ends."""
-    return np.searchsorted(ends, np.arange(part.start, part.stop), side="right")
+def _tensors(ends: Integers, part: slice) -> tuple[slice, Integers]:
+    """The tensors that a slice has a part in, and how many of its values are each one's, by where tensors end."""
+    first, last = np.searchsorted(ends, (part.start, part.stop - 1), side="right")
+    which = slice(int(first), int(last) + 1)
+    return which, np.diff(np.minimum(ends[which], part.stop), prepend=part.start)
 
 
 def _finite(values: Floats) -> Floats:

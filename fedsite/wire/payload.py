@@ -182,8 +182,9 @@ def read_values(path: Path, layout: Layout, part: slice) -> NDArray[np.floating]
     values = _stored(path, layout.dtype, layout.start + part.start * layout.dtype.itemsize, part.stop - part.start)
     if not layout.scaled:
         return values
-    which = np.searchsorted(layout.ends, np.arange(part.start, part.stop), side="right")
-    return values * _scales(path, layout).astype(np.float64)[which]
+    first, last = np.searchsorted(layout.ends, (part.start, part.stop - 1), side="right")
+    counts = np.diff(np.minimum(layout.ends[first : last + 1], part.stop), prepend=part.start)
+    return values * np.repeat(_scales(path, layout).astype(np.float64)[first : last + 1], counts)
 
 
 def _scales(path: Path, layout: Layout) -> NDArray[np.floating]:

@@ -188,7 +188,9 @@ def test_what_cannot_be_released(bench, held: int) -> None:
 def test_the_command_shows_all_of_it_and_releases(bench, held: int) -> None:
     folder = bench.federation.folder
     shown = said("round", "show", held, "--dir", folder)
-    for word in ("held", "screen", "cosines judged", "mallory (its cosine to the median", "measured", "held until"):
+    [mallory] = [line for line in shown.splitlines() if line.startswith("    mallory ")]
+    assert "conspicuous: its cosine to the median of the others is -0." in mallory
+    for word in ("hold; norms and outliers judged; cosines judged", "held until", f"round release {held} [--without"):
         assert word in shown, word
     shown = said("round", "release", held, "--without", "mallory", "--dir", folder)
     assert ": aggregated\n" in shown
