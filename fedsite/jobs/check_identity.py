@@ -1,5 +1,6 @@
 """What `fedsite check` says of this site's certificate and key."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsite.errors import NotAuthorised
@@ -10,8 +11,6 @@ from fedsite.jobs.site import Site
 from fedsite.site import identity
 from fedsite.wire.transport import ENROL_AGAIN
 
-RENEW_SOON_DAYS = 14
-
 
 def certificate(site: Site) -> Check:
     """How long the certificate lasts, once it has been renewed where that is due."""
@@ -20,13 +19,10 @@ def certificate(site: Site) -> Check:
     days, imported = found.days_left(), version.choice.imported
     if days <= 0:
         raise NotAuthorised("This site's certificate has expired.", IMPORT_AGAIN if imported else ENROL_AGAIN)
-    if days < RENEW_SOON_DAYS:
-        mend = (
-            IMPORT_AGAIN
-            if imported
-            else "It should have been renewed by now; what is in the way is told by: fedsite identity renew"
-        )
-        return Check("certificate", "warning", f"The certificate ends in {days:.0f} days.", mend)
+    if datetime.now(UTC) >= found.renewed_from:
+        mend = IMPORT_AGAIN if imported else "What is in the way is told by: fedsite identity renew"
+        message = f"The certificate ends in {days:.0f} days, and should have been renewed."
+        return Check("certificate", "warning", message, mend)
     renewal = f"{'is to be' if imported else 'will be'} renewed from {found.renewed_from:%Y-%m-%d} on"
     return Check("certificate", "ok", f"The certificate is good for {days:.0f} days; it {renewal}.")
 

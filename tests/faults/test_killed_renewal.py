@@ -4,15 +4,14 @@ Promised: one working identity at any moment, and the next run finishes what was
 """
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import processes
 from support import site as sites_under_test
-from support.certificates import grow_old
-from support.federation import Server, running
+from support.certificates import generous, grow_old
+from support.federation import Server
 from support.site import Site
 
 from fedsite.errors import NotAuthorised
@@ -21,16 +20,14 @@ from fedsite.jobs.site import client_of, open_site
 from fedsite.site import identity, versions
 from fedsite.wire.enrolment import Invitation
 
-KILLER, GENEROUS = (
-    str(Path(sites_under_test.__file__).with_name(f"{name}.py")) for name in ("identity_killer", "generous_server")
-)
+KILLER = str(Path(sites_under_test.__file__).with_name("identity_killer.py"))
 MOST_STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that issues as many certificates as there are steps at which something can be killed."""
-    with running(tmp_path_factory.mktemp("federation") / "server", [sys.executable, GENEROUS]) as server:
+    with generous(tmp_path_factory.mktemp("federation") / "server") as server:
         yield server
 
 

@@ -1,9 +1,13 @@
 """Certificates of another age than a test has time for."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.federation import Server
+from support.federation import Server, running
 from support.site import Site
 
 from fedsite.server import enrolment as admissions
@@ -15,6 +19,14 @@ from fedsite.wire import enrolment
 from fedsite.wire.messages import utc_now
 
 IN_A_FILE = Choice(Place("file"))
+
+
+@contextmanager
+def generous(folder: Path) -> Iterator[Server]:
+    """A federation whose server issues more certificates in an hour than a site may ask for in a week."""
+    command = [sys.executable, str(Path(__file__).with_name("generous_server.py"))]
+    with running(folder, command) as server:
+        yield server
 
 
 def files_of(site: Site) -> IdentityFiles:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.certificates import files_of, grow_old
+from support.certificates import files_of, generous, grow_old
 from support.federation import Server
 from support.site import Site
 
@@ -30,6 +30,13 @@ from fedsite.wire.messages import utc_now
 
 PKCS10 = {"Content-Type": "application/pkcs10", "Content-Transfer-Encoding": "base64"}
 WARNED: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that issues as many certificates as these tests ask for."""
+    with generous(tmp_path_factory.mktemp("federation") / "server") as server:
+        yield server
 
 
 @pytest.fixture
@@ -322,7 +329,7 @@ def test_check_renews_and_names_what_is_left(server: Server, site: Site) -> None
         patch.setattr(enrolment, "reenroll", _raising(Unreachable("The line is dead.")))
         found = check_identity.certificate(one)
     assert (found.status, found.exit_code) == ("warning", 0)
-    assert "ends in 10 days" in found.message
+    assert "ends in 10 days, and should have been renewed" in found.message
     assert "fedsite identity renew" in found.mend
     grow_old(server, site, days=91)
     with open_site(site.config) as one, pytest.raises(NotAuthorised, match="expired"):
