@@ -266,6 +266,10 @@ def read_draft(path: Path) -> PlanDraft:
         raise ConfigurationError(
             f"The plan {path} cannot be used: {error}.", "See sample_configs/plan.yaml."
         ) from error
+    except (ValueError, AttributeError, LookupError, RecursionError):
+        raise ConfigurationError(
+            f"The plan {path} holds a value or key that YAML cannot build.", "Quote it, or mend it."
+        ) from None
 
 
 def complete(draft: PlanDraft, round_key: PublicKey, receipt_key: PublicKey) -> Plan:
