@@ -262,7 +262,10 @@ def _beside(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
 
 
 def describe(key: str) -> dict[str, Any] | None:
-    """Meaning, type and default of one key of site.yaml by its dotted path; None when there is no such key."""
+    """Meaning, type and default of one key of site.yaml by its dotted path; None when there is no such key.
+
+    Of a section, what it is about and which keys it has.
+    """
     schema: type[BaseModel] = SiteConfig
     *sections, last = key.split(".")
     for section in sections:
@@ -272,6 +275,9 @@ def describe(key: str) -> dict[str, Any] | None:
         schema = annotation
     if last not in schema.model_fields:
         return None
+    part = schema.model_fields[last].annotation
+    if isinstance(part, type) and issubclass(part, BaseModel):
+        return {"key": key, "description": " ".join((part.__doc__ or "").split()), "keys": known_keys(part, f"{key}.")}
     described: dict[str, Any] = schema.model_json_schema()["properties"][last]
     fixed = not sections or sections[0] in NEVER_FROM_ENVIRONMENT or key in NEVER_FROM_ENVIRONMENT
     return {"key": key, **described, "environment": None if fixed else f"FEDSITE_{key.upper().replace('.', '__')}"}

@@ -309,14 +309,16 @@ def test_every_key_can_be_explained() -> None:
         found = config.describe(key)
         assert found is not None, key
         assert found["key"] == key
-        if "." in key:
-            assert found["description"], key
+        assert found["description"], key
+        assert ("keys" in found) is ("." not in key)
 
 
 def test_explaining_says_whether_the_environment_counts() -> None:
     assert config.describe("training.device")["environment"] == "FEDSITE_TRAINING__DEVICE"
     assert config.describe("policy.tasks")["environment"] is None
     assert config.describe("privacy.epsilon")["environment"] is None
+    assert config.describe("paths.state")["environment"] is None
+    assert config.describe("paths.data")["environment"] == "FEDSITE_PATHS__DATA"
     assert config.describe("network.patience_seconds")["default"] == 120
 
 

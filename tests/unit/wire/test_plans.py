@@ -11,7 +11,7 @@ from support.federation import dp_sgd, plan
 
 from fedsite.errors import ConfigurationError, SourceMissing
 from fedsite.wire.messages import parse
-from fedsite.wire.plans import Plan, PlanDraft, complete, read_draft
+from fedsite.wire.plans import Plan, PlanDraft, complete, kind, read_draft
 from fedsite.wire.signing import public_key
 
 
@@ -24,6 +24,57 @@ def test_a_plan_is_read_completed_and_survives_the_wire(tmp_path: Path, changes:
     assert (whole.round_key, whole.receipt_key) == tuple(keys)
     assert parse(Plan, whole.to_bytes()) == whole
     assert whole.model_dump(exclude={"round_key", "receipt_key"}) == draft.model_dump()
+
+
+def kind_of(content: dict[str, Any]) -> str:
+    return kind(parse(PlanDraft, json.dumps(content).encode()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plan": "another-name"},
+        {"expires": "2040-01-01T00:00:00Z"},
+        {"local": plan()["local"] | {"seed": 7}},
+        {"server_momentum": 0.0},
+        {"algorithm": "fedavg", "weights": "equal"},
+    ],
+)
+def test_a_kind_does_not_hang_on_names_dates_and_seeds(changes: dict[str, Any]) -> None:
+    assert kind_of(plan(**changes)) == kind_of(plan())
+
+
+def test_a_kind_does_not_hang_on_the_servers_keys(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan()))
+    draft = read_draft(tmp_path / "plan.yaml")
+    whole = [complete(draft, *(public_key(Ed25519PrivateKey.generate()) for _ in range(2))) for _ in range(2)]
+    assert {kind(one) for one in whole} == {kind(draft)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"federation": "others"},
+        {"task": "stroke-flair"},
+        {"task_digest": "0" * 64},
+        {"channels": ["dwi", "adc"]},
+        {"preparation": {"input_state": "skull-stripped", "spacing_mm": [3.0, 3.0, 3.0]}},
+        {"network": {"name": "unet", "settings": {"channels": [4, 9]}}},
+        {"algorithm": {"name": "fedprox", "mu": 0.1}},
+        {"local": plan()["local"] | {"steps": 2}},
+        {"local": plan()["local"] | {"learning_rate": 0.002}},
+        {"privacy": plan()["privacy"] | {"noise_multiplier": 0.0999}},
+        {"privacy": plan()["privacy"] | {"clip_norm": 2.0}},
+        {"privacy": dp_sgd()},
+        {"max_update_norm": 1e5},
+        {"weights": "declared"},
+        {"payload": "float16"},
+        {"rounds": plan()["rounds"] | {"quorum": 2}},
+        {"server_momentum": 0.5},
+    ],
+)
+def test_a_kind_hangs_on_all_else(changes: dict[str, Any]) -> None:
+    assert kind_of(plan(**changes)) != kind_of(plan())
 
 
 @pytest.mark.parametrize(
