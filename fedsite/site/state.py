@@ -5,11 +5,8 @@ record is mirrored by an audit record in the same transaction, so that neither c
 telling; where both end is remembered beside the database (`site.head`).
 """
 
-import functools
 import json
 import os
-import pwd
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +21,9 @@ from fedsite.site import chain as chains
 from fedsite.site import head
 from fedsite.site.chain import CHAINS, Anchor, Chain, Head, Record, canonical_json, hash_of
 from fedsite.site.identity import IdentityFiles
+from fedsite.site.operator import operator
 
-__all__ = ["Chain", "NotOurs", "Record", "RoundRecord", "State", "operator"]
+__all__ = ["Chain", "NotOurs", "Record", "RoundRecord", "State"]
 
 VERSION = 2
 WITHOUT_HEAD = 1  # fedsite 0.1.0 remembered nowhere else where its chains ended
@@ -350,17 +348,6 @@ def _require_own(folder: Path) -> None:
             f"The state folder {folder} is not this user's alone.",
             f"Run fedsite as the user who owns it; its mode must be 0700 (chmod 700 {folder}).",
         )
-
-
-@functools.cache
-def operator() -> str:
-    """Who runs this: the user by the system's word, and who called sudo by sudo's ($SUDO_USER)."""
-    try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        user = f"uid {os.geteuid()}"
-    caller = os.environ.get("SUDO_USER", "")
-    return f"{user}, by sudo of {caller}" if re.fullmatch(r"[\w.@-]{1,64}", caller) else user
 
 
 def _parsed(text: str, what: str) -> dict[str, Any]:

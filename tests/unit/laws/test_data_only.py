@@ -32,6 +32,7 @@ IMPORTS_BY_NAME = {("tasks/registry.py", "importlib.import_module(entry.name)")}
 # The decoder hands its own environment on to its child, and looks at none of it.
 MAY_READ_THE_ENVIRONMENT = {
     "site/config.py",
+    "site/operator.py",
     "site/secrets.py",
     "jobs/inspect.py",
     "jobs/network.py",

@@ -21,6 +21,7 @@ from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainL
 from fedsite.site import chain as chains
 from fedsite.site import head
 from fedsite.site import state as module
+from fedsite.site.operator import operator
 from fedsite.site.state import FOLDERS, State
 
 
@@ -268,12 +269,12 @@ def test_who_ran_it_stands_in_every_audit_record(state: State, monkeypatch: pyte
     user = pwd.getpwuid(os.geteuid()).pw_name
     for sudo, told in (("", user), ("alice", f"{user}, by sudo of alice"), ("a b\n" * 99, user)):
         monkeypatch.setenv("SUDO_USER", sudo)
-        module.operator.cache_clear()
+        operator.cache_clear()
         assert state.audit("x").body["operator"] == told
     monkeypatch.setattr(os, "geteuid", lambda: 3_999_999_999)
-    module.operator.cache_clear()
-    assert module.operator() == "uid 3999999999"
-    module.operator.cache_clear()
+    operator.cache_clear()
+    assert operator() == "uid 3999999999"
+    operator.cache_clear()
 
 
 def test_the_newest_record_of_an_event(state: State) -> None:
