@@ -15,6 +15,7 @@ from fedsite.wire.route import Journey
 PROBE_SECONDS = 10.0
 # X509_verify_cert(3): not yet valid, expired; made for another name, for another address.
 WRONG_DATES, WRONG_NAME = (9, 10), (62, 64)
+_UNREADABLE = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 
 
 class OutOfDate(ServerBrokeProtocol):
@@ -82,7 +83,7 @@ def look(journey: Journey) -> x509.Certificate | None:
             stream = facts["return_value"]
             der = stream.get_extra_info("ssl_object").getpeercert(True)
             stream.close()
-            raise _Shown(der)
+            raise _Shown(der or b"")
 
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname = False
@@ -111,7 +112,7 @@ def names(certificate: x509.Certificate) -> set[str]:
     """The names and addresses that a certificate is for (RFC 5280, 4.2.1.6)."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return set()
     addresses = found.get_values_for_type(x509.IPAddress)
     return {name.lower() for name in found.get_values_for_type(x509.DNSName)} | {str(one) for one in addresses}

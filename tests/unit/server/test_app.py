@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from fedsite.server import participation
+from fedsite.wire.bandwidth import MAX_PROBE_BYTES, PROBE
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Problem, parse
 
 EST_HEADERS = {"Content-Type": "application/pkcs10; charset=us-ascii"}
@@ -80,6 +81,11 @@ def test_errors_are_problems(ask, method: str, path: str, status: int) -> None:
 )
 def test_bodies_are_read_strictly(ask, body: bytes, status: int) -> None:
     assert ask("POST", "/v1/participation", content=body).status_code == status
+
+
+def test_bytes_that_measure_the_way_are_bounded(ask) -> None:
+    assert ask("POST", PROBE, content=bytes(MAX_PROBE_BYTES)).status_code == 204
+    assert ask("POST", PROBE, content=bytes(MAX_PROBE_BYTES + 1)).status_code == 413
 
 
 def test_a_bug_is_answered_without_its_text(ask, monkeypatch: pytest.MonkeyPatch) -> None:

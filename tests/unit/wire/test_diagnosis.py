@@ -8,11 +8,14 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from support.listeners import Talk, listening, saying, silent, speaking_tls, swallowing
 from support.proxies import free_port
 
 from fedsite.errors import ConfigurationError, FedsiteError, ServerBrokeProtocol, Unreachable
-from fedsite.wire import transport
+from fedsite.wire import shown, transport
 from fedsite.wire.route import Proxy
 from fedsite.wire.shown import OutOfDate
 from fedsite.wire.transport import Patience, ask, open_http, trusting
@@ -147,6 +150,24 @@ def test_inspection_names_issuer_and_fingerprint_and_sends_nothing() -> None:
     assert sha256_of(leaf) in error.message
     assert f"exempt localhost:{port} from inspection" in error.mend
     assert heard in ([], [b""], [b"", b""]), "not a byte of a request"
+
+
+@pytest.mark.parametrize("names", [["*.example", "*.localdomain"], [], ["LOCALHOST"]])
+def test_names_in_a_foreign_certificate(names: list[str]) -> None:
+    """Only what answers in the server's own name is called an inspection."""
+    leaf = FOREIGN.issue_cert(*names, common_name="localhost")
+    with listening(speaking_tls(leaf, saying(FINE))) as port:
+        assert ("(TLS inspection)" in failure(port).message) == (names == ["LOCALHOST"])
+
+
+@pytest.mark.parametrize("value", [b"\x30\x02\xa3\x00", b"\x30\x03\x82\x01\xff", b"", b"no DER"])
+def test_a_certificate_whose_names_cannot_be_read_has_none(value: bytes) -> None:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    builder = x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 1, now, now + timedelta(days=1))
+    odd = builder.add_extension(x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, value), critical=False)
+    certificate = odd.sign(key, hashes.SHA256())
+    assert shown.names(certificate) == set()
+    assert shown.described(certificate).startswith("issued by nobody, SHA-256 ")
 
 
 def test_the_federations_certificate_for_another_name() -> None:
