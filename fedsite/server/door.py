@@ -16,7 +16,14 @@ from fedsite.server.limits import Limits, Meter, hurried
 from fedsite.server.problems import Refused
 from fedsite.wire.enrolment import EST
 
-OPEN = frozenset({("GET", "/v1/federation"), ("GET", f"{EST}/cacerts"), ("POST", f"{EST}/simpleenroll")})
+OPEN = frozenset(
+    {
+        ("GET", "/v1/federation"),
+        ("GET", f"{EST}/cacerts"),
+        ("GET", f"{EST}/csrattrs"),
+        ("POST", f"{EST}/simpleenroll"),
+    }
+)
 REENROL = f"{EST}/simplereenroll"
 RECHECK_SECONDS = 1.0
 """How often a site that is sending a body is looked up again: a revoked one is cut off in the middle of it."""

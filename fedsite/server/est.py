@@ -30,12 +30,16 @@ _PENDING: dict[int | str, dict[str, Any]] = {
 
 
 def add_enrolment(app: FastAPI, federation: Federation) -> None:
-    """`cacerts`, `simpleenroll` and `simplereenroll`."""
+    """`cacerts`, `csrattrs`, `simpleenroll` and `simplereenroll`."""
 
     @app.get(f"{EST}/cacerts", response_class=Response, responses=_CERTIFICATES)
     def cacerts() -> Response:
         """The authority's chain, the root that sites pin among it (4.1)."""
         return _certificates(*federation.authority.chain)
+
+    @app.get(f"{EST}/csrattrs", status_code=HTTPStatus.NO_CONTENT)
+    def csrattrs() -> None:
+        """What a request must hold beside its key: nothing (4.5.2)."""
 
     @app.post(f"{EST}/simpleenroll", response_class=Response, openapi_extra=_PKCS10, responses=_CERTIFICATES | _PENDING)
     async def simpleenroll(request: Request) -> Response:

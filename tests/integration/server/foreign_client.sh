@@ -36,6 +36,7 @@ trust_the_root() {
 }
 
 enrol_and_repeat() {
+    check "csrattrs: nothing is asked for, 204" status 204 "$(est csrattrs)"
     new_key site.key
     request site.key >site.csr
     check "enrol: 200" status 200 "$(est simpleenroll)" "${basic[@]}" "${pkcs10[@]}" --data-binary @site.csr

@@ -71,7 +71,7 @@ def test_same_key_again_gets_the_same_certificate(server: Server) -> None:
 
 def test_of_certificates_of_one_second_the_last_is_the_answer(server: Server) -> None:
     key = enrolment.new_key()
-    for _ in range(8):
+    for _ in range(4):
         invitation = Invitation.decode(server.invite("in-a-hurry"))
         authority = enrolment.fetch_ca(invitation.server, invitation.ca_sha256)
         assert enrolment.enroll(invitation, authority, key) == enrolment.enroll(invitation, authority, key)

@@ -184,22 +184,36 @@ def test_an_intermediate_is_replaced_by_another_of_its_root(tmp_path: Path) -> N
     assert first.chain[0] in x509.load_pem_x509_certificates(opened.ca_certificate.read_bytes())
 
 
-def test_a_crash_between_key_and_certificates_leaves_the_authority_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_crash_at_any_moment_leaves_one_authority_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    first = chain_of_three()
+    first, second = chain_of_three(), chain_of_three()
     made = make(tmp_path / "federation", supplied=write(tmp_path / "first", first))
-    write_atomically = federation.write_atomically
+    files = write(tmp_path / "second", second)
+    write_atomically, paths = federation.write_atomically, []
 
     def crash(path: Path, content: bytes, mode: int) -> None:
-        if path.name == "ca.key":
+        if len(paths) == written:
             raise RuntimeError
+        paths.append(path)
         write_atomically(path, content, mode)
 
     monkeypatch.setattr(federation, "write_atomically", crash)
     with pytest.raises(RuntimeError):
-        federation.replace_authority(made, *write(tmp_path / "second", chain_of_three()))
-    assert federation.open_federation(made.folder).authority.chain == first.chain
+        federation.replace_authority(made, *files)
+    monkeypatch.undo()
+    opened = federation.open_federation(made.folder)
+    assert opened.authority.chain == (second if written == 2 else first).chain
+    assert federation.replace_authority(opened, *files).chain == second.chain
+
+
+def test_a_key_identifier_of_the_issuers_own_making_is_followed(tmp_path: Path) -> None:
+    own = x509.SubjectKeyIdentifier(b"not a digest of anything")
+    authority = read(tmp_path, chain_of_three(extensions=(x509.BasicConstraints(True, 0), own), identified=False))
+    leaf = authority.issue_site(new_key().public_key(), "site-a", utc_now())
+    identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert identifier.key_identifier == own.digest
 
 
 def test_another_root_is_another_federation(bench, tmp_path: Path) -> None:
