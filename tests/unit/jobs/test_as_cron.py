@@ -1,7 +1,10 @@
 """What the child that opens the key is given, and what becomes of one that gives no answer."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,20 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_site(tmp_path_factory.mktemp("site"), rounds=0, cases=1)
 
 
+@contextmanager
+def typed(answer: bytes) -> Iterator[None]:
+    """Standard input as it is when somebody sits there."""
+    reading, writing = os.pipe()
+    before = os.dup(0)
+    os.write(writing, answer)
+    os.close(writing)
+    os.dup2(reading, 0)
+    yield
+    os.dup2(before, 0)
+    os.close(before)
+    os.close(reading)
+
+
 @pytest.mark.parametrize("variables", [[], ["CREDENTIALS_DIRECTORY"]])
 def test_the_child_has_nothing_that_a_person_could_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: list[str]
@@ -51,7 +68,8 @@ def test_the_child_has_nothing_that_a_person_could_answer(
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/somebody")
     monkeypatch.setattr(sys, "executable", str(spy))
-    seen = json.loads(as_cron.opens(None).storage)
+    with typed(b"y\n"):
+        seen = json.loads(as_cron.opens(None).storage)
     assert seen == {"environment": variables, "terminal": False, "input": "", "leader": True, "folder": "/"}
 
 
