@@ -63,7 +63,11 @@ def test_a_list_of_cases_needs_no_torch(site: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["privacy plan --mechanism gaussian-update --rounds 9 --epsilon 8", "privacy export --out {}/ledger.json"],
+    [
+        "privacy plan --mechanism gaussian-update --rounds 9 --epsilon 8",
+        "privacy export --out {}/ledger.json",
+        "audit export {0}/audit.jsonl --report {0}/audit.html",
+    ],
 )
 def test_arithmetic_needs_no_torch(site: Path, tmp_path: Path, command: str) -> None:
     assert modules_of(site, tmp_path, command.format(tmp_path)) & TRAINING == set()
