@@ -5,6 +5,7 @@ import math
 import random
 import tracemalloc
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,16 @@ def test_any_finite_tensor_fits(tmp_path_factory: pytest.TempPathFactory, larges
     found = decoded(path, (update.size,))
     assert np.isfinite(found).all()
     assert np.abs(found - update).max() <= largest / 127 * (1 + 1e-6) + 2e-45
+
+
+@settings(max_examples=300, deadline=None)
+@given(largest=st.floats(min_value=0, max_value=3.4e38))
+def test_no_value_is_ever_rounded_beyond_127(largest: float) -> None:
+    """128 would be -128 in 8 bits. A scale is rounded to float32, so it must be rounded up."""
+    [scale] = mechanism._scales(np.array([largest], np.float64))
+    assert scale.dtype == np.float32
+    assert 127 * Fraction(float(scale)) >= Fraction(largest)
+    assert largest == 0 or float(scale) <= largest / 127 * (1 + 2**-23) + 2e-45
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
