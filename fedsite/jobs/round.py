@@ -177,7 +177,7 @@ def _fetch(here: Round) -> None:
     with here.step("Fetching the global model") as progress:
         here.client.download_model(ticket.model_sha256, ticket.model_bytes, here.model, progress)
     try:
-        payload.layout_of(here.model)
+        payload.check_finite(here.model, payload.layout_of(here.model))
     except MalformedMessage as error:
         raise ServerBrokeProtocol(f"The global model is refused: {error}.", "Tell the coordinator.") from error
     control = kept.server_control(here.site.state, ticket)

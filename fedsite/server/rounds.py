@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -31,7 +30,7 @@ from fedsite.server.making import Made
 from fedsite.server.storage import ModelRow, RoundRow, ScreenRow, SeriesRow, UploadRow
 from fedsite.wire.messages import Envelope, MalformedMessage, Ticket, parse
 from fedsite.wire.norms import largest_honest_norm
-from fedsite.wire.payload import chunks, layout_of, read_values
+from fedsite.wire.payload import check_finite, layout_of
 from fedsite.wire.plans import Plan, PlanDraft, complete
 from fedsite.wire.signing import PLAN, TICKET, digest, open_envelope, public_key, sign
 
@@ -351,14 +350,13 @@ def _check_model(model: Path) -> int:
     """How many values it has."""
     try:
         layout = layout_of(model)
+        check_finite(model, layout)
     except OSError as error:
         raise SourceMissing(f"The model {model} cannot be read: {error.strerror}.") from error
     except MalformedMessage as error:
         raise DataNotFit(f"{model} is no model file: {error}.", "Make one with fedsite model init.") from error
     if layout.encoding != "float32":
         raise DataNotFit(f"{model} holds {layout.encoding} values.", "A global model is float32.")
-    if not all(np.isfinite(read_values(model, layout, part)).all() for part in chunks(layout.values)):
-        raise DataNotFit(f"{model} holds values that are not finite.", "Make one with fedsite model init.")
     return layout.values
 
 

@@ -164,6 +164,12 @@ def check_file(path: Path, layout: Layout) -> None:
             raise MalformedMessage("a scale is negative or not finite")
 
 
+def check_finite(path: Path, layout: Layout) -> None:
+    """Raises MalformedMessage unless every value of the file is finite."""
+    if not all(np.isfinite(read_values(path, layout, part)).all() for part in chunks(layout.values)):
+        raise MalformedMessage("a value is not finite")
+
+
 def map_values(path: Path, layout: Layout) -> NDArray[np.floating]:
     """All values of a file as one flat, read-only, memory-mapped array (shape [layout.values]); not of an int8 file."""
     assert not layout.scaled
