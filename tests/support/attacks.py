@@ -7,9 +7,9 @@ out in a class of its own. The tables in .github/SECURITY.md are made from these
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Attack:
             assert not set(text) & {"|", "\n"}, text
 
 
-def cases(attacks: Sequence[Attack]) -> list[ParameterSet]:
+def cases(attacks: Sequence[Attack]) -> list[Any]:
     """The attacks as a test's parameters, named by their ids, of which none may be there twice."""
     assert len({one.id for one in attacks}) == len(attacks), "two attacks have one id"
     return [pytest.param(one, id=one.id) for one in attacks]

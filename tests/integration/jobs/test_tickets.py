@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.attacks import Attack, cases
 from support.federation import Server, running
 from support.impostor import impostor
 from support.offers import STRANGER, Liar
@@ -71,7 +72,17 @@ def test_sites_that_met_different_rounds_agree_by_the_links_between_them(two: Tw
     assert set(shown) == {"federation", "site", "plans", "tickets"}, "nothing of what the site has sent"
 
 
-def test_a_server_that_shows_each_site_another_round_is_found_out(two: Two, tmp_path: Path) -> None:
+ATTACKS = (
+    Attack(
+        "equivocation-across-sites",
+        "each of two sites is shown another model for one round, each with a good ticket",
+        "neither can notice alone; fedsite audit tickets of either ends with 76",
+    ),
+)
+
+
+@pytest.mark.parametrize("attack", cases(ATTACKS))
+def test_a_server_that_shows_each_site_another_round_is_found_out(two: Two, tmp_path: Path, attack: Attack) -> None:
     plan = two.liar.plan()
     for site, model in ((two.north, "a" * 64), (two.south, "b" * 64)):
         between = [two.liar.past[3]]
@@ -83,7 +94,7 @@ def test_a_server_that_shows_each_site_another_round_is_found_out(two: Two, tmp_
 
     answer = two.north.run("audit", "tickets", str(file))
 
-    assert answer.code == 76
+    assert answer.code == 76, attack
     assert answer.json["error"]["message"] == (
         "The server has shown two different tickets for round 4, one to site south."
     )
