@@ -103,6 +103,7 @@ def test_a_variable_that_names_no_proxy_does_not_tell_its_password(value: str) -
         (",, ,", SERVER, False),
         ("", SERVER, False),
         ("10.0.0.0/8", "https://10.1.2.3:8443", True),
+        ("10.9.9.9/8", "https://10.1.2.3:8443", True),
         ("10.1.2.3", "https://10.1.2.3:8443", True),
         ("10.1.2.3:8443", "https://10.1.2.3:8443", True),
         ("10.0.0.0/8", "https://11.1.2.3:8443", False),

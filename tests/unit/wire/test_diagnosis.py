@@ -67,6 +67,15 @@ def test_nothing_listens() -> None:
     assert f"whether this machine may reach localhost:{port}" in error.mend
 
 
+def test_no_variable_of_the_environment_has_a_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with (
+        listening(speaking_tls(OURS, saying(FINE))) as port,
+        open_http(f"https://localhost:{port}", trusting(CA.cert_pem.bytes())) as http,
+    ):
+        assert ask(http, "GET", "/v1/federation", Patience(0)).status == 200
+
+
 def test_a_black_hole() -> None:
     with swallowing() as port:
         error = failure(port)
