@@ -111,7 +111,7 @@ def invite(
     out.result("invited", data | {"approval": approval}, line)
     out.note(f"For {site} alone, once, until {data['expires']}. Send it as you would send a password.")
     if approval:
-        out.note(f"When {site} has enrolled, compare its key by telephone, then: fedsite server site approve {site}")
+        out.note(f"Once {site} asks with it, compare its key by telephone, then: fedsite server site approve {site}")
 
 
 @round_app.command("open")

@@ -92,6 +92,6 @@ def _draw(console: "Console", sites: list[dict[str, Any]], found: "list[SiteStan
     for one in found:
         for key in one.pending:
             console.print(
-                f"{one.site} asks since {key.since:%Y-%m-%d %H:%M} UTC with the key of SHA-256 {key.sha256}.\n"
-                f"  If the site's operator reads you the same: fedsite server site approve {one.site}"
+                f"{one.site} asks since {key.since:%Y-%m-%d %H:%M} UTC, with the key of SHA-256\n  {key.sha256}\n"
+                f"If the site's operator reads you the same: fedsite server site approve {one.site}"
             )

@@ -81,16 +81,11 @@ def enrol(federation: Federation, site: str, secret: str, request: bytes) -> x50
     may have been lost); where a person must approve, it waits. Refuses: 401 for a wrong secret, 403 when the
     invitation is expired, revoked or has served another key, 400 for an unfit request.
     """
-    now = federation.clock()
+    with federation.database.reading() as session:  # whoever knows no secret takes no turn at writing
+        _invitation(session, site, secret)
+    key, now = _requested_key(request), federation.clock()
     with federation.database.writing() as session:
-        invitation = session.get(InvitationRow, _hashed(secret))
-        if invitation is None or invitation.site != site:
-            raise Refused(
-                HTTPStatus.UNAUTHORIZED, "invitation-wrong", "Site and invitation do not match.", UNAUTHORISED
-            )
-        if invitation.revoked:
-            raise _forbidden("invitation-revoked", "The invitation was revoked.")
-        key = _requested_key(request)
+        invitation = _invitation(session, site, secret)
         _spend(invitation, spki_sha256(key), now)
         if invitation.pending:
             return None
@@ -124,10 +119,14 @@ def approve(federation: Federation, site: str, key: str = "") -> str:
 
 
 def reenrol(federation: Federation, site: str, request: bytes) -> x509.Certificate:
-    """The next certificate of an authenticated site. The same young key gets its certificate again."""
-    now = federation.clock()
-    key = _requested_key(request)
+    """The next certificate of an authenticated site. The same young key gets its certificate again.
+
+    Refuses with 403 a site that has been revoked since it was authenticated, with 400 an unfit request.
+    """
+    key, now = _requested_key(request), federation.clock()
     with federation.database.writing() as session:
+        if site not in enrolled(session, now):
+            raise _forbidden("certificate-revoked", f"The certificate of {site} was revoked.")
         row = _newest_certificate(session, site, spki_sha256(key))
         if row is not None and row.revoked is None and _is_young(row, now):
             return x509.load_der_x509_certificate(row.der)
@@ -196,7 +195,7 @@ def revoke(federation: Federation, site: str) -> int:
 
 
 def standings(federation: Federation) -> list[SiteStanding]:
-    """All sites that were ever invited, by name."""
+    """All sites that were ever invited, or whose certificate was registered, by name."""
     now = federation.clock()
     with federation.database.reading() as session:
         invitations = session.scalars(select(InvitationRow)).all()
@@ -246,6 +245,15 @@ def _status(kept: Sequence[CertificateRow], invitations: Sequence[InvitationRow]
     if any(one.revoked is None and one.spki_sha256 is None and one.expires > now for one in invitations):
         return "invited"
     return "expired" if kept or (invitations and all(one.revoked is None for one in invitations)) else "revoked"
+
+
+def _invitation(session: Session, site: str, secret: str) -> InvitationRow:
+    found = session.get(InvitationRow, _hashed(secret))
+    if found is None or found.site != site:
+        raise Refused(HTTPStatus.UNAUTHORIZED, "invitation-wrong", "Site and invitation do not match.", UNAUTHORISED)
+    if found.revoked:
+        raise _forbidden("invitation-revoked", "The invitation was revoked.")
+    return found
 
 
 def _spend(invitation: InvitationRow, spki: str, now: datetime) -> None:

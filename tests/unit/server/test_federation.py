@@ -190,6 +190,21 @@ def test_a_young_certificate_is_given_again_to_its_key_and_an_older_one_replaced
     assert enrolment.reenrol(bench.federation, "site-a", request) != first
 
 
+def test_a_revoked_site_gets_no_certificate_although_it_was_let_in_a_moment_ago(bench) -> None:
+    certificate = _enrol(bench, "site-a", new_key())
+    assert enrolment.authenticate(bench.federation, certificate.public_bytes(Encoding.DER)) == "site-a"
+    enrolment.revoke(bench.federation, "site-a")
+    with pytest.raises(Refused) as caught:
+        enrolment.reenrol(bench.federation, "site-a", REQUEST)
+    assert caught.value.problem.type == "certificate-revoked"
+
+
+def test_whoever_knows_no_secret_does_not_wait_for_writers(bench) -> None:
+    with bench.federation.database.writing(), pytest.raises(Refused) as caught:
+        enrolment.enrol(bench.federation, "site-a", "a guess", REQUEST)
+    assert caught.value.problem.type == "invitation-wrong"
+
+
 def test_standings(bench) -> None:
     def status() -> dict[str, str]:
         return {one.site: one.status for one in enrolment.standings(bench.federation)}
