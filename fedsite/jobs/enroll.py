@@ -21,6 +21,7 @@ from fedsite.site import identity, secrets, versions
 from fedsite.site.identity import Choice, Pinned, Version
 from fedsite.site.secrets import Wanted
 from fedsite.wire import enrolment
+from fedsite.wire.client import OutOfDate, or_clock
 from fedsite.wire.enrolment import Invitation
 from fedsite.wire.messages import Trust, utc_now
 from fedsite.wire.transport import Patience
@@ -136,6 +137,8 @@ def _certified(site: Site, invitation: Invitation, wanted: Wanted) -> Version:
         if not files.certificate.is_file():
             raise
         return files.current
+    except OutOfDate as error:
+        raise or_clock(error, invitation.server, files.authority, proxy=proxy, witness=site.witness) from error
     write_atomically(version.certificate, chain, PRIVATE_FILE)
     return version
 

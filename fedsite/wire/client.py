@@ -53,7 +53,7 @@ from fedsite.wire.transport import (
     trusting,
 )
 
-__all__ = ["FederationClient", "TlsIdentity", "ask_federation"]
+__all__ = ["FederationClient", "OutOfDate", "TlsIdentity", "ask_federation", "or_clock"]
 
 Result = TypeVar("Result")
 
@@ -80,7 +80,7 @@ class FederationClient:
         try:
             tls.check_dates(clock())
         except NotAuthorised as error:
-            raise _or_clock(error, self._skew_if_told()) from error
+            raise self._or_clock(error) from error
         self._http = open_http(server, tls.context(), proxy, witness)
 
     def __enter__(self) -> "FederationClient":
@@ -196,11 +196,8 @@ class FederationClient:
             self._server, self._tls.ca, proxy=self._proxy, patience=patience, clock=self._clock, witness=self._witness
         )[1]
 
-    def _skew_if_told(self) -> float | None:
-        try:
-            return self._ask_the_time(0)
-        except (FedsiteError, OSError):
-            return None
+    def _or_clock(self, error: FedsiteError) -> FedsiteError:
+        return or_clock(error, self._server, self._tls.ca, proxy=self._proxy, clock=self._clock, witness=self._witness)
 
     def _explained(self, act: Callable[[], Result]) -> Result:
         """Runs a request; tells a wrong clock, and a server that closes the line on this certificate, from one that is
@@ -209,22 +206,33 @@ class FederationClient:
         try:
             return act()
         except OutOfDate as error:
-            raise _or_clock(error, self._skew_if_told()) from error
+            raise self._or_clock(error) from error
         except Unreachable as error:
-            skew = None
             try:
-                skew = self._ask_the_time(0)
+                self._ask_the_time(0)
                 once(self._http, "GET", "/v1/trust")
             except FedsiteError:
                 raise error from None
             except httpx.TransportError:
                 shut = NotAuthorised("The server answers, but not once this site shows its certificate.", ENROL_AGAIN)
-                raise _or_clock(shut, skew) from error
+                raise self._or_clock(shut) from error
             raise
 
 
-def _or_clock(error: FedsiteError, skew: float | None) -> FedsiteError:
-    """An error that a wrong clock explains, with the clock named; another one as it is."""
+def or_clock(
+    error: FedsiteError,
+    server: str,
+    ca: Path,
+    *,
+    proxy: Proxy | None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    witness: Witness,
+) -> FedsiteError:
+    """An error that a wrong clock explains, with the clock named where the server tells the time; else as it is."""
+    try:
+        _, skew = ask_federation(server, ca, proxy=proxy, patience=0, clock=clock, witness=witness)
+    except (FedsiteError, OSError):
+        return error
     if skew is None or abs(skew) <= TOLERATED_SKEW:
         return error
     return NotAuthorised(f"{error.message} {off_by(skew)}", SET_CLOCK)

@@ -71,10 +71,15 @@ def speaking_tls(who: trustme.LeafCert | ssl.SSLContext, talk: Talk) -> Talk:
 
 
 def telling(when: datetime) -> Talk:
-    """The server's answer to anybody, in HTTP, by a clock of its own."""
+    """The server's answer to anybody, by a clock of its own."""
+    return saying(the_time(when))
+
+
+def the_time(when: datetime) -> bytes:
+    """`GET /v1/federation`, answered."""
     body = b'{"protocol_versions":[1]}'
     head = f"HTTP/1.1 200 OK\r\nDate: {when:%a, %d %b %Y %H:%M:%S} GMT\r\nContent-Length: {len(body)}\r\n\r\n"
-    return saying(head.encode() + body)
+    return head.encode() + body
 
 
 def _accept(bound: socket.socket, talk: Talk) -> None:

@@ -1,6 +1,7 @@
 """The network as hospitals have it: a round and `fedsite check` through real proxies, and what they say of failures."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -8,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 from support.federation import Server
-from support.listeners import listening, saying, speaking_tls, telling
+from support.listeners import listening, saying, speaking_tls, telling, the_time
 from support.proxies import BASIC, NTLM, free_port, squid
 from support.site import Site, prepare_blobs
 
 from fedsite.errors import NotAuthorised
 from fedsite.server.tls import server_context
 from fedsite.wire.client import FederationClient
+from fedsite.wire.enrolment import Invitation, encode_certificates, fingerprint
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
 PLAN = {"local": LOCAL, "rounds": {"quorum": 1, "enough": 1, "deadline_seconds": 600}}
@@ -252,3 +255,29 @@ def test_a_certificate_that_only_a_wrong_clock_ends(server: Server, tmp_path: Pa
         FederationClient(server.url, tls, clock=lambda: datetime.now(UTC) + timedelta(days=400))
     server.start()
     assert "invitation" in caught.value.mend, "nobody could tell the time"
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_is_wrong_at_enrolment(tmp_path: Path, days: int) -> None:
+    """The server's certificate is not valid by it; how wrong it is tells the server, by the time that it has."""
+    there, federation = datetime.now(UTC) + timedelta(days=days), trustme.CA()
+    leaf = federation.issue_cert("localhost", not_before=there - timedelta(days=1), not_after=there + timedelta(days=1))
+    root = x509.load_pem_x509_certificate(federation.cert_pem.bytes())
+    certificates = encode_certificates([root])
+
+    def server(line: socket.socket) -> None:
+        asked = line.recv(1 << 16)
+        if b"cacerts" in asked:
+            line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(certificates), certificates))
+        else:
+            line.sendall(the_time(there))
+
+    new = Site(tmp_path / "new")
+    new.init(network={"patience_seconds": 0.2})
+    with listening(speaking_tls(leaf, server)) as port:
+        invitation = Invitation(f"https://localhost:{port}", "a-new-site", "s" * 43, fingerprint(root))
+        stopped = new.run("enroll", "--invitation", "-", stdin=invitation.encode())
+    assert stopped.code == 77
+    size = "400 days, 0:00:0" if days < 0 else "399 days, 23:59:5"
+    assert f"This machine's clock is {size}" in stopped.json["error"]["message"]
+    assert "NTP" in stopped.json["error"]["mend"]
