@@ -341,7 +341,7 @@ def _check_norm(draft: PlanDraft, values: int) -> None:
     if draft.max_update_norm < least:
         raise ConfigurationError(
             f"max_update_norm: {draft.max_update_norm:g} is below the norm that an honest update of this plan may have,"
-            f" and no site would take part.",
+            " and no site would take part.",
             f"Set it to {math.ceil(least * 1000) / 1000:.3f} or more.",
         )
 

@@ -56,22 +56,20 @@ def examine(updates: Mapping[str, Path], encoded: Layout, plan: PlanDraft, rules
 
     `findings` has the conspicuous sites and why; `cosine` says whether cosines have been judged, and why not.
     """
-    measured = dict(zip(updates, measure(list(updates.values()), encoded), strict=True))
-    uninformative = why_uninformative(plan, encoded.values, len(measured))
+    found, moved = measure(list(updates.values()), encoded)
+    measured = dict(zip(updates, found, strict=True))
+    uninformative = why_uninformative(plan, moved, len(measured))
     typical = float(np.median([one.norm for one in measured.values()]))
     too_few = _too_few(len(measured), FEWEST)
-    chance = CERTAIN / math.sqrt(encoded.values)
-    lowest = rules.least_cosine - chance if uninformative is None else -math.inf
-    found = {
-        site: _conspicuous(one, typical, lowest, rules) if too_few is None else [] for site, one in measured.items()
-    }
+    lowest = rules.least_cosine - CERTAIN / math.sqrt(moved or 1) if uninformative is None else -math.inf
+    reasons = {site: _conspicuous(one, typical, lowest, rules) for site, one in measured.items()}
     return {
         "rule": rules.rule,
         "updates": {site: vars(one) for site, one in measured.items()},
         "median_norm": typical,
         "cosine": "informative" if uninformative is None else f"uninformative: {uninformative}",
         "others": "informative" if too_few is None else f"uninformative: {too_few}",
-        "findings": {site: reasons for site, reasons in found.items() if reasons},
+        "findings": {site: why for site, why in reasons.items() if why and too_few is None},
     }
 
 
@@ -80,14 +78,17 @@ def conspicuous(verdict: Verdict) -> list[str]:
     return list(verdict["findings"])
 
 
-def measure(paths: Sequence[Path], encoded: Layout) -> list[Measured]:
-    """Norm, cosine and outliers of each update, in float64. Memory: twice what a rule by rank needs."""
-    sites = len(paths)
+def measure(paths: Sequence[Path], encoded: Layout) -> tuple[list[Measured], int]:
+    """Norm, cosine and outliers of each update, in float64; and how many values move: frozen ones are zero everywhere,
+    and have no direction. Memory: twice what a rule by rank needs.
+    """
+    sites, moved = len(paths), 0
     squares, dots, others = np.zeros(sites), np.zeros(sites), np.zeros(sites)
     outliers = np.zeros(sites, np.int64)
     for part in chunks(encoded.values, slice_length(sites)):
         stack = stacked(paths, encoded, part)
         ordered = np.sort(stack, axis=0)
+        moved += int(np.count_nonzero((ordered[0] != 0) | (ordered[-1] != 0)))
         for place, own in enumerate(stack):
             rest = _median_without(own, ordered)
             squares[place] += float(own @ own)
@@ -96,7 +97,7 @@ def measure(paths: Sequence[Path], encoded: Layout) -> list[Measured]:
         stack -= coordinate_median(ordered)
         outliers += _outlying(np.abs(stack, out=stack), ordered)
     lengths = np.sqrt(squares) * np.sqrt(others)
-    return [
+    found = [
         Measured(
             norm=math.sqrt(squares[place]),
             cosine=float(dots[place] / lengths[place]) if lengths[place] > 0 else None,
@@ -104,13 +105,16 @@ def measure(paths: Sequence[Path], encoded: Layout) -> list[Measured]:
         )
         for place in range(sites)
     ]
+    return found, moved
 
 
 def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
-    """Why cosines tell nothing in a round of so many updates under this plan; None when they tell something."""
+    """Why cosines tell nothing in a round of so many updates, in each of which so many values move under this plan;
+    None when they tell something.
+    """
     if too_few := _too_few(sites, FEWEST_DIRECTIONS):
         return too_few
-    ratio, chance = noise_ratio(plan), 1 / math.sqrt(values)
+    ratio, chance = noise_ratio(plan), 1 / math.sqrt(values or 1)
     largest = expected_cosine(ratio, values, sites)
     if largest >= 2 * CERTAIN * chance:
         return None
@@ -121,8 +125,8 @@ def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
 
 
 def outlook(plan: PlanDraft, values: int) -> str | None:
-    """In a sentence, what a plan's screen will be able to judge; None without a screen."""
-    if plan.screen is None:
+    """In a sentence, what a plan's screen will be able to judge; None without one, or where only updates will tell."""
+    if plan.screen is None or plan.local.train != "all":
         return None
     reason = why_uninformative(plan, values, plan.rounds.enough or plan.rounds.quorum)
     judged = "norms, cosines and outliers are judged" if reason is None else f"cosines are not judged: {reason}"

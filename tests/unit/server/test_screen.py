@@ -54,7 +54,8 @@ def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, sites: int, see
     sent = drawn.normal(size=(sites, 57)).astype(np.float32).astype(np.float64)
     sent = {"ties": np.rint(sent), "zeros": 0 * sent, "normal": sent}.get(kind, sent * (np.arange(sites) > 0)[:, None])
     updates = files(tmp_path_factory.getbasetemp(), sent)
-    found = screen.measure(list(updates.values()), layout_of(updates["site-0"]))
+    found, moved = screen.measure(list(updates.values()), layout_of(updates["site-0"]))
+    assert moved == sent.any(axis=0).sum()
     middle = np.median(sent, axis=0)
     far = 3.5 * 1.4826 * np.median(np.abs(sent - middle), axis=0)
     for place, one in enumerate(found):
@@ -72,9 +73,11 @@ def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, sites: int, see
 def test_slices_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     updates = files(tmp_path, honest(5, 4000))
     layout = layout_of(updates["site-0"])
-    whole = screen.measure(list(updates.values()), layout)
+    whole, moved = screen.measure(list(updates.values()), layout)
     monkeypatch.setattr(aggregation, "STACK", 5 * 333)
-    for one, other in zip(screen.measure(list(updates.values()), layout), whole, strict=True):
+    sliced, also = screen.measure(list(updates.values()), layout)
+    assert also == moved == 4000
+    for one, other in zip(sliced, whole, strict=True):
         assert (one.norm, one.cosine) == pytest.approx((other.norm, other.cosine), rel=1e-12)
         assert one.outliers == other.outliers
 
@@ -205,15 +208,27 @@ def test_the_expected_cosine_is_that_of_a_simulation(sites: int, ratio: float) -
 
 
 def test_two_directions_of_chance_have_a_cosine_of_one_over_the_root(tmp_path: Path) -> None:
-    drawn = np.random.default_rng(0)
-    cosines = [
-        one.cosine
-        for _ in range(12)
-        for one in screen.measure(
-            list(files(tmp_path, drawn.normal(size=(5, 900))).values()), layout_of(tmp_path / "0")
-        )
-    ]
+    drawn, cosines = np.random.default_rng(0), []
+    for _ in range(12):
+        updates = files(tmp_path, drawn.normal(size=(5, 900)))
+        found, _ = screen.measure(list(updates.values()), layout_of(tmp_path / "0"))
+        cosines += [one.cosine for one in found]
     assert np.std(np.array(cosines, float)) * 30 == pytest.approx(1, rel=0.2)
+
+
+def test_what_is_frozen_hides_no_direction(tmp_path: Path) -> None:
+    """Under dp-sgd only what learns is noised: a head of 500 values among 50,000 has directions that can be seen."""
+    drawn, noise = np.random.default_rng(5), {"steps": 4, "patch_voxels": [16, 16, 16], "train": "head"}
+    sent = np.zeros((6, 50_000))
+    signal = drawn.normal(size=500) / math.sqrt(500)
+    sent[:, :500] = signal + 0.05 * drawn.normal(size=(6, 500))
+    sent[3, :500] -= 2 * signal
+    asked = {"privacy": dp_sgd(noise_multiplier=0.2, batch_patients=2), "local": noise, "screen": {"rule": "drop"}}
+    verdict = examined(tmp_path, sent, **asked)
+    assert verdict["cosine"] == "informative"
+    assert screen.conspicuous(verdict) == ["site-3"]
+    assert "uninformative" in str(examined(tmp_path, sent + 1e-9 * drawn.normal(size=sent.shape), **asked)["cosine"])
+    assert screen.outlook(draft(tmp_path, **asked), 50_000) is None, "the server does not know what a head is"
 
 
 @pytest.mark.parametrize(("noise", "told"), [(0.0, True), (0.02, True), (0.05, False), (8.0, False)])
