@@ -84,14 +84,16 @@ def check_settings(plan: Plan) -> None:
 def verify_chain(offer: Offer, known: list[RoundRecord], client: FederationClient) -> None:
     """Follows the tickets from the last round that this site met to the one that is offered.
 
-    Raises ServerBrokeProtocol on a rollback, on two tickets for one round, and on a link that does not fit.
-    A site that meets its first round has nothing to compare with: it takes that ticket as its beginning. A round
-    that it knows may be offered again (the server reopened it), but only under the same ticket.
+    Raises ServerBrokeProtocol on a rollback, of rounds or to a plan that another one has replaced, on two tickets for
+    one round, and on a link that does not fit. A site that meets its first round has nothing to compare with: it takes
+    that ticket as its beginning. A round that it knows may be offered again (the server reopened it), but only under
+    the same ticket.
     """
     if not known:
         return
     last = known[-1]
     number, digest = last.round, last.body["ticket_sha256"]
+    plans = [record.body.get("plan_sha256") for record in known]
     same = next((record for record in known if record.round == offer.ticket.round), None)
     if same is not None:
         _demand(
@@ -109,7 +111,12 @@ def verify_chain(offer: Offer, known: list[RoundRecord], client: FederationClien
             link = _link(envelope, offer)
             _demand(link.round == number + 1 and link.previous_ticket == digest, "The chain of tickets is broken.")
             number, digest = link.round, signing.digest(envelope)
+            plans.append(link.plan_sha256)
     _demand(offer.ticket.previous_ticket == digest, "The chain of tickets is broken.")
+    _demand(
+        plans[-1] == offer.plan_sha256 or offer.plan_sha256 not in plans,
+        "The server went back to a plan that another one has replaced since.",
+    )
 
 
 def _link(envelope: Envelope, offer: Offer) -> Ticket:

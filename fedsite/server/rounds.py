@@ -181,8 +181,16 @@ def _how_it_ends(row: RoundRow) -> str:
 
 
 def _refuse_a_second_time(session: Session, plan: Plan, plan_sha256: str) -> None:
-    """A site's control belongs to a plan: the zero that a second series begins with would not be the sites' mean."""
-    again = session.scalars(select(SeriesRow.id).where(SeriesRow.plan_sha256 == plan_sha256)).first() is not None
+    """To the sites a plan that another one has replaced is a replay. And a site's control belongs to a plan: the zero
+    that a second series begins with would not be the sites' mean.
+    """
+    run = session.scalars(select(SeriesRow.plan_sha256).order_by(SeriesRow.id)).all()
+    again = plan_sha256 in run
+    if again and run[-1] != plan_sha256:
+        raise UsageError(
+            "This plan has run before, and another one since: the sites would take it for a replay.",
+            "Give the plan another name (plan: ...).",
+        )
     if again and plan.algorithm == "scaffold":
         raise UsageError(
             "This plan has run before, and the sites still hold their controls of it.",

@@ -40,6 +40,7 @@ class Liar:
     lying: Impostor
     plan_key: Ed25519PrivateKey
     round_key: Ed25519PrivateKey
+    first_plan: Envelope
     last_plan: Envelope
     past: dict[int, Envelope]
 
@@ -48,10 +49,9 @@ class Liar:
         """What it knows, from the folder of the server whose place it has taken."""
         federation = server.federation
         with federation.database.reading() as session:
-            series = session.scalars(select(SeriesRow).order_by(SeriesRow.id.desc())).first()
+            plans = [envelope_of(text) for text in session.scalars(select(SeriesRow.plan).order_by(SeriesRow.id))]
             past = {row.number: envelope_of(row.ticket) for row in session.scalars(select(RoundRow))}
-        assert series is not None
-        return cls(lying, federation.plan_key, federation.round_key, envelope_of(series.plan), past)
+        return cls(lying, federation.plan_key, federation.round_key, plans[0], plans[-1], past)
 
     @property
     def next_round(self) -> int:

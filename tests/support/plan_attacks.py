@@ -158,6 +158,8 @@ ATTACKS = (
         "went back to round 2", rolled_back),
     lie("replay", "the ticket of a round for which the site holds its receipt",
         "asks again for round 3", replayed),
+    lie("plan-that-was-replaced", "a plan that another one has replaced, though it is signed and has not expired",
+        "another one has replaced", lambda liar: liar.offers(liar.first_plan)),
     lie("equivocation-by-model", "another ticket for a round that the site knows: another model",
         "two different tickets for round 3", equivocated),
     lie("equivocation-by-plan", "another ticket for a round that the site knows: another plan",

@@ -35,7 +35,7 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Liar]]
         site.init()
         site.enroll(server.invite("north"))
         for number in (1, 2, 3):
-            assert server.open_round(folder, **PLAN) == number
+            assert server.open_round(folder, plan=f"plan-{number}", **PLAN) == number
             if number != 2:
                 site.ok("train-round")
         server.stop()

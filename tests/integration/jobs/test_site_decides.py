@@ -259,8 +259,8 @@ def test_only_what_asks_for_something_new_awaits_a_person(server: Server, site: 
         assert check_policy.plans(here).status == "warning"
 
     assert site.run("approve", "summer").json["error"]["message"] == "Several plans are called summer."
-    assert site.run("approve", "autumn").code == 2
-    server.open_round(tmp_path, **again)
+    assert site.run("approve", "winter-2").code == 2
+    server.open_round(tmp_path, **again | {"plan": "autumn"})
     assert site.ok("approve", "spring", "--take-back")["outcome"] == "taken-back"
     assert site.run("train-round").code == 75
     said = [one["event"] for one in events(site) if one["event"].startswith("plan ")]

@@ -81,7 +81,8 @@ def met(*tickets: Envelope) -> list[RoundRecord]:
     found = []
     for one in tickets:
         number = json.loads(signing._decode(one.payload))["round"]
-        body = {"ticket_sha256": signing.digest(one)}
+        plan_sha256 = json.loads(signing._decode(one.payload))["plan_sha256"]
+        body = {"ticket_sha256": signing.digest(one), "plan_sha256": plan_sha256}
         found.append(RoundRecord("strokes", number, "acknowledged", body, ""))
     return found
 
@@ -269,6 +270,21 @@ def test_a_link_that_somebody_else_signed_is_refused() -> None:
     last = ticket(of, 5, forged)
     with pytest.raises(ServerBrokeProtocol, match="A ticket of the chain is refused"):
         verify_chain(offer_of(of, last), met(*tickets), Server(forged))
+
+
+def test_a_plan_that_was_replaced_does_not_come_back() -> None:
+    """A server may hold signed plans of years; the one with the least noise must not return in a new ticket."""
+    old, new = plan(), plan(plan="second")
+    first = ticket(old, 1)
+    second = ticket(new, 2, first)
+    third = ticket(new, 3, second)
+    verify_chain(offer_of(new, third), met(first, second), Server())
+    for back, links in ((ticket(old, 3, second), ()), (ticket(old, 4, third), (third,))):
+        with pytest.raises(ServerBrokeProtocol, match="another one has replaced"):
+            verify_chain(offer_of(old, back), met(first, second), Server(*links))
+    with pytest.raises(ServerBrokeProtocol, match="another one has replaced"):
+        verify_chain(offer_of(old, ticket(old, 3, second)), met(first), Server(second))
+    verify_chain(offer_of(old, first), met(first, second), Server())  # a round that was opened again
 
 
 # --- the receipt ----------------------------------------------------------------------------------------------------

@@ -39,6 +39,16 @@ def test_a_round_closes_at_once_when_enough_updates_are_in(bench) -> None:
     assert (report["status"], report["reason"]) == ("aggregated", "enough updates: 2 updates, quorum 1")
 
 
+def test_a_plan_that_another_one_has_replaced_is_not_opened_again(bench) -> None:
+    """The sites would take it for a replay (jobs.verification); the same plan goes on as often as one likes."""
+    expires = "2040-01-01T00:00:00Z"
+    for plan in ("first", "first", "second"):
+        rounds.close_now(bench.federation, bench.open(plan=plan, expires=expires))
+    with pytest.raises(UsageError, match="another one since"):
+        bench.open(plan="first", expires=expires)
+    bench.open(plan="third", expires=expires)
+
+
 def test_a_deadline_with_quorum_aggregates(bench) -> None:
     number = bench.open(**rules(quorum=2, seconds=60))
     bench.deliver("site-a", number, tensors(1))
