@@ -9,7 +9,7 @@ from support.site import Site, prepare_blobs
 
 from fedsite.privacy.statement import NOT_PRIVATE, guarantee
 from fedsite.server import reports
-from fedsite.site.config import NO_PRIVACY_SENTENCE
+from fedsite.site.policy import NO_PRIVACY_SENTENCE
 
 LOCAL = {"steps": 3, "batch_size": 1, "patch_voxels": [16, 16, 16]}
 PREPARATION = {"input_state": "whole-head", "spacing_mm": [3.0, 3.0, 3.0]}
