@@ -38,9 +38,12 @@ def open_hours(site: Site) -> Check:
 
 def plans(site: Site) -> Check:
     """Whether the plan that was offered last awaits a person."""
+    pinned = site.pinned
+    if not site.config.policy.approve_plans:
+        return Check("plans", "ok", "No plan awaits a person: this site asks for no approval.")
     offered = approve.offered(site)
-    if not site.config.policy.approve_plans or not offered:
-        return Check("plans", "ok", "No plan awaits a person.")
+    if not offered:
+        return Check("plans", "ok", f"Federation {pinned.federation} has offered no plan yet.")
     last = max(offered, key=lambda one: one.last_round)
     if last.approval is None:
         mend = f"Look at it, and agree or let it be: fedsite approve {last.kind[:16]}"

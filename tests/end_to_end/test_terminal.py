@@ -91,6 +91,22 @@ def test_a_site_is_set_up_by_answering_questions(
     assert site.ok("enroll")["data"]["agreement_accepted_by"] == "Ada Tester"
 
 
+def test_a_person_agrees_to_a_plan(
+    server: Server, site: Site, tmp_path: Path, terminal: Callable[[Site], Terminal]
+) -> None:
+    server.open_round(tmp_path, local={"steps": 0, "patch_voxels": [16, 16, 16]})
+    site.configure(policy={"approve_plans": True})
+    assert site.run("train-round").code == 75
+    screen = terminal(site)
+    screen.type(f"{FEDSITE} approve test-plan")
+    shown = screen.wait_for("Who agrees to this?")
+    assert "gaussian-update, clip norm 1, noise multiplier 0.1" in shown
+    screen.type("Ada Tester")
+    screen.wait_for("Ada Tester has agreed. Next: fedsite train-round")
+    assert site.ok("train-round")["outcome"] == "uploaded"
+    site.configure(policy={"approve_plans": False})
+
+
 def test_status_fits_the_screen(site: Site, terminal: Callable[[Site], Terminal]) -> None:
     prepare_blobs(site)
     screen = terminal(site)
