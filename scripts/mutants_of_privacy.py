@@ -20,8 +20,9 @@ PRIVATE, PLANS, ACCOUNTANT = "fedsite/training/private.py", "fedsite/wire/plans.
 OF_GATE, OF_DPSGD = "tests/unit/privacy/test_mechanism.py::", "tests/unit/privacy/test_dpsgd.py::"
 OF_LEDGER, OF_ACCOUNTANT = "tests/unit/privacy/test_ledger.py::", "tests/unit/privacy/test_accountant.py::"
 OF_TRAINING, OF_PRIVATE = "tests/unit/jobs/test_private_training.py::", "tests/unit/training/test_private.py::"
-OF_CHARGING = "tests/unit/jobs/test_charging.py::"
+OF_CHARGING, OF_ROUNDING = "tests/unit/jobs/test_charging.py::", "tests/unit/privacy/test_rounding.py::"
 
+BY_CHANCE = "steps += chance.below_one(steps.size)"
 DEVIATION = "(gate.noise_multiplier * STEPS_PER_CLIP_NORM)"
 NO_LONGER = "if not square <= STEPS_PER_CLIP_NORM**2:"
 FACTOR = "min(gate.scale, STEPS_PER_CLIP_NORM * (1 - 2.0**-40) / norm) if norm > 0 else gate.scale"
@@ -63,6 +64,27 @@ MUTANTS = (
         "yield add_noise(clipped, gate, noise) / gate.scale",
         "yield clipped / gate.scale",
         (OF_GATE + "test_the_noise_in_a_release_is_sigma_times_c",),
+    ),
+    Mutant(
+        "int8 to the nearest step",
+        GATE,
+        BY_CHANCE,
+        "steps += 0.5",
+        (OF_ROUNDING + "test_rounding_is_true_in_the_mean",),
+    ),
+    Mutant(
+        "int8 rounded by a seed",
+        GATE,
+        BY_CHANCE,
+        "steps += np.random.default_rng(part.start).random(steps.size)",
+        (OF_ROUNDING + "test_nothing_seeds_the_rounding",),
+    ),
+    Mutant(
+        "what was noised stays in a file beside what leaves",
+        GATE,
+        "tempfile.TemporaryFile(dir=folder)",
+        "tempfile.NamedTemporaryFile(dir=folder, delete=False)",
+        (OF_ROUNDING + "test_what_was_noised_waits_in_a_file_without_a_name",),
     ),
     Mutant(
         "noise off the grid",

@@ -163,7 +163,7 @@ def show(
     number: Annotated[int, typer.Argument(metavar="N", help="The round's number.")],
     folder: Folder = HERE,
 ) -> None:
-    """Shows a round: who took part, who was late, refused, absent."""
+    """Shows a round: who took part, who was left out, late, refused, absent; what its screen found."""
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
 

@@ -100,6 +100,16 @@ def test_the_noise_is_still_there_and_the_rounding_beside_it(tmp_path: Path) -> 
     assert (found - clipped).std() == pytest.approx(math.sqrt(sigma**2 + scale**2 / 6), rel=0.005)
 
 
+def test_scales_are_taken_after_the_noise(tmp_path: Path) -> None:
+    """A scale is released too: that of an update of zeros must be the noise's, another one each time."""
+    scales = []
+    for _ in range(2):
+        path = sealed(tmp_path, np.zeros(10_000), (9_000, 1_000), Gate(1.0, 1.0, 10_000)).path
+        scales.append(load_file(path)[SCALES] * 127)
+    assert all(3 < scale < 7 for pair in scales for scale in pair), "the largest of thousands of normal values"
+    assert not set(scales[0]) & set(scales[1])
+
+
 def test_nothing_seeds_the_rounding(tmp_path: Path) -> None:
     update = np.random.default_rng(3).normal(size=5_000)
     releases = []
