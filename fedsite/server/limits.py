@@ -5,6 +5,7 @@ counted by its address, a site by its name. The counts are of one process and fo
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -19,8 +20,13 @@ HEAD_SECONDS = 20.0
 SEND_SECONDS = 600.0
 """How long a peer may take for one block of an answer, a megabyte at most: lines of hospitals are slow."""
 
+SILENT_SECONDS = 60.0
+"""How long the log says nothing more of a client that goes on asking for too much."""
+
 MAX_CLIENTS = 10_000
 """Clients that are remembered; beyond, those that asked longest ago are forgotten."""
+
+log = logging.getLogger("fedsite.server")
 
 
 class BoundedHead(asyncio.Protocol):
@@ -119,6 +125,7 @@ class _Account:
     tokens: float
     since: float
     under_way: int = 0
+    told: float = -math.inf
 
 
 class Meter:
@@ -131,13 +138,14 @@ class Meter:
     def enter(self, client: str) -> int:
         """0 when a client's request may begin (then `leave` must follow), else the seconds after which to ask again."""
         account, allowance = self._account(client), self._allowance
-        if account.under_way >= allowance.at_once:
-            return 1
-        if account.tokens < 1:
-            return math.ceil((1 - account.tokens) / allowance.per_second)
-        account.tokens -= 1
-        account.under_way += 1
-        return 0
+        if account.tokens >= 1 and account.under_way < allowance.at_once:
+            account.tokens -= 1
+            account.under_way += 1
+            return 0
+        if self._clock() - account.told >= SILENT_SECONDS:
+            log.warning("%s asks for more than its share", client)
+            account.told = self._clock()
+        return max(1, math.ceil((1 - account.tokens) / allowance.per_second))
 
     def leave(self, client: str) -> None:
         """A request that was let in has ended."""

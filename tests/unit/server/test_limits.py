@@ -59,6 +59,15 @@ def test_so_many_at_once() -> None:
     assert meter.enter("a") == 0
 
 
+def test_the_log_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    meter = Meter(Allowance(burst=1, per_second=0.001, at_once=1), clock)
+    asks(meter, "site north", 5)
+    clock.now += limits.SILENT_SECONDS
+    asks(meter, "site north", 5)
+    assert [one.getMessage() for one in caplog.records] == ["site north asks for more than its share"] * 2
+
+
 def test_the_longest_silent_client_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_CLIENTS", 2)
     meter = Meter(Allowance(burst=1, per_second=0.001, at_once=1), Clock())

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from support.federation import tensors, update_file
 
-from fedsite.server import receiver, uploads
+from fedsite.server import receiver, rounds, uploads
 from fedsite.server.problems import Refused
 from fedsite.server.receiver import Receiver
+from fedsite.server.storage import UploadRow
 
 OPEN = {"rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600}}
 
@@ -165,6 +166,35 @@ def test_a_request_that_comes_during_the_conclusion_leaves_the_accepted_file_alo
     assert len({one.receipt for one in answers}) == 1
     assert (bench.federation.folder / "updates" / upload.id).read_bytes() == content
     assert list((bench.federation.folder / "incoming").iterdir()) == []
+
+
+def test_what_a_site_can_make_the_server_take_has_an_end(bench, upload, content) -> None:
+    wrong = bytes([content[0] ^ 1]) + content[1:]
+    kinds = []
+    for _ in range(uploads.MAX_FAILURES):
+        bench.send(uploads.find(bench.federation, "site-a", upload.id), wrong)
+        with pytest.raises(Refused) as caught:
+            uploads.conclude(bench.federation, "site-a", upload.id)
+        kinds.append(caught.value.problem.type)
+    assert kinds == ["digest-wrong"] * (uploads.MAX_FAILURES - 1) + ["update-refused"]
+    with pytest.raises(Refused, match="were not those of its digest"):
+        uploads.find(bench.federation, "site-a", upload.id)
+    assert list((bench.federation.folder / "incoming").iterdir()) == []
+
+
+def test_only_the_newest_refused_updates_of_a_site_are_kept(bench, tmp_path: Path) -> None:
+    apart = bench.federation.folder / "refused"
+    for _ in range(uploads.REFUSED_KEPT + 2):
+        number = bench.open(**OPEN)
+        with pytest.raises(Refused, match="norm"):
+            bench.deliver("site-a", number, tensors(1, scale=1e6))
+        with pytest.raises(Refused, match="norm"):
+            bench.deliver("site-b", number, tensors(2, scale=1e6))
+        rounds.close_now(bench.federation, number)
+    with bench.federation.database.reading() as session:
+        newest = {one.id for one in session.query(UploadRow).filter(UploadRow.round > 2)}
+    assert {path.name for path in apart.iterdir()} == newest
+    assert len(newest) == 2 * uploads.REFUSED_KEPT
 
 
 @pytest.mark.parametrize(
