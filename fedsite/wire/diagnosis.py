@@ -62,7 +62,8 @@ def reason(error: httpx.TransportError) -> Trouble:
         return _unreached(journey, cause)
     if journey.step == "tunnel":
         return _untunnelled(journey, error, cause)
-    if isinstance(cause, ssl.SSLError) and (refused := _refused(journey, cause)):
+    handshake = journey.step != "request"
+    if handshake and isinstance(cause, ssl.SSLError) and (refused := _refused(journey, cause)):
         raise refused from error
     return _broken(journey, cause)
 
@@ -106,8 +107,9 @@ def _refused(journey: Journey, error: ssl.SSLError) -> FedsiteError | None:
         return refused_proxy(journey, error) if journey.step == "proxy-tls" else refused_server(journey, error)
     if error.reason not in _NO_TLS | _OLD_TLS:
         return None
-    if journey.step == "proxy-tls":
-        return ConfigurationError(f"{_at_start(journey.partner)} speaks no TLS.", "Write http:// in network.proxy.")
+    if journey.proxy and journey.step == "proxy-tls":
+        mend = f"Write http:// in {journey.proxy.said_by}."
+        return ConfigurationError(f"{_at_start(journey.partner)} speaks no TLS.", mend)
     what = "no TLS: it is another service, or plain HTTP" if error.reason in _NO_TLS else "no TLS later than 1.1"
     return ServerBrokeProtocol(
         f"What answers at {journey.place} speaks {what}.", "Ask the coordinator for the server's address and port."
@@ -176,7 +178,7 @@ def _login_refused(journey: Journey) -> ConfigurationError:
     if journey.proxy.login is None:
         return ConfigurationError(
             f"{who} asks for a user and a password.",
-            "Write USER:PASSWORD into a file of its own, chmod 600, and name it in network.proxy_login.",
+            "Name it in network.proxy, and in network.proxy_login a file (chmod 600) that holds USER:PASSWORD.",
         )
     place = "the file of network.proxy_login" if journey.proxy.said_by == "network.proxy" else journey.proxy.said_by
     return ConfigurationError(

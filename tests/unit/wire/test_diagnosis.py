@@ -1,6 +1,7 @@
 """What a connection that fails is said to fail of, against real sockets that do what hospitals' networks do."""
 
 import hashlib
+import os
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -219,6 +220,18 @@ def test_the_server_itself_breaks_off(answer: bytes, words: str) -> None:
     assert isinstance(error, Unreachable)
     assert error.message.startswith(f"The server localhost:{port}: ")
     assert words in error.message
+
+
+def test_garbage_within_tls_is_no_other_service() -> None:
+    def break_in(line: socket.socket) -> None:
+        line.recv(1 << 16)
+        with socket.socket(fileno=os.dup(line.fileno())) as below:
+            below.sendall(HTTP)
+
+    with listening(speaking_tls(OURS, break_in)) as port:
+        error = failure(port)
+    assert isinstance(error, Unreachable)
+    assert error.message.startswith(f"The server localhost:{port}: ")
 
 
 def test_the_server_itself_falls_silent() -> None:
