@@ -55,7 +55,9 @@ def _read_key(path: Path) -> SigningKey:
             f"Decrypt a copy (umask 077; openssl pkey -in {path} -out PLAIN), use that, and delete it afterwards.",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigurationError(f"{path} holds no private key in PEM.") from None
+        raise ConfigurationError(
+            f"{path} holds no private key in PEM.", f"From DER: openssl pkey -inform DER -in {path} -out KEY"
+        ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) or not is_strong(key.public_key()):
         raise ConfigurationError(f"The key {path} is not of a kind that may sign here.", f"Use {STRONG_KEYS}.")
     return key
@@ -67,7 +69,9 @@ def read_chain(path: Path) -> list[x509.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(content)
     except (ValueError, x509.InvalidVersion):
-        raise ConfigurationError(f"{path} holds no certificates in PEM.") from None
+        raise ConfigurationError(
+            f"{path} holds no certificates in PEM.", f"From DER: openssl x509 -inform DER -in {path} -out CERTIFICATE"
+        ) from None
     if len(certificates) > MAX_CERTIFICATES:
         raise ConfigurationError(f"{path} holds more than {MAX_CERTIFICATES} certificates.")
     return certificates

@@ -196,6 +196,13 @@ def test_server_that_answers_rubbish(authority: Authority) -> None:
             )
 
 
+def test_what_is_no_der_is_not_tried_as_ber() -> None:
+    der = base64.b64decode(ANSWER)
+    indefinite = b"\x30\x80" + der[4:] + b"\x00\x00"
+    with pytest.raises(MalformedMessage):
+        enrolment.decode_certificates(base64.b64encode(indefinite))
+
+
 @given(st.data())
 def test_answers_with_any_bytes_changed_are_used_or_refused(data: st.DataObject) -> None:
     der = bytearray(base64.b64decode(ANSWER))
