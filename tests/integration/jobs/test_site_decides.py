@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from support import federation as federations
-from support.federation import Server
-from support.site import Site
+from support.federation import Server, plan_file
+from support.site import Site, prepare_blobs
 
 from fedsite.errors import OutsideHours, TryAgainLater
 from fedsite.jobs import approve, check_policy, participate
@@ -118,17 +118,20 @@ def test_what_was_released_waits_for_the_hours_too(server: Server, site: Site, t
 
 
 class Evening:
-    """A site's clock, and steps that make the hours end once one of them has begun."""
+    """A site's clock, and steps that make the hours end once one of them has begun, or is so far."""
 
-    def __init__(self, last: str) -> None:
-        self.shows, self.last, self.seconds = datetime.now(UTC), last, 0.0
+    def __init__(self, last: str, far: int = 0) -> None:
+        self.shows, self.last, self.far, self.seconds = datetime.now(UTC), last, far, 0.0
 
     @contextmanager
     def step(self, description: str) -> Iterator[Progress]:
-        if description.startswith(self.last):
-            self.shows += timedelta(hours=6)
-            self.seconds += 6 * 3600
-        yield lambda done, total, note="": None
+        def told(done: int, total: int, note: str = "") -> None:
+            if description.startswith(self.last) and done == self.far:
+                self.shows += timedelta(hours=6)
+                self.seconds += 6 * 3600
+
+        told(0, 0)
+        yield told
 
     def guard(self, *given: Any) -> Guard:
         return Guard(*given, clock=lambda: self.shows, elapsed=lambda: self.seconds)
@@ -172,6 +175,26 @@ def test_hours_that_end_in_the_middle_cost_nothing_twice(
         assert participate.take_part(here, quietly).outcome == "uploaded"
     kinds = [body["kind"] for body in site.ledger() if body.get("round") == number]
     assert kinds == ["reserved", "released", "acknowledged"]
+
+
+def test_a_training_that_the_hours_have_cut_is_kept(
+    server: Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_blobs(site)
+    local = {"steps": 5, "batch_size": 1, "patch_voxels": [16, 16, 16]}
+    plan = plan_file(tmp_path, local=local, rounds=PLAN["rounds"])
+    site.ok("model", "init", str(plan), "-o", str(tmp_path / "model.safetensors"))
+    number = server.open_series(plan, tmp_path / "model.safetensors")
+    site.configure(policy=opened(), training={"checkpoint_minutes": 1e-9, "evaluate": False})
+    evening = Evening("Training", far=3)
+    with monkeypatch.context() as patch, open_site(site.config) as here:
+        patch.setattr(participate, "Guard", evening.guard)
+        with pytest.raises(OutsideHours):
+            participate.take_part(here, evening.step)
+
+    assert site.round_state(number)[0] == "fetched"
+    assert (site.state / "checkpoints" / f"round-{number}.training.safetensors").is_file()
+    assert site.ok("train-round")["outcome"] == "uploaded"
 
 
 # --- the agreement --------------------------------------------------------------------------------------------------
