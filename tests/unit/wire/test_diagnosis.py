@@ -374,3 +374,9 @@ def test_an_authority_that_is_none() -> None:
 def test_an_address_that_cannot_be_used(url: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot be used"):
         open_http(url, trusting(CA.cert_pem.bytes()))
+
+
+def test_an_address_that_cannot_be_asked_of_a_proxy() -> None:
+    with pytest.raises(ConfigurationError, match="cannot ask of a proxy"):
+        open_http("https://[::1]:8443", trusting(CA.cert_pem.bytes()), through(3128))
+    open_http("https://[::1]:8443", trusting(CA.cert_pem.bytes())).close()
