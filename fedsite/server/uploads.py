@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from fedsite.files import PRIVATE_FILE, fsync_folder, sha256_of
 from fedsite.server.aggregation import why_unfit
+from fedsite.server.enrolment import refuse_revoked
 from fedsite.server.federation import Federation
 from fedsite.server.headers import LENGTH, SEQUENCE, malformed, read_digest, read_weight
 from fedsite.server.problems import Refused, no_such_round, round_closed
@@ -182,13 +183,14 @@ def conclude(federation: Federation, site: str, upload_id: str) -> UploadRow:
 
 
 def _acknowledge(federation: Federation, upload_id: str, plan: Plan) -> UploadRow:
-    """Receipt and row in one transaction, in which the round must still stand."""
+    """Receipt and row in one transaction, in which round and site must still stand."""
     with federation.database.writing() as session:
         upload = session.scalars(select(UploadRow).where(UploadRow.id == upload_id)).one()
         row = session.scalars(select(RoundRow).where(RoundRow.number == upload.round)).one()
         if not _stands(federation, row):
             upload.state = "late"
             return upload
+        refuse_revoked(session, upload.site)
         upload.state, upload.offset, upload.received = "accepted", upload.size, federation.clock()
         receipt = Receipt(
             federation=federation.name,

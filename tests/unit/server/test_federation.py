@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
-from support.federation import make
+from support.federation import make, tensors, update_file
 
 from fedsite.errors import CannotWrite, ConfigurationError, SourceMissing, UsageError
-from fedsite.server import enrolment, federation
+from fedsite.server import enrolment, federation, uploads
 from fedsite.server.authority import is_strong
 from fedsite.server.problems import Refused
 from fedsite.server.storage import SCHEMA_VERSION, Blobs, FederationRow
@@ -197,6 +197,23 @@ def test_a_revoked_site_gets_no_certificate_although_it_was_let_in_a_moment_ago(
     with pytest.raises(Refused) as caught:
         enrolment.reenrol(bench.federation, "site-a", REQUEST)
     assert caught.value.problem.type == "certificate-revoked"
+
+
+def test_a_revoked_site_gets_no_receipt_although_its_bytes_have_come(bench) -> None:
+    _enrol(bench, "site-a", new_key())
+    values = tensors(1)
+    update = update_file(bench.folder / "update", values)
+    upload = bench.announce("site-a", bench.open(), update)
+    bench.send(upload, update.read_bytes())
+    enrolment.revoke(bench.federation, "site-a")
+    with pytest.raises(Refused) as caught:
+        uploads.conclude(bench.federation, "site-a", upload.id)
+    assert caught.value.problem.type == "certificate-revoked"
+    kept = uploads.find(bench.federation, "site-a", upload.id)
+    assert (kept.state, kept.receipt) == ("receiving", None)
+    _enrol(bench, "site-a", new_key())  # who is invited anew goes on where it was
+    uploads.Part(bench.federation, kept, kept.size).close()
+    assert uploads.conclude(bench.federation, "site-a", upload.id).receipt
 
 
 def test_whoever_knows_no_secret_does_not_wait_for_writers(bench) -> None:
