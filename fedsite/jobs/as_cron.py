@@ -1,5 +1,5 @@
 """Whether the private key opens where nobody is: in a child process with an empty environment, an own session and so
-no terminal, nothing on standard input, and two seconds. What would ask a person for anything fails there.
+no terminal, nothing on standard input, and two seconds once it has started. What would ask a person fails there.
 """
 
 import json
@@ -17,6 +17,8 @@ from fedsite.site.identity import IdentityFiles
 from fedsite.wire import enrolment
 
 SECONDS = 2.0
+START_SECONDS = 60.0
+"""What the start of Python may take beforehand on a machine that is busy training."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ def opens(place: Path | None, number: int | None = None) -> Answer:
         start_new_session=True,
     )
     try:
-        said, _ = child.communicate(timeout=SECONDS)
-        return Answer(**json.loads(said))
+        said, _ = child.communicate(timeout=START_SECONDS)
+        if child.returncode != -signal.SIGALRM:
+            return Answer(**json.loads(said))
+        problem = f"It took more than {SECONDS:.0f} s to open the key: something waits for a person, or is very slow."
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
-        problem = f"It took more than {SECONDS:.0f} s to open the key: something waits for a person, or is very slow."
+        problem = f"The process that opens the key had not even started after {START_SECONDS:.0f} s."
     except ValueError:
         problem = f"The process that opens the key ended with code {child.returncode} and said nothing."
     return Answer(error=problem, mend="Choose another --key-storage (README).", exit_code=ConfigurationError.exit_code)
@@ -73,7 +77,8 @@ def _config(where: str) -> Path:
 
 
 def main(where: str, number: str) -> None:
-    """The child: one JSON object on standard output."""
+    """The child: one JSON object on standard output, or the end by SIGALRM."""
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         answer = Answer(_open(where, number))
     except FedsiteError as error:

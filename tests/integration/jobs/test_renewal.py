@@ -219,10 +219,9 @@ def test_the_files_of_0_1_0_work_and_are_renewed(server: Server, site: Site, ope
     files.versions.rmdir()
     files.pointer.unlink()
     assert works(opened)
-    assert site.ok("identity", "show")["data"]["version"] == 0
-    assert site.run("check", "--as-cron", "--config", str(site.config)).code == 0
+    assert check_identity.key_as_cron(site.config).status == "ok"
     site.ok("identity", "renew")
-    assert site.ok("identity", "show")["data"]["version"] == 1
+    assert files.current.number == 1
     assert not (files.folder / "key.pem").exists()
     assert works(opened)
 
@@ -266,7 +265,7 @@ def test_a_certificate_is_asked_for_and_imported_by_file(server: Server, tmp_pat
     site.ok("enroll", *given, "--csr-only", str(request))
     key = x509.load_pem_x509_csr(first).public_key()
     assert x509.load_pem_x509_csr(request.read_bytes()).public_key() == key, "the same key asks again"
-    assert site.run("train-round").code == 77, "nothing is in use yet"
+    assert not files_of(site).pointer.exists(), "nothing is in use yet"
 
     sign_elsewhere(server, request, answer)
     early = site.run("enroll", *given, "--import", str(answer))
@@ -274,7 +273,6 @@ def test_a_certificate_is_asked_for_and_imported_by_file(server: Server, tmp_pat
     assert "fedsite server site import by-file" in early.json["error"]["mend"]
     assert server.run("server", "site", "import", "by-file", str(answer)).returncode == 0
     assert site.ok("enroll", *given, "--import", str(answer), "--accept-agreement", "Ada")["outcome"] == "enrolled"
-    assert site.ok("train-round")["outcome"] == "nothing-to-do"
     assert site.ok("identity", "show")["data"]["imported"] is True
     renewing = site.run("identity", "renew")
     assert renewing.code == 2
@@ -282,11 +280,10 @@ def test_a_certificate_is_asked_for_and_imported_by_file(server: Server, tmp_pat
 
     # The next one needs no invitation at the site, and the old one works until it has come.
     site.ok("enroll", "--csr-only", str(request))
-    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+    assert files_of(site).current.number == 1
     hand_in(server, server.invite("by-file"), request, answer)
     site.ok("enroll", "--import", str(answer))
-    assert site.ok("identity", "show")["data"]["version"] == 2
-    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+    assert files_of(site).current.number == 2
 
 
 def test_no_other_certificate_is_imported(server: Server, site: Site, opened: sites.Site, tmp_path: Path) -> None:

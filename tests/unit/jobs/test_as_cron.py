@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,12 +84,26 @@ def test_a_key_in_a_file_needs_nobody(config: Path) -> None:
     assert (absent.exit_code, absent.storage) == (NotAuthorised.exit_code, "")
 
 
-def test_what_takes_longer_than_it_may_is_ended(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(as_cron, "SECONDS", 0.01)
+def test_what_waits_is_ended(tmp_path: Path) -> None:
+    """As a prompt does, a pipe into which nobody writes waits for ever."""
+    config = make_site(tmp_path, rounds=0, cases=1)
+    passphrase = IdentityFiles(tmp_path / "state" / "identity").current.folder / "passphrase"
+    passphrase.unlink()
+    os.mkfifo(passphrase, 0o600)
+    began = time.monotonic()
     found = check_identity.key_as_cron(config)
+    assert time.monotonic() - began >= as_cron.SECONDS
     assert (found.status, found.exit_code) == ("error", 78)
+    assert "more than 2 s" in found.message
     assert "waits for a person" in found.message
     assert found.mend
+
+
+def test_a_start_has_an_end_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(as_cron, "START_SECONDS", 0.01)
+    found = check_identity.key_as_cron(config)
+    assert (found.status, found.exit_code) == ("error", 78)
+    assert "not even started" in found.message
 
 
 def test_a_child_that_says_nothing_is_a_finding(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
