@@ -312,8 +312,8 @@ ATTACKS = (
         "refused: the norm is above the plan's bound",
         scaled(9),
     ),
-    OnUpdate("truncated", "an update four bytes too short", AT_ONCE, lambda scene: scene.send(scene.honest[:-4])),
-    OnUpdate("longer", "an update with a tail", AT_ONCE, lambda scene: scene.send(scene.honest + b"tail")),
+    OnUpdate("truncated", "an update four bytes too short", AT_ONCE, lambda scene: scene.announce(scene.honest[:-4])),
+    OnUpdate("longer", "an update with a tail", AT_ONCE, lambda scene: scene.announce(scene.honest + b"tail")),
     OnUpdate(
         "announced-tebibyte",
         "an announcement of 1 TiB",
