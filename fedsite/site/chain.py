@@ -21,6 +21,7 @@ Row = Sequence[object]
 """Sequence, previous hash, time, body and hash, as stored: of whatever types a damaged store gives."""
 
 _MIRROR = '"event":"ledger"'
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Anchor:
 
 def canonical_json(body: Mapping[str, Any]) -> str:
     """One spelling for one content: sorted keys, no spaces, no NaN."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(body)
 
 
 def hash_of(sequence: int, previous: str, time: str, text: str) -> str:
