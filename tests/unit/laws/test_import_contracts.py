@@ -35,6 +35,7 @@ FORBIDDEN = [
     ("http-client", "jobs/check.py", "import httpx"),
     ("http-server", "wire/messages.py", "import fastapi"),
     ("dicom-library", "dataset/studies.py", "import pydicom"),
+    ("keyrings", "jobs/enroll.py", "import keyring"),
     ("accounting", "jobs/status.py", "import dp_accounting"),
 ]
 
