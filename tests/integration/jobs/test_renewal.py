@@ -68,7 +68,8 @@ def works(site: sites.Site) -> bool:
 def test_a_run_renews_what_two_thirds_of_its_life_are_over_of(server: Server, site: Site) -> None:
     grow_old(server, site, days=59)
     before, key = present(site), files_of(site).key.read_bytes()
-    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+    with open_site(site.config) as opened:
+        renew.renew_if_due(opened)
     assert present(site) == before
 
     grow_old(server, site, days=61)
@@ -78,7 +79,6 @@ def test_a_run_renews_what_two_thirds_of_its_life_are_over_of(server: Server, si
     after = present(site)
     assert after.days_left() > 89 > before.days_left()
     assert files_of(site).key.read_bytes() != key
-    assert site.ok("identity", "show")["data"]["sha256"] == after.sha256
     with open_site(site.config) as again:
         recorded = events(again, "certificate renewed")[-1]
     assert recorded["certificate_sha256"] == after.sha256
@@ -176,28 +176,27 @@ def test_two_runs_do_not_renew_at_once(server: Server, site: Site, opened: sites
     assert works(opened)
 
 
-def test_an_expired_one_is_told_its_way_back(server: Server, site: Site) -> None:
+def test_an_expired_one_is_told_its_way_back(server: Server, site: Site, opened: sites.Site) -> None:
     grow_old(server, site, days=91)
-    for command in (("train-round",), ("identity", "renew")):
-        answer = site.run(*command)
-        assert answer.code == 77
-        assert "expired on" in answer.json["error"]["message"]
-        assert "new invitation" in answer.json["error"]["mend"]
-    line = server.invite("site-a")
-    old = site.state / "old.invitation"
-    old.write_text(line)
-    assert site.ok("enroll", "--invitation", str(old))["outcome"] == "enrolled"
-    assert site.ok("train-round")["outcome"] == "nothing-to-do"
+    answer = site.run("train-round")
+    assert answer.code == 77
+    assert "expired on" in answer.json["error"]["message"]
+    assert "new invitation" in answer.json["error"]["mend"]
+    with pytest.raises(NotAuthorised, match="expired on"):
+        renew.renew(opened)
+    assert versions.pending(opened.files) is None
+    assert site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a"))["outcome"] == "enrolled"
+    assert works(opened)
 
 
 def test_a_revoked_site_is_not_renewed(server: Server, tmp_path: Path) -> None:
     other = Site(tmp_path / "other")
     other.init()
-    other.enroll(server.invite("revoked"))
-    admissions.revoke(server.federation, "revoked")
-    answer = other.run("identity", "renew")
-    assert (answer.code, answer.json["error"]["code"]) == (77, "not-authorised")
-    assert "revoked" in answer.json["error"]["message"]
+    with open_site(other.config) as opened:
+        enrolling.enroll(opened, Invitation.decode(server.invite("revoked")))
+        admissions.revoke(server.federation, "revoked")
+        with pytest.raises(NotAuthorised, match="revoked"):
+            renew.renew(opened)
 
 
 def _raising(error: Exception) -> Any:
@@ -220,7 +219,7 @@ def test_the_files_of_0_1_0_work_and_are_renewed(server: Server, site: Site, ope
     files.pointer.unlink()
     assert works(opened)
     assert check_identity.key_as_cron(site.config).status == "ok"
-    site.ok("identity", "renew")
+    renew.renew(opened)
     assert files.current.number == 1
     assert not (files.folder / "key.pem").exists()
     assert works(opened)
@@ -271,9 +270,9 @@ def test_a_certificate_is_asked_for_and_imported_by_file(server: Server, tmp_pat
     early = site.run("enroll", *given, "--import", str(answer))
     assert early.code == 77
     assert "fedsite server site import by-file" in early.json["error"]["mend"]
-    assert server.run("server", "site", "import", "by-file", str(answer)).returncode == 0
+    admissions.register(server.federation, "by-file", x509.load_pem_x509_certificates(answer.read_bytes()))
     assert site.ok("enroll", *given, "--import", str(answer), "--accept-agreement", "Ada")["outcome"] == "enrolled"
-    assert site.ok("identity", "show")["data"]["imported"] is True
+    assert files_of(site).current.choice.imported
     renewing = site.run("identity", "renew")
     assert renewing.code == 2
     assert "--csr-only" in renewing.json["error"]["mend"]
