@@ -26,7 +26,6 @@ from fedsite.wire.plans import Plan
 RETENTION_YEARS = 6
 """As 45 CFR 164.316(b)(2)(i) asks for records of this kind; hospitals' own rules may ask for more."""
 
-REFUSED = "refused"
 _ERRANDS = (
     (r"/v1/rounds/\d+/updates|/v1/uploads/.*", "sent an update"),
     (r"/v1/participation", "asked whether something is due"),
@@ -245,7 +244,7 @@ class _Events:
             event = record.body["event"]
             if event == trail.REQUEST:
                 self._request(record.body)
-            elif event == REFUSED:
+            elif event == trail.REFUSED:
                 what = Event(record.time, record.body["operator"], record.body["message"], record.body["code"])
                 self.refusals.append(what)
             elif event in DECISIONS:

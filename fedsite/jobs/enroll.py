@@ -10,9 +10,9 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, UsageError
+from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, TryAgainLater, UsageError
 from fedsite.files import PRIVATE_FILE, write_atomically
-from fedsite.jobs import recover
+from fedsite.jobs import recover, trail
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.network import proxy_for
 from fedsite.jobs.renew import key_of, put_into_use, take_up
@@ -160,7 +160,8 @@ def _alone(site: Site, invitation: Invitation) -> Iterator[None]:
     with only_run(site.state.folder), only_run(site.files.folder):
         site.state.verify()
         _refuse_another_federation(site, invitation)
-        yield
+        with trail.refusals(site.state, ServerBrokeProtocol, NotAuthorised, TryAgainLater):
+            yield
 
 
 def _choice(site: Site, wanted: Wanted, imported: bool = False) -> Choice:

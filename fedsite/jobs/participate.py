@@ -16,7 +16,7 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
-from fedsite.jobs import approve, charging, egress, evaluations, pages, receipts, rehearsal
+from fedsite.jobs import approve, charging, egress, evaluations, pages, receipts, rehearsal, trail
 from fedsite.jobs import round as rounds
 from fedsite.jobs.guard import Guard
 from fedsite.jobs.local_work import Steps
@@ -38,7 +38,6 @@ from fedsite.wire.messages import (
     utc_now,
 )
 
-LONGEST_REASON = 1000  # some of it may be the server's
 REASONS: dict[type[FedsiteError], RefusalReason] = {
     PolicyRefused: "policy",
     BudgetSpent: "budget",
@@ -46,6 +45,7 @@ REASONS: dict[type[FedsiteError], RefusalReason] = {
     SourceMissing: "technical",
     ConfigurationError: "technical",
 }
+# What this site has refused, or waits for: the server's breaches, and its own reasons.
 WRITTEN_DOWN: tuple[type[FedsiteError], ...] = (ServerBrokeProtocol, OutOfRange, TryAgainLater, *REASONS)
 
 
@@ -62,7 +62,7 @@ def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: f
 
     Raises every error of cli.md's table; what was reached is kept, and the next run goes on from there.
     """
-    with only_run(site.state.folder, wait_seconds), _written_down(site):
+    with only_run(site.state.folder, wait_seconds), trail.refusals(site.state, *WRITTEN_DOWN):
         site.state.verify()
         pinned = site.pinned
         guard = Guard(site.config.policy, pinned)
@@ -75,16 +75,6 @@ def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: f
             if not dry_run and (finished := _finish_pending(site, client, step, pinned)):
                 return finished
             return _take_what_is_due(site, client, step, pinned, dry_run)
-
-
-@contextmanager
-def _written_down(site: Site) -> Iterator[None]:
-    """Writes into the audit what this site has refused, or waits for: the server's breaches, and its own reasons."""
-    try:
-        yield
-    except WRITTEN_DOWN as error:
-        site.state.audit("refused", code=error.code, message=error.message[:LONGEST_REASON])
-        raise
 
 
 def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned: Pinned, dry_run: bool) -> Outcome:

@@ -1,9 +1,12 @@
-"""What the audit is told beside what jobs do: every request to the server, and the policy in force."""
+"""What the audit is told beside what jobs do: every request to the server, the policy in force, every refusal."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fedsite.errors import FedsiteError
 from fedsite.site.chain import canonical_json
 from fedsite.site.policy import Policy
 from fedsite.site.state import State
@@ -11,7 +14,8 @@ from fedsite.site.state import State
 if TYPE_CHECKING:
     from fedsite.wire.transport import Exchange
 
-REQUEST, POLICY = "request", "policy"
+REQUEST, POLICY, REFUSED = "request", "policy", "refused"
+LONGEST_REASON = 1000  # some of it may be the server's
 
 
 def write_request(state: State, exchange: "Exchange") -> None:
@@ -30,3 +34,13 @@ def note_policy(state: State, policy: Policy) -> None:
         changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
         digest = hashlib.sha256(canonical_json(now).encode()).hexdigest()
         state.audit(POLICY, sha256=digest, changed=changed if known else [], policy=now)
+
+
+@contextmanager
+def refusals(state: State, *kinds: type[FedsiteError]) -> Iterator[None]:
+    """Writes down an error of these kinds that ends what is done inside, and lets it go on."""
+    try:
+        yield
+    except kinds as error:
+        state.audit(REFUSED, code=error.code, message=error.message[:LONGEST_REASON])
+        raise

@@ -73,6 +73,19 @@ def test_what_was_decided_is_recorded(site: Site, number: int) -> None:
     assert new[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_a_refused_enrolment_is_recorded(server: Server, tmp_path: Path) -> None:
+    """Another key has spent the invitation: the server says no, and the records of a site that never got in say it."""
+    invitation = server.invite("site-e")
+    sites = [Site(tmp_path / name) for name in ("first", "second")]
+    for site in sites:
+        site.init()
+    sites[0].enroll(invitation)
+    assert sites[1].run("enroll", "--invitation", "-", stdin=invitation).code == 77
+    assert [one["code"] for one in events(sites[1], "refused")] == ["not-authorised"]
+    assert [one["status"] for one in events(sites[1], "request")] == [200, 403]
+    assert events(sites[0], "refused") == []
+
+
 def test_it_is_verified_on_another_machine(site: Site, number: int, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     data = site.ok("audit", "export", str(file))["data"]
