@@ -74,20 +74,33 @@ def test_old_moments_are_removed_and_those_of_each_series_stay(bench) -> None:
     assert len(sizes) == 1, f"{sha256} has the model's form"
 
 
-def test_the_same_bytes_may_be_moments_of_two_rounds_and_a_model_too(bench, monkeypatch) -> None:
-    """Zero updates of a zero model: its first moment has the bytes of the model, in every round."""
+def test_what_the_next_round_needs_is_not_removed_with_what_was_the_same_before(bench) -> None:
+    """Updates of zeros: the first moment is the same file in every round."""
     zeros = {name: np.zeros_like(values) for name, values in tensors().items()}
-    monkeypatch.setattr("support.federation.tensors", lambda *_: zeros)
     first = bench.open(count=3, **RULES)
     for number in range(first, first + 3):
         for site in ("a", "b"):
             bench.deliver(site, number, zeros)
         rounds.advance(bench.federation)
-        report = round_report(bench.federation, number)
-        assert report["result_sha256"] == report["model_sha256"] == moments(bench)[-1].first_sha256
-    other = bench.open(count=1, plan="another")
-    assert round_report(bench.federation, other)["model_sha256"] in files(bench)
-    play(bench, other, SENT[0])
+        [row] = moments(bench)
+        assert {row.first_sha256, row.second_sha256} <= files(bench)
+
+
+def test_moments_that_are_a_models_bytes_stay_as_the_model(bench, monkeypatch) -> None:
+    """A zero model and updates of zeros: the first moment is the model's file."""
+    zeros = {name: np.zeros_like(values) for name, values in tensors().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr("support.federation.tensors", lambda *_: zeros)
+        first = bench.open(count=2, **RULES)
+    for site in ("a", "b"):
+        bench.deliver(site, first, zeros)
+    rounds.advance(bench.federation)
+    [row] = moments(bench)
+    assert row.first_sha256 == round_report(bench.federation, first)["model_sha256"]
+    play(bench, first + 1, SENT[0])
+    assert [one.round for one in moments(bench)] == [first + 1]
+    assert row.first_sha256 in files(bench)
+    assert row.second_sha256 not in files(bench)
 
 
 def test_a_series_begins_with_fresh_moments(bench) -> None:

@@ -51,22 +51,3 @@ def test_adam_by_hand() -> None:
         ours = adams_model(ours, first, second, 0.1, 0.001)
         assert (first[0], second[0]) == pytest.approx((float(mean), float(square)), rel=1e-12)
         assert ours[0] == pytest.approx(float(model), rel=1e-12)
-
-
-def test_adam_is_torchs_without_its_correction() -> None:
-    """torch's Adam corrects both moments for their beginning at zero; scaled back it is ours with v from zero."""
-    import torch
-
-    weights = torch.nn.Parameter(torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64))
-    optimizer = torch.optim.Adam([weights], lr=1.0, betas=(0.8, 0.95), eps=0.0)
-    model, first, second = weights.detach().numpy().copy(), 0.0, 0.0
-    for step, update in enumerate(np.random.default_rng(0).normal(size=(5, 3)), start=1):
-        before = weights.detach().numpy().copy()
-        weights.grad = torch.from_numpy(-update)
-        optimizer.step()
-        moved = weights.detach().numpy() - before
-        first, second = next_moments(first, second, update, 0.8, 0.95)
-        following = adams_model(model, first, second, 1.0, 0.0)
-        correction = math.sqrt(1 - 0.95**step) / (1 - 0.8**step)
-        np.testing.assert_allclose((following - model) * correction, moved, rtol=1e-9)
-        model = following
