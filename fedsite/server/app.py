@@ -19,7 +19,7 @@ from starlette.routing import Match
 import fedsite
 from fedsite.errors import CannotWrite, TryAgainLater
 from fedsite.server import enrolment, participation, uploads
-from fedsite.server.bodies import read_body
+from fedsite.server.bodies import blocks, read_body
 from fedsite.server.document import PROBLEMS, body, describe, takes
 from fedsite.server.door import Door
 from fedsite.server.est import add_enrolment
@@ -149,7 +149,8 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
     )
     async def probe(request: Request) -> None:
         """Takes bytes and throws them away: a site measures the way up."""
-        await read_body(request, MAX_PROBE_BYTES)
+        async for _ in blocks(request, MAX_PROBE_BYTES):
+            pass
 
     @app.get("/v1/models/{sha256}", response_class=FileResponse, responses=_MODEL)
     def model(sha256: Digest) -> FileResponse:

@@ -113,7 +113,7 @@ class Allowance:
 class Limits:
     """What a server allows each client. Certificates are few: each stays in the database for ever."""
 
-    requests: Allowance = Allowance(burst=300, per_second=10, at_once=8)
+    requests: Allowance = Allowance(burst=300, per_second=10, at_once=4)
     certificates: Allowance = Allowance(burst=10, per_second=10 / 86_400, at_once=1)
 
 
