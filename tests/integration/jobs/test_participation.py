@@ -119,7 +119,7 @@ def test_a_refused_update_is_not_sent_again_and_again(
 @contextmanager
 def quietly(_step: str) -> Iterator[Progress]:
     """A step that nobody watches."""
-    yield lambda done, total: None
+    yield lambda done, total, note="": None
 
 
 def test_a_changed_payload_never_leaves(server: Server, site: Site, tmp_path: Path) -> None:
