@@ -1,5 +1,6 @@
 """An authority that a consortium supplies: judged in words before anything is made of it, and by TLS itself."""
 
+import ssl
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +11,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from support.authorities import FEDERATION, certificate_of, chain_of_three, consortium, write
-from support.federation import make
+from support.federation import make, write_identity
 
 from fedsite.errors import ConfigurationError, FedsiteError, SourceMissing, UsageError
 from fedsite.files import sha256_of
 from fedsite.server import federation, intermediate
 from fedsite.server.authority import Authority, unencrypted_pem
-from fedsite.wire.enrolment import new_key, to_pem
+from fedsite.server.tls import server_context
+from fedsite.wire.enrolment import key_to_pem, new_key, to_pem
 from fedsite.wire.messages import utc_now
 
 HOSTS = ["localhost", "127.0.0.1"]
@@ -182,6 +184,21 @@ def test_an_intermediate_is_replaced_by_another_of_its_root(tmp_path: Path) -> N
     shown = x509.load_pem_x509_certificates(opened.server_certificate.read_bytes())
     assert shown[1:] == list(second.chain[:-1])
     assert first.chain[0] in x509.load_pem_x509_certificates(opened.ca_certificate.read_bytes())
+
+
+def test_what_the_former_intermediate_has_signed_is_still_taken_even_shown_alone(tmp_path: Path) -> None:
+    first, key = chain_of_three(), new_key()
+    made = make(tmp_path / "federation", supplied=write(tmp_path / "first", first))
+    leaf = to_pem([first.issue_site(key.public_key(), "site-a", utc_now())])
+    site = write_identity(tmp_path / "site", leaf, key_to_pem(key, "a passphrase"), to_pem([first.root]))
+    federation.replace_authority(made, *write(tmp_path / "second", chain_of_three()))
+    server = server_context(made.server_certificate, made.ca_certificate)
+    intermediate._shake_hands(server, site.context(), "localhost")
+
+    made.ca_certificate.write_bytes(to_pem(list(federation.open_federation(made.folder).authority.chain)))
+    forgetful = server_context(made.server_certificate, made.ca_certificate)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        intermediate._shake_hands(forgetful, site.context(), "localhost")
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
