@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from support.offers import Liar, Lie, two_of_three
 from support.plan_attacks import ATTACKS
 from support.site import Site
 
-from fedsite.errors import FedsiteError
+from fedsite.errors import FedsiteError, OutsideHours
 from fedsite.jobs import participate
 from fedsite.jobs.local_work import Progress
 from fedsite.jobs.site import open_site
@@ -23,6 +24,7 @@ PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},
     "rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600},
 }
+HOUR = timedelta(hours=1)
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "egress", "kept")
 
 
@@ -111,3 +113,27 @@ def test_the_command_says_so(met: tuple[Site, Liar], name: str) -> None:
     assert attack.complaint in answer.json["error"]["message"]
     assert answer.json["outcome"] == "failed"
     assert answer.json["error"]["mend"]
+
+
+@pytest.mark.parametrize("off_by", [12, -12])
+def test_hours_must_be_open_by_the_servers_clock_too(met: tuple[Site, Liar], off_by: int) -> None:
+    """This machine's clock may be half a day wrong; a server that lies about the time can only keep the site away."""
+    site, liar = met
+    here = datetime.now(UTC)
+    site.configure(policy={"hours": [f"{here - HOUR:%H}:00-{here + 2 * HOUR:%H}:00"], "time_zone": "UTC"})
+    liar.offers()
+    liar.lying.ahead_seconds = off_by * 3600.0
+    before = remembered(site)
+    try:
+        with open_site(site.config) as opened, pytest.raises(OutsideHours):
+            participate.take_part(opened, quietly)
+        assert liar.lying.asked == ["GET /v1/federation"], "it is not asked whether anything is due"
+        assert remembered(site) == before
+        site.configure(policy={"hours": [f"{here + 11 * HOUR:%H}:00-{here + 14 * HOUR:%H}:00"]})
+        liar.offers()
+        with open_site(site.config) as opened, pytest.raises(OutsideHours):
+            participate.take_part(opened, quietly)
+        assert liar.lying.asked == [], "nor what time it is, where the hours are closed by this machine's clock"
+    finally:
+        liar.lying.ahead_seconds = 0.0
+        site.configure(policy={"hours": [], "time_zone": None})
