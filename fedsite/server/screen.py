@@ -2,8 +2,9 @@
 
 Three things are measured of each update, in one pass over the files: its norm; its cosine to the coordinate median of
 the others; the share of its values that are outliers, by the modified z-score (Iglewicz and Hoaglin 1993) over sites.
-The others' median holds nothing of the update itself, and is theirs as long as fewer than half of them are poisoned: so
-there must be three of them, since the median of two is their mean.
+The others' median holds nothing of the update itself, and is theirs as long as fewer than half of them are poisoned.
+The median of two others is their mean, which either of them can turn: so among three each is compared with both others,
+and what counts is the one that it agrees with better.
 
 Noise hides directions. An update is a signal of norm at most C and noise of standard deviation r C on each of its d
 values, whose norm is about r C sqrt(d). If all signals were as long as clipping allows and pointed the same way, the
@@ -31,9 +32,8 @@ from fedsite.server.aggregation import slice_length, stacked
 from fedsite.wire.algorithms import Values, coordinate_median
 from fedsite.wire.payload import Layout, chunks
 from fedsite.wire.plans import DpSgd, PlanDraft
-from fedsite.wire.server_rules import Screen
+from fedsite.wire.server_rules import FEWEST, Screen
 
-FEWEST, FEWEST_DIRECTIONS = 3, 4
 OUTLIER = 3.5
 NORMAL_MAD = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 MEDIAN_VARIANCE = math.pi / 2
@@ -60,7 +60,7 @@ def examine(updates: Mapping[str, Path], encoded: Layout, plan: PlanDraft, rules
     measured = dict(zip(updates, found, strict=True))
     uninformative = why_uninformative(plan, moved, len(measured))
     typical = float(np.median([one.norm for one in measured.values()]))
-    too_few = _too_few(len(measured), FEWEST)
+    too_few = _too_few(len(measured))
     lowest = rules.least_cosine - CERTAIN / math.sqrt(moved or 1) if uninformative is None else -math.inf
     reasons = {site: _conspicuous(one, typical, lowest, rules) for site, one in measured.items()}
     return {
@@ -83,27 +83,24 @@ def measure(paths: Sequence[Path], encoded: Layout) -> tuple[list[Measured], int
     and have no direction. Memory: twice what a rule by rank needs.
     """
     sites, moved = len(paths), 0
-    squares, dots, others = np.zeros(sites), np.zeros(sites), np.zeros(sites)
-    outliers = np.zeros(sites, np.int64)
+    squares, outliers = np.zeros(sites), np.zeros(sites, np.int64)
+    dots, others = np.zeros((2, sites)), np.zeros((2, sites))
     for part in chunks(encoded.values, slice_length(sites)):
         stack = stacked(paths, encoded, part)
         ordered = np.sort(stack, axis=0)
         moved += int(np.count_nonzero((ordered[0] != 0) | (ordered[-1] != 0)))
         for place, own in enumerate(stack):
-            rest = _median_without(own, ordered)
             squares[place] += float(own @ own)
-            dots[place] += float(own @ rest)
-            others[place] += float(rest @ rest)
+            for which, other in enumerate(_compared_with(place, stack, ordered)):
+                dots[which, place] += float(own @ other)
+                others[which, place] += float(other @ other)
         stack -= coordinate_median(ordered)
         outliers += _outlying(np.abs(stack, out=stack), ordered)
     lengths = np.sqrt(squares) * np.sqrt(others)
+    cosines = np.divide(dots, lengths, out=np.full_like(dots, -np.inf), where=lengths > 0).max(axis=0)
     found = [
-        Measured(
-            norm=math.sqrt(squares[place]),
-            cosine=float(dots[place] / lengths[place]) if lengths[place] > 0 else None,
-            outliers=int(outliers[place]) / encoded.values,
-        )
-        for place in range(sites)
+        Measured(math.sqrt(square), float(cosine) if cosine > -np.inf else None, int(count) / encoded.values)
+        for square, cosine, count in zip(squares, cosines, outliers, strict=True)
     ]
     return found, moved
 
@@ -112,7 +109,7 @@ def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
     """Why cosines tell nothing in a round of so many updates, in each of which so many values move under this plan;
     None when they tell something.
     """
-    if too_few := _too_few(sites, FEWEST_DIRECTIONS):
+    if too_few := _too_few(sites):
         return too_few
     ratio, chance = noise_ratio(plan), 1 / math.sqrt(values or 1)
     largest = expected_cosine(ratio, values, sites)
@@ -146,13 +143,23 @@ def noise_ratio(plan: PlanDraft) -> float:
 
 
 def expected_cosine(ratio: float, values: int, sites: int) -> float:
-    """The largest cosine that an honest update can be expected to have to the coordinate median of the others."""
+    """The largest cosine that an honest update can be expected to have to the coordinate median of the others; of three
+    updates, to one other.
+    """
     spread = ratio**2 * values
-    return 1 / math.sqrt((1 + spread) * (1 + MEDIAN_VARIANCE * spread / (sites - 1)))
+    others = spread if sites == FEWEST else MEDIAN_VARIANCE * spread / (sites - 1)
+    return 1 / math.sqrt((1 + spread) * (1 + others))
 
 
-def _too_few(sites: int, fewest: int) -> str | None:
-    return None if sites >= fewest else f"it takes {fewest} updates or more, there are {sites}"
+def _too_few(sites: int) -> str | None:
+    return None if sites >= FEWEST else f"it takes {FEWEST} updates or more, there are {sites}"
+
+
+def _compared_with(place: int, stack: Values, ordered: Values) -> list[Values]:
+    """The median of the others; of two others, each of them."""
+    if len(stack) == FEWEST:
+        return [other for number, other in enumerate(stack) if number != place]
+    return [_median_without(stack[place], ordered)]
 
 
 def _median_without(own: Values, ordered: Values) -> Values:

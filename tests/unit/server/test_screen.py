@@ -49,7 +49,7 @@ def honest(sites: int, values: int, seed: int = 0, spread: float = 1.0) -> np.nd
     kind=st.sampled_from(["normal", "ties", "zeros", "one zero"]),
 )
 def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, sites: int, seed: int, kind: str) -> None:
-    """Norm, cosine to the median of the others, and outliers, for every site by itself; ties and zeros included."""
+    """Norm, cosine to the median of the others (of two others to either), and outliers; ties and zeros included."""
     drawn = np.random.default_rng(seed)
     sent = drawn.normal(size=(sites, 57)).astype(np.float32).astype(np.float64)
     sent = {"ties": np.rint(sent), "zeros": 0 * sent, "normal": sent}.get(kind, sent * (np.arange(sites) > 0)[:, None])
@@ -61,12 +61,11 @@ def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, sites: int, see
     for place, one in enumerate(found):
         assert one.norm == pytest.approx(np.linalg.norm(sent[place]))
         others = np.delete(sent, place, axis=0)
-        rest = np.median(others, axis=0) if len(others) else np.zeros(57)
-        lengths = np.linalg.norm(rest) * np.linalg.norm(sent[place])
-        if lengths:
-            assert one.cosine == pytest.approx(sent[place] @ rest / lengths, abs=1e-12)
-        else:
-            assert one.cosine is None
+        known = [np.median(others, axis=0)] if len(others) > 2 else list(others)
+        with np.errstate(invalid="ignore"):
+            cosines = [sent[place] @ rest / np.linalg.norm(sent[place]) / np.linalg.norm(rest) for rest in known]
+        best = max((cosine for cosine in cosines if np.isfinite(cosine)), default=None)
+        assert one.cosine == (best if best is None else pytest.approx(best, abs=1e-12))
         assert one.outliers == pytest.approx((np.abs(sent[place] - middle) > far).mean(), abs=1e-12)
 
 
@@ -85,7 +84,7 @@ def test_slices_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # --- judging --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sites", [4, 5, 16])
+@pytest.mark.parametrize("sites", [3, 4, 5, 16])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
 def test_the_honest_are_left_alone(tmp_path: Path, sites: int, spread: float) -> None:
     verdict = examined(tmp_path, honest(sites, 20_000, spread=spread), privacy=UPDATE)
@@ -104,7 +103,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("sites", [4, 5, 10])
+@pytest.mark.parametrize("sites", [3, 4, 5, 10])
 def test_the_poisoned_one_stands_out_and_nobody_else(tmp_path: Path, attack: str, sites: int) -> None:
     sent = honest(sites, 20_000, seed=sites)
     sent[1] = ATTACKS[attack](sent[1], np.delete(sent, 1, axis=0))
@@ -123,17 +122,6 @@ def test_poisoned_ones_that_agree_stand_out_as_long_as_they_are_less_than_half_o
     sent[:several] = -sent[several:].mean(axis=0)
     verdict = examined(tmp_path, sent, privacy=UPDATE)
     assert screen.conspicuous(verdict) == [f"site-{place}" for place in range(several)]
-
-
-def test_of_three_only_sizes_are_judged(tmp_path: Path) -> None:
-    """Of two others nobody knows which one is right: either attack would make everybody look wrong."""
-    sent = honest(3, 20_000)
-    sent[1] *= -1
-    verdict = examined(tmp_path, sent, privacy=UPDATE)
-    assert verdict["findings"] == {}
-    assert verdict["cosine"] == "uninformative: it takes 4 updates or more, there are 3"
-    sent[1] *= 10
-    assert screen.conspicuous(examined(tmp_path, sent, privacy=UPDATE)) == ["site-1"]
 
 
 def test_outliers_are_told_where_norm_and_cosine_are_not(tmp_path: Path) -> None:
@@ -173,7 +161,7 @@ def test_of_fewer_than_three_nobody_stands_out(tmp_path: Path, sites: int) -> No
     sent[0] *= 1e6
     verdict = examined(tmp_path, sent, privacy=UPDATE)
     assert verdict["findings"] == {}
-    assert verdict["cosine"].startswith("uninformative: it takes 4 updates")
+    assert verdict["cosine"].startswith("uninformative: it takes 3 updates")
     assert verdict["others"].startswith("uninformative: it takes 3 updates")
 
 
@@ -190,7 +178,7 @@ def plan_with(folder: Path, noise: float) -> PlanDraft:
     return draft(folder, privacy=UPDATE | {"noise_multiplier": noise})
 
 
-@pytest.mark.parametrize("sites", [4, 9])
+@pytest.mark.parametrize("sites", [3, 4, 9])
 @pytest.mark.parametrize("ratio", [0.003, 0.03])
 def test_the_expected_cosine_is_that_of_a_simulation(sites: int, ratio: float) -> None:
     """All signals alike and of norm 1, noise of `ratio` on each value; of few sites the formula is a little low."""
@@ -200,7 +188,7 @@ def test_the_expected_cosine_is_that_of_a_simulation(sites: int, ratio: float) -
     cosines = []
     for _ in range(4):
         sent = signal + ratio * drawn.normal(size=(sites, values))
-        rest = np.median(sent[1:], axis=0)
+        rest = sent[1] if sites == 3 else np.median(sent[1:], axis=0)
         cosines.append(sent[0] @ rest / np.linalg.norm(sent[0]) / np.linalg.norm(rest))
     expected = screen.expected_cosine(ratio, values, sites)
     assert np.mean(cosines) == pytest.approx(expected, rel=0.25, abs=3 / math.sqrt(4 * values))

@@ -41,6 +41,7 @@ def read(folder: Path, **changes: Any) -> PlanDraft:
         ),
         ({"server_adam": {"learning_rate": 0.1}}, "server_adam", ServerAdam(learning_rate=0.1)),
         ({"screen": {"rule": "hold"}}, "screen", Screen(rule="hold")),
+        ({"aggregation": "median", "algorithm": "fedbn"} | OF_FIVE, "aggregation", "median"),
         ({"screen": {"rule": "flag"}} | SCAFFOLD, "screen", Screen(rule="flag")),
         ({"server_adam": {"learning_rate": 0.1}} | SCAFFOLD, "server_adam", ServerAdam(learning_rate=0.1)),
     ],
