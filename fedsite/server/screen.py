@@ -111,7 +111,9 @@ def why_uninformative(plan: PlanDraft, values: int, sites: int) -> str | None:
     """
     if too_few := _too_few(sites):
         return too_few
-    ratio, chance = noise_ratio(plan), 1 / math.sqrt(values or 1)
+    if not values:
+        return "the updates hold nothing but zeros"
+    ratio, chance = noise_ratio(plan), 1 / math.sqrt(values)
     largest = expected_cosine(ratio, values, sites)
     if largest >= 2 * CERTAIN * chance:
         return None

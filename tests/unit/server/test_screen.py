@@ -167,7 +167,7 @@ def test_of_fewer_than_three_nobody_stands_out(tmp_path: Path, sites: int) -> No
 
 def test_updates_of_nothing_are_not_conspicuous(tmp_path: Path) -> None:
     verdict = examined(tmp_path, np.zeros((4, 50)), privacy=UPDATE)
-    assert verdict["findings"] == {}
+    assert (verdict["findings"], verdict["cosine"]) == ({}, "uninformative: the updates hold nothing but zeros")
     assert verdict["updates"]["site-0"] == {"norm": 0.0, "cosine": None, "outliers": 0.0}
 
 
