@@ -1,5 +1,6 @@
 """The page for an ethics board, by the installed command, in a real browser."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from example_site import make_site
 from support.browser import Browser
 from support.site import Site
 
-from fedsite.jobs import audit_report
+from fedsite.jobs import audit_report, pages
 from fedsite.jobs.site import open_site
 from fedsite.privacy.statement import guarantee
 from fedsite.site.state import State
@@ -63,6 +64,18 @@ def test_it_says_what_the_records_say(site: Site) -> None:
     assert decided["agreement accepted"] == f"by Dr. <Ada> Tester, sha256 {'ab' * 32}"
     assert "tasks: stroke-dwi" in decided["policy"]
     assert int(account.keep_until[:4]) == int(account.until[:4]) + 6
+
+
+def test_what_left_without_noise_is_said(site: Site, tmp_path: Path) -> None:
+    with open_site(site.config) as opened:
+        account = audit_report.account_of(opened)
+    spent = replace(account.spent, epsilon=None)
+    account = replace(account, spent=spent, guarantee=guarantee(None, account.terms.delta))
+    pages.write(tmp_path / "page.html", "audit.html.j2", account=account)
+    text = (tmp_path / "page.html").read_text()
+    assert "At least one update left without noise" in text
+    assert "Not private: something left this site without noise" in text
+    assert "then noised" not in text
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
