@@ -111,7 +111,8 @@ def certificate_of(site: Site) -> bytes:
 
 def _refuse_another_federation(site: Site, invitation: Invitation) -> None:
     files = site.files
-    if files.authority.is_file() and identity.authority_sha256(files) != invitation.ca_sha256:
+    enrolled = files.federation.is_file() or files.certificate.is_file()
+    if enrolled and identity.authority_sha256(files) != invitation.ca_sha256:
         raise UsageError(
             "This state folder belongs to another federation.", "Use one state folder for each federation."
         )
@@ -131,11 +132,12 @@ def _certified(site: Site, invitation: Invitation, wanted: Wanted) -> Version:
     proxy, patience = proxy_for(network, invitation.server), Patience(network.patience_seconds)
     try:
         chain = enrolment.enroll(invitation, authority, key_of(version), proxy, patience, site.witness)
-    except NotAuthorised:
+    except NotAuthorised as error:
         if version != waited:
             versions.remove(version)
         if not files.certificate.is_file():
             raise
+        site.warn(f"{error.message} The present certificate stays.")
         return files.current
     except OutOfDate as error:
         raise or_clock(error, invitation.server, files.authority, proxy=proxy, witness=site.witness) from error
@@ -176,9 +178,9 @@ def _choice(site: Site, wanted: Wanted, imported: bool = False) -> Choice:
 
 
 def _fetch_authority(site: Site, invitation: Invitation) -> bytes:
-    """The root that the invitation names (PEM), fetched once."""
+    """The root that the invitation names (PEM); an earlier attempt has fetched it, perhaps with another invitation."""
     files, network = site.files, site.config.network
-    if not files.authority.is_file():
+    if not files.authority.is_file() or identity.authority_sha256(files) != invitation.ca_sha256:
         proxy, patience = proxy_for(network, invitation.server), Patience(network.patience_seconds)
         root = enrolment.fetch_ca(invitation.server, invitation.ca_sha256, proxy, patience, site.witness)
         write_atomically(files.authority, root, PRIVATE_FILE)

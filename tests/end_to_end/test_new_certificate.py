@@ -36,8 +36,9 @@ def test_the_same_invitation_again_changes_nothing(server: Server, site: Site) -
     line = server.invite("site-a")
     site.ok("enroll", "--invitation", "-", stdin=line)
     before = files_of(site)
-    again = site.ok("enroll", "--invitation", "-", stdin=line)
-    assert again["outcome"] == "nothing-to-do"
+    again = site.run("enroll", "--invitation", "-", stdin=line)
+    assert (again.code, again.json["outcome"]) == (0, "nothing-to-do")
+    assert "served another key. The present certificate stays." in again.stderr
     assert files_of(site) == before
 
 

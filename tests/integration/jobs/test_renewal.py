@@ -4,6 +4,7 @@ import base64
 import ssl
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedsite.jobs import site as sites
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import open_site
 from fedsite.server import enrolment as admissions
+from fedsite.server.authority import Authority
 from fedsite.site import identity, versions
 from fedsite.site.identity import Certificate
 from fedsite.wire import enrolment
@@ -204,6 +206,24 @@ def _raising(error: Exception) -> Any:
         raise error
 
     return act
+
+
+def test_an_invitation_that_was_refused_binds_nobody(server: Server, tmp_path: Path) -> None:
+    """Before its first enrolment a site belongs to no federation, whichever it has asked."""
+    other = Site(tmp_path / "undecided")
+    other.init()
+    line = Invitation.decode(server.invite("undecided"))
+    with open_site(other.config) as opened:
+        with pytest.raises(NotAuthorised):
+            enrolling.enroll(opened, replace(line, secret="x" * 43))
+        opened.files.authority.write_bytes(another_root())
+        assert enrolling.enroll(opened, line).pinned.site == "undecided"
+        with pytest.raises(UsageError, match="another federation"):
+            enrolling.enroll(opened, replace(line, ca_sha256="ab" * 32))
+
+
+def another_root() -> bytes:
+    return enrolment.to_pem([Authority.create("another", utc_now()).root])
 
 
 # --- an identity of 0.1.0 -------------------------------------------------------------------------------------------
