@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from support.impostor import impostor
 from support.offers import STRANGER, Liar
 from support.site import Site
 
-from fedsite.errors import DataNotFit, SourceMissing
-from fedsite.jobs import tickets
+from fedsite.errors import DataNotFit, ServerBrokeProtocol, SourceMissing
+from fedsite.jobs import participate, tickets
+from fedsite.jobs.local_work import Progress
 from fedsite.jobs.site import open_site
 
 PLAN = {
@@ -52,6 +54,12 @@ def _site(server: Server, folder: Path, name: str) -> Site:
     return site
 
 
+@contextmanager
+def quietly(_step: str) -> Iterator[Progress]:
+    """A step that nobody watches."""
+    yield lambda done, total, note="": None
+
+
 def audited(site: Site) -> dict[str, Any]:
     """The audit's last record."""
     with site.open_state() as state:
@@ -87,7 +95,9 @@ def test_a_server_that_shows_each_site_another_round_is_found_out(two: Two, tmp_
     for site, model in ((two.north, "a" * 64), (two.south, "b" * 64)):
         between = [two.liar.past[3]]
         two.liar.offers(plan, two.liar.ticket(plan, 4, model_sha256=model), between)
-        site.run("train-round")  # the model is not there; but neither can notice by itself that there are two
+        # The model is not there; but neither can notice by itself that there are two.
+        with open_site(site.config) as here, pytest.raises(ServerBrokeProtocol, match="404"):
+            participate.take_part(here, quietly)
         assert site.round_state(4)[1]["ticket_sha256"]
     file = tmp_path / "south.json"
     two.south.ok("audit", "tickets", "--out", str(file))
