@@ -91,6 +91,18 @@ def test_a_site_is_set_up_by_answering_questions(
     assert site.ok("enroll")["data"]["agreement_accepted_by"] == "Ada Tester"
 
 
+def test_status_fits_the_screen(site: Site, terminal: Callable[[Site], Terminal]) -> None:
+    prepare_blobs(site)
+    screen = terminal(site)
+    screen.type(f"clear; {FEDSITE} status; echo the-''end")
+    lines = screen.wait_for("the-end\n").splitlines()
+    text = "\n".join(lines)
+    assert "Site         site-a in federation test-federation" in text
+    assert "4 training, 1 held out (stroke-dwi)" in text
+    assert "epsilon 0 per patient (add or remove one), delta 1e-06" in text
+    assert len([line for line in lines if line.strip()]) < 24
+
+
 def test_a_person_agrees_to_a_plan(
     server: Server, site: Site, tmp_path: Path, terminal: Callable[[Site], Terminal]
 ) -> None:
@@ -105,18 +117,6 @@ def test_a_person_agrees_to_a_plan(
     screen.wait_for("Ada Tester has agreed. Next: fedsite train-round")
     assert site.ok("train-round")["outcome"] == "uploaded"
     site.configure(policy={"approve_plans": False})
-
-
-def test_status_fits_the_screen(site: Site, terminal: Callable[[Site], Terminal]) -> None:
-    prepare_blobs(site)
-    screen = terminal(site)
-    screen.type(f"clear; {FEDSITE} status; echo the-''end")
-    lines = screen.wait_for("the-end\n").splitlines()
-    text = "\n".join(lines)
-    assert "Site         site-a in federation test-federation" in text
-    assert "4 training, 1 held out (stroke-dwi)" in text
-    assert "epsilon 0 per patient (add or remove one), delta 1e-06" in text
-    assert len([line for line in lines if line.strip()]) < 24
 
 
 def test_progress_is_drawn_on_a_terminal_only(
