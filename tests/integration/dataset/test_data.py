@@ -133,10 +133,9 @@ def test_a_patient_is_withdrawn_for_ever(site: Site, source: Path) -> None:
     assert not any(f"slice of {case.id}" in page for case in gone)
     assert f"slice of {found.cases[0].id}" in page
     assert not (site.data / "check.html").exists()
-    assert audited(site) == [
-        {"event": "patient-withdrawn", "patient": patient},
-        {"event": "patient-removed", "patient": patient, "files": 2},
-    ]
+    withdrawn, removed = audited(site)
+    assert (withdrawn["event"], withdrawn["patient"]) == ("patient-withdrawn", patient)
+    assert (removed["event"], removed["patient"], removed["files"]) == ("patient-removed", patient, 2)
     assert site.ok("audit", "verify")["outcome"] == "whole"
 
     everything = {path: path.read_bytes() for path in site.data.rglob("*") if path.is_file()}
