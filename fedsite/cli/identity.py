@@ -62,7 +62,7 @@ def show(context: typer.Context) -> None:
 def renew(
     context: typer.Context,
     key_storage: Annotated[
-        Literal["auto", "credentials", "file", "keyring"] | None,
+        Literal["credentials", "file", "keyring"] | None,
         typer.Option(help="Keep the new key's passphrase in another place.", show_default=False),
     ] = None,
 ) -> None:

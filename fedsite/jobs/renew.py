@@ -16,7 +16,7 @@ from fedsite.jobs.network import proxy_for
 from fedsite.jobs.site import Site, client_of, tls_of
 from fedsite.site import identity, secrets, versions
 from fedsite.site.identity import Certificate, Choice, Version
-from fedsite.site.secrets import Place, Wanted
+from fedsite.site.secrets import Place, Storage
 from fedsite.wire import enrolment
 from fedsite.wire.transport import Patience
 
@@ -26,7 +26,7 @@ OTHERS_SECONDS = 30.0
 IMPORT_AGAIN = "Ask its authority for the next one: fedsite enroll --csr-only FILE, then fedsite enroll --import FILE."
 
 
-def renew(site: Site, wanted: Wanted | None = None) -> Certificate:
+def renew(site: Site, wanted: Storage | None = None) -> Certificate:
     """Renews now, whatever the dates; `wanted` chooses another place for the passphrase of the new key.
 
     Raises NotAuthorised when the server does not renew, TryAgainLater while another process changes the identity or a

@@ -240,6 +240,18 @@ def test_what_a_keyring_says_is_not_repeated(
     assert refused.value.__cause__ is None
 
 
+@pytest.mark.parametrize("known", ["", "unix:path=/run/somewhere"])
+def test_the_session_bus_is_found_where_nobody_says_where(
+    monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Any], known: str
+) -> None:
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", known)
+    if not known:
+        monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS")
+    monkeypatch.setattr(Path, "is_socket", lambda path: str(path) == f"/run/user/{os.geteuid()}/bus")
+    secrets.choose("keyring")
+    assert os.environ["DBUS_SESSION_BUS_ADDRESS"] == (known or f"unix:path=/run/user/{os.geteuid()}/bus")
+
+
 class FakeCollection:
     locked = False
 
