@@ -254,14 +254,16 @@ def ask(
     auth: tuple[str, str] | None = None,
     expected: tuple[int, ...] = (),
 ) -> Answer:
-    """One idempotent request, repeated after connection errors and 5xx; a 4xx raises what it means, unless expected."""
+    """One idempotent request, repeated after connection errors and 5xx; a 3xx or 4xx raises what it means, unless
+    expected.
+    """
     while True:
         try:
             answer = once(http, method, path, headers, content, auth)
         except httpx.TransportError as error:
             patience.pause(reason(error))
             continue
-        if answer.status < 400 or answer.status in expected:
+        if answer.status < 300 or answer.status in expected:
             return answer
         if answer.status < 500 and answer.status != 429:
             raise refusal(answer)

@@ -60,6 +60,11 @@ def asks(scene: Scene) -> None:
         client.participate(ParticipationRequest(protocol=1, ledger_sequence=0))
 
 
+def refuses(scene: Scene) -> None:
+    with scene.client() as client:
+        client.refuse(1, "policy")
+
+
 def downloads(scene: Scene) -> None:
     with scene.client() as client:
         client.download_model("0" * 64, 1 << 20, scene.folder / "model.safetensors")
@@ -218,6 +223,13 @@ ATTACKS = (
         "go elsewhere",
         "never followed, exit 76",
         says(b"", b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere/\r\n"),
+    ),
+    Answer(
+        "redirected-refusal",
+        "go elsewhere, to a site that refuses a round",
+        "no answer to a refusal, exit 76",
+        says(b"", b"HTTP/1.1 307 Temporary Redirect\r\nLocation: https://elsewhere/\r\n"),
+        asked=refuses,
     ),
     Answer(
         "duplicate-key", "JSON with a key twice", "exit 76", says(b'{"retry_after":1,"retry_after":2}'), why="twice"
