@@ -36,7 +36,7 @@ KEYRINGS = (
 KEYRING_SECONDS = 5.0
 _SECRET = re.compile(rb"[0-9a-f]{64}")
 _ENTRY = re.compile(r"[0-9a-f]{16}")
-_OTHERS = "Use systemd's credentials or a file instead: --key-storage credentials, --key-storage file (README)."
+_OTHERS = "Unlock it; or keep the passphrase where nobody is needed: --key-storage file or credentials (README)."
 _BY_SERVICE = (
     "Run this command as the service does, with systemd's LoadCredentialEncrypted= (README), or choose another place:"
     " fedsite enroll --key-storage file, with a new invitation."
