@@ -207,7 +207,7 @@ def test_a_head_that_does_not_come_is_cut_off(talk, monkeypatch: pytest.MonkeyPa
 
 
 def test_dripping_heads_are_cut_off_also_after_a_good_one(talk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -225,13 +225,13 @@ def test_dripping_heads_are_cut_off_also_after_a_good_one(talk, monkeypatch: pyt
 
 
 def test_a_slow_body_and_a_large_one_are_no_heads(talk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(limits, "HEAD_BYTES", 1000)
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n")
         for _ in range(4):
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.2)
             writer.write(b"x" * 1000)
         return await reader.readuntil(b"hi")
 
