@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from fedsite.errors import ConfigurationError, FedsiteError, NotAuthorised, RecordsDamaged, TryAgainLater, UsageError
+from fedsite.errors import (
+    ConfigurationError,
+    FedsiteError,
+    NotAuthorised,
+    RecordsDamaged,
+    TryAgainLater,
+    Unreachable,
+    UsageError,
+)
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs import as_cron
 from fedsite.jobs.lock import only_run
@@ -48,8 +56,10 @@ def renew_if_due(site: Site) -> None:
     except FedsiteError as error:
         days = identity.certificate(site.files).days_left()
         site.state.audit("renewal failed", message=error.message, days_left=round(days, 1))
+        # A server that is away stops the run as well, which then says what to do about it.
+        mend = "" if isinstance(error, Unreachable) else f" {error.mend}"
         site.warn(
-            f"This site's certificate was to be renewed: {error.message} {error.mend}\n"
+            f"This site's certificate was to be renewed: {error.message}{mend}\n"
             f"It is good for another {days:.0f} days; every run tries again."
         )
 

@@ -122,7 +122,7 @@ def test_a_server_that_is_away_costs_a_warning(server: Server, site: Site, opene
         with opened.client() as client:
             assert client.trust().site == "site-a"
     assert len(WARNED) == 1
-    assert "No progress: the line is dead. Wait." in WARNED[0]
+    assert "was to be renewed: No progress: the line is dead.\n" in WARNED[0]
     assert "good for another 29 days" in WARNED[0]
     assert events(opened, "renewal failed")[-1]["message"] == "No progress: the line is dead."
     assert present(site) == before
