@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The federation's sites.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")]
-COLUMNS = ["site", "status", "certificate_expires", "contributions"]
+COLUMNS = ["site", "status", "last_seen", "certificate_days", "contributions", "refusals", "rejected"]
 
 
 @app.command("list")
 def list_sites(context: typer.Context, folder: Folder = HERE) -> None:
-    """Lists the sites, their certificates, how often they took part, and the keys that await approval."""
+    """Lists the sites: last seen, days of the certificate, contributions, refusals; keys that await approval."""
     from fedsite.server.enrolment import standings
     from fedsite.server.federation import open_federation
 
@@ -33,8 +33,11 @@ def list_sites(context: typer.Context, folder: Folder = HERE) -> None:
             "site": one.site,
             "status": one.status,
             "certificate_expires": one.certificate_expires and one.certificate_expires.isoformat(),
-            "days_left": one.certificate_expires and (one.certificate_expires - now).days,
+            "certificate_days": one.certificate_expires and (one.certificate_expires - now).days,
+            "last_seen": one.seen and one.seen.isoformat(),
             "contributions": one.contributions,
+            "refusals": one.refusals,
+            "rejected": one.rejected,
             "pending": [{"key_sha256": key.sha256, "since": key.since.isoformat()} for key in one.pending],
         }
         for one in found
@@ -88,7 +91,10 @@ def revoke(context: typer.Context, site: Name, folder: Folder = HERE) -> None:
 
 
 def _draw(console: "Console", sites: list[dict[str, Any]], found: "list[SiteStanding]") -> None:
-    draw(console, COLUMNS, sites)
+    shown = [
+        {**one, "last_seen": one["last_seen"] and f"{one['last_seen'][:16].replace('T', ' ')} UTC"} for one in sites
+    ]
+    draw(console, COLUMNS, shown)
     for one in found:
         for key in one.pending:
             console.print(

@@ -14,6 +14,7 @@ from fedsite.server import enrolment
 from fedsite.server.federation import Federation
 from fedsite.server.limits import Limits, Meter, hurried
 from fedsite.server.problems import Refused
+from fedsite.server.sightings import Sightings
 from fedsite.wire.enrolment import EST
 
 OPEN = frozenset(
@@ -37,7 +38,7 @@ class Door:
     """
 
     def __init__(self, app: ASGIApp, federation: Federation, limits: Limits) -> None:
-        self._app, self._federation = app, federation
+        self._app, self._federation, self._sightings = app, federation, Sightings(federation)
         self._requests, self._certificates = Meter(limits.requests), Meter(limits.certificates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +72,12 @@ class Door:
     async def _site(self, scope: Scope) -> str:
         chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", [])
         certificate = ssl.PEM_cert_to_DER_cert(chain[0]) if chain else None
-        return await run_in_threadpool(enrolment.authenticate, self._federation, certificate)
+        return await run_in_threadpool(self._authenticated, certificate)
+
+    def _authenticated(self, certificate: bytes | None) -> str:
+        site = enrolment.authenticate(self._federation, certificate)
+        self._sightings.note(site)
+        return site
 
     def _watched(self, scope: Scope, receive: Receive) -> Receive:
         """A body's way in that ends with 403, and with the connection, once the site may send no more."""

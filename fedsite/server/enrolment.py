@@ -22,7 +22,8 @@ from fedsite.errors import UsageError
 from fedsite.server.authority import STRONG_KEYS, described, is_strong, why_unfit
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused
-from fedsite.server.storage import CertificateRow, InvitationRow, UploadRow
+from fedsite.server.sightings import last_seen
+from fedsite.server.storage import AttendanceRow, CertificateRow, InvitationRow, UploadRow
 from fedsite.wire.enrolment import Invitation, fingerprint, new_secret, path_from, spki_sha256
 from fedsite.wire.messages import Trust
 from fedsite.wire.signing import public_key
@@ -45,13 +46,18 @@ class SiteStanding:
     """A site as the coordinator sees it.
 
     `status` is enrolled, pending (asks for its first certificate, or its next after an end), invited, expired or
-    revoked; `pending` names the keys that await a person's approval, an enrolled site's too.
+    revoked. `seen`: when it last showed its certificate. `contributions` counts its updates that have a receipt,
+    `refusals` the rounds that it has declined, `rejected` its updates that were not admitted; `pending` names the keys
+    that await a person's approval, an enrolled site's too.
     """
 
     site: str
     status: str
     certificate_expires: datetime | None
+    seen: datetime | None
     contributions: int
+    refusals: int
+    rejected: int
     pending: tuple[PendingKey, ...]
 
 
@@ -209,8 +215,9 @@ def standings(federation: Federation) -> list[SiteStanding]:
         certificates = session.scalars(
             select(CertificateRow).order_by(CertificateRow.expires, CertificateRow.number)
         ).all()
-        accepted = session.scalars(select(UploadRow.site).where(UploadRow.state == "accepted")).all()
-    contributions = Counter(accepted)
+        updates = Counter((one.site, one.state) for one in session.execute(select(UploadRow.site, UploadRow.state)))
+        refusals = Counter(session.scalars(select(AttendanceRow.site).where(AttendanceRow.refused.is_not(None))))
+    seen = last_seen(federation)
     standing = []
     for site in sorted({one.site for one in invitations} | {one.site for one in certificates}):
         own = [one for one in certificates if one.site == site]
@@ -219,8 +226,18 @@ def standings(federation: Federation) -> list[SiteStanding]:
         status = _status(kept, invited, now)
         expires = (kept or own)[-1].expires if own else None
         pending = {PendingKey(one.spki_sha256 or "", one.asked or now) for one in invited if one.pending}
-        in_order = tuple(sorted(pending, key=lambda one: one.since))
-        standing.append(SiteStanding(site, status, expires, contributions[site], in_order))
+        standing.append(
+            SiteStanding(
+                site=site,
+                status=status,
+                certificate_expires=expires,
+                seen=seen.get(site),
+                contributions=updates[site, "accepted"],
+                refusals=refusals[site],
+                rejected=updates[site, "refused"],
+                pending=tuple(sorted(pending, key=lambda one: one.since)),
+            )
+        )
     return standing
 
 

@@ -1,6 +1,7 @@
 """Rounds and models as the coordinator sees them: plain data, ready for a table or for JSON."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import select
@@ -25,7 +26,8 @@ def round_report(federation: Federation, number: int) -> dict[str, Any]:
 
     `took_part`: has its receipt, and its update counts. `left_out`: has its receipt, and the screen or a person has
     left its update out. `rejected`: its update was not admitted. `refused`: the site declined. `late`: was given the
-    round, and has no update in time (while the round is open: not yet). `absent`: is enrolled and never asked.
+    round, and has no update in time (while the round is open: not yet). `absent`: is enrolled and never asked. `asked`
+    says when each site was given the round.
     Raises UsageError when there is no such round.
     """
     with federation.database.reading() as session:
@@ -46,8 +48,12 @@ def round_report(federation: Federation, number: int) -> dict[str, Any]:
     late |= {one.site for one in uploads if one.state in ("late", "receiving")} - declined.keys()
     out = screened.left_out.splitlines() if screened else []
     report |= {
+        "federation": federation.name,
+        "asked": {one.site: one.offered.isoformat() for one in attendance if one.offered},
         "took_part": [_contribution(one) for one in uploads if one.state == "accepted" and one.site not in out],
-        "left_out": [{"site": site, "reason": screened.decision} for site in out] if screened else [],
+        "left_out": [_contribution(one) | {"reason": screened.decision} for one in uploads if one.site in out]
+        if screened
+        else [],
         "rejected": [{"site": site, "reason": reason} for site, reason in rejected.items()],
         "refused": [{"site": site, "reason": reason} for site, reason in declined.items()],
         "late": sorted(late),
@@ -58,13 +64,26 @@ def round_report(federation: Federation, number: int) -> dict[str, Any]:
 
 
 def models(federation: Federation) -> list[dict[str, Any]]:
-    """Every global model, in the order in which they came."""
+    """Every global model, in the order in which they came, and what each was made of in a few words."""
     with federation.database.reading() as session:
         rows = session.scalars(select(ModelRow).order_by(ModelRow.created, ModelRow.round)).all()
-    return [
-        {"sha256": row.sha256, "bytes": row.size, "created": row.created.isoformat(), "round": row.round}
-        for row in rows
-    ]
+        return [_model(federation, session, row) for row in rows]
+
+
+def model_report(federation: Federation, sha256: str) -> dict[str, Any]:
+    """Where a model (its whole SHA-256) comes from: the round that made it, and its line back to one that was brought.
+
+    `made_in` is that round as `round_report` has it, None for a model that a person brought; `line` are the models
+    from this one back, each with its round; `starts` names the rounds that began from it.
+    """
+    with federation.database.reading() as session:
+        row = session.get(ModelRow, sha256)
+        if row is None:
+            raise UsageError("There is no such model.", "See fedsite model list.")
+        report = _model(federation, session, row)
+        starts = select(RoundRow.number).where(RoundRow.model_sha256 == sha256).order_by(RoundRow.number)
+        report |= {"starts": list(session.scalars(starts)), "line": list(_line(session, row))}
+    return report | {"made_in": row.round and round_report(federation, row.round)}
 
 
 def find_model(federation: Federation, sha256: str | None, number: int | None) -> str:
@@ -79,6 +98,39 @@ def find_model(federation: Federation, sha256: str | None, number: int | None) -
     return found[0]
 
 
+def _model(federation: Federation, session: Session, row: ModelRow) -> dict[str, Any]:
+    made = session.get(RoundRow, row.round) if row.round else None
+    about: dict[str, Any] = {
+        "plan": None,
+        "plan_sha256": None,
+        "ticket_sha256": None,
+        "from_sha256": None,
+        "updates": None,
+    }
+    if made is not None:
+        summary = _summary(federation, session, made)
+        about = {name: summary[name] for name in ("plan", "plan_sha256", "ticket_sha256", "updates")}
+        about["from_sha256"] = made.model_sha256
+    return {
+        "sha256": row.sha256,
+        "bytes": row.size,
+        "created": row.created.isoformat(),
+        "round": row.round,
+        **about,
+    }
+
+
+def _line(session: Session, row: ModelRow) -> Iterator[dict[str, Any]]:
+    """A model and those that it came of, one after the other. (What a round made may be what it began with.)"""
+    model: ModelRow | None = row
+    seen: set[str] = set()
+    while model is not None and model.sha256 not in seen:
+        seen.add(model.sha256)
+        yield {"sha256": model.sha256, "round": model.round}
+        made = session.get(RoundRow, model.round) if model.round else None
+        model = session.get(ModelRow, made.model_sha256) if made else None
+
+
 def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[str, Any]:
     series = series_of(session, row)
     plan = plan_of(federation, series)
@@ -86,6 +138,7 @@ def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[st
         "round": row.number,
         "plan": plan.plan,
         "plan_sha256": series.plan_sha256,
+        "ticket_sha256": row.ticket_sha256,
         "place_in_series": row.place_in_series,
         "rounds_in_series": series.rounds,
         "status": row.status,
@@ -114,6 +167,7 @@ def _contribution(row: UploadRow) -> dict[str, Any]:
         "update_sha256": row.sha256,
         "bytes": row.size,
         "weight": row.weight,
+        "announced": row.created.isoformat(),
         "ledger_sequence": row.ledger_sequence,
         "received": row.received.isoformat(),
     }

@@ -117,6 +117,14 @@ class CertificateRow(Table):
     revoked: Mapped[datetime | None] = mapped_column(default=None)
 
 
+class SightingRow(Table):
+    """When a site last showed its certificate."""
+
+    __tablename__ = "sightings"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    seen: Mapped[datetime]
+
+
 class ModelRow(Table):
     """A global model. `round` is the one that made it, None for a model that a person brought."""
 

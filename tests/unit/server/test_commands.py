@@ -89,8 +89,8 @@ def test_invite_prints_one_line_and_nothing_else(folder: Path) -> None:
 def test_sites_are_listed_and_revoked(folder: Path) -> None:
     say("server", "invite", "site-a", "--dir", folder)
     assert ask("server", "site", "list", "--dir", folder)["sites"][0] == {
-        "site": "site-a", "status": "invited", "certificate_expires": None, "days_left": None, "contributions": 0,
-        "pending": [],
+        "site": "site-a", "status": "invited", "certificate_expires": None, "certificate_days": None,
+        "last_seen": None, "contributions": 0, "refusals": 0, "rejected": 0, "pending": [],
     }  # fmt: skip
     assert "site-a" in say("server", "site", "list", "--dir", folder)
     assert "0 certificates" in say("server", "site", "revoke", "site-a", "--dir", folder)
