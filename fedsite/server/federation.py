@@ -1,7 +1,8 @@
 """One folder is one federation: its keys, its database, its models and what sites have sent.
 
     FOLDER/               0700
-      federation.db       the truth (storage.py)
+      federation.db       the truth (storage.py), unless
+      database.url        says in which PostgreSQL it is (database.py)
       keys/               the authority, the server's certificate, and the keys of plans, tickets and receipts (0600)
       models/             global models by SHA-256
       incoming/           updates that are still arriving, by upload
@@ -13,7 +14,8 @@ Several processes share it: the running server and the coordinator's commands.
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +25,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import URL, select
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fedsite.errors import ConfigurationError, SourceMissing, UsageError
 from fedsite.files import (
@@ -37,11 +40,13 @@ from fedsite.files import (
 )
 from fedsite.server import intermediate
 from fedsite.server.authority import Authority, unencrypted_pem
-from fedsite.server.storage import SCHEMA_VERSION, Blobs, Database, FederationRow
+from fedsite.server.blobs import Blobs, FolderBlobs
+from fedsite.server.database import Database, postgresql_url, sqlite_url
+from fedsite.server.storage import REVISION, FederationRow
 from fedsite.wire.enrolment import Invitation, new_secret, to_pem
 from fedsite.wire.messages import MAX_AGREEMENT, Name, utc_now
 
-DATABASE = "federation.db"
+DATABASE, DATABASE_URL = "federation.db", "database.url"
 FOLDERS = ("keys", "models", "incoming", "updates", "refused")
 SIGNING_KEYS = ("plan", "round", "receipt")
 
@@ -88,34 +93,57 @@ def init(
     agreement_expires: datetime | None = None,
     supplied: tuple[Path, Path] | None = None,
     approval: bool = False,
+    database: str = "",
 ) -> None:
     """Makes a federation in a folder that is not there yet or empty: all of it, or nothing.
 
     Sites take part under the agreement until `agreement_expires`. Certificates are signed by a new root, or
     by the intermediate whose key and chain are `supplied`; with `approval` a person says yes before a site gets its
-    first. Raises UsageError when there is something in the folder already, a name cannot stand in a certificate or the
-    agreement has ended, CannotWrite when the folder cannot be made, and what `intermediate.read` raises.
+    first. `database` is the URL of an empty PostgreSQL database, else SQLite's lies in the folder. Raises UsageError
+    when there is something in folder or database already, a name cannot stand in a certificate or the agreement has
+    ended, CannotWrite when the folder cannot be made, and what `intermediate.read` and `Database` raise.
     """
     _check_names(name, hosts, url, agreement)
     if agreement_expires is not None and (not agreement or agreement_expires <= now):
         raise UsageError("An end of the agreement needs an agreement, and must lie ahead.")
     authority = intermediate.read(name, *supplied, hosts, now) if supplied else Authority.create(name, now)
+    row = FederationRow(
+        name=name,
+        url=url,
+        hosts="\n".join(hosts),
+        agreement=agreement,
+        created=now,
+        agreement_expires=agreement_expires,
+        approval=approval,
+    )
+    with new_folder(folder):
+        keys = folder / "keys"
+        write_atomically(keys / "ca.key", unencrypted_pem(authority.key), PRIVATE_FILE)
+        write_atomically(keys / "ca.pem", to_pem(list(authority.chain)), PRIVATE_FILE)
+        for one in SIGNING_KEYS:
+            pem = Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            write_atomically(keys / f"{one}.key", pem, PRIVATE_FILE)
+        _issue_server_certificate(folder, authority, hosts, now)
+        create_database(folder, database, lambda session: session.add(row))
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """A federation's folder in the making, with its empty folders: it is cleared, or removed, when that fails.
+
+    Raises UsageError when there is something in it already, CannotWrite when it cannot be made.
+    """
     existed = folder.exists()
     if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty.", "Name a new folder, or an empty one.")
     make_folder(folder, PRIVATE_FOLDER)
     try:
         folder.chmod(PRIVATE_FOLDER)
-        row = FederationRow(
-            name=name,
-            url=url,
-            hosts="\n".join(hosts),
-            agreement=agreement,
-            created=now,
-            agreement_expires=agreement_expires,
-            approval=approval,
-        )
-        _fill(folder, row, authority, now)
+        for one in FOLDERS:
+            (folder / one).mkdir(mode=PRIVATE_FOLDER)
+        yield
     except BaseException as error:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -124,6 +152,35 @@ def init(
         if isinstance(error, OSError):
             raise cannot_write(folder, error) from error
         raise
+
+
+def create_database(folder: Path, url: str, fill: Callable[[Session], None]) -> None:
+    """Makes and fills the database: PostgreSQL's by URL, else SQLite's. Its name makes the folder a federation."""
+    if url:
+        where = postgresql_url(url)
+
+        def named(session: Session) -> None:
+            """The URL's file goes when the transaction fails; without it nobody would look for what was committed."""
+            fill(session)
+            session.flush()
+            write_atomically(folder / DATABASE_URL, f"{where.render_as_string()}\n".encode(), PRIVATE_FILE)
+
+        database = Database(where)
+        database.create(named)
+        database.close()
+        return
+    draft = folder / "federation.new"
+    write_sqlite(draft, fill)
+    draft.rename(folder / DATABASE)
+    fsync_folder(folder)
+
+
+def write_sqlite(path: Path, fill: Callable[[Session], None]) -> None:
+    """Makes and fills one SQLite file, this user's alone."""
+    write_atomically(path, b"", PRIVATE_FILE)  # SQLite keeps the mode, for its companions too
+    database = Database(sqlite_url(path))
+    database.create(fill)
+    database.close()
 
 
 def _check_names(name: str, hosts: list[str], url: str, agreement: str) -> None:
@@ -141,49 +198,20 @@ def _check_names(name: str, hosts: list[str], url: str, agreement: str) -> None:
     Invitation(url, "any-site", new_secret(), "0" * 64).encode()
 
 
-def _fill(folder: Path, row: FederationRow, authority: Authority, now: datetime) -> None:
-    for one in FOLDERS:
-        (folder / one).mkdir(mode=PRIVATE_FOLDER)
-    keys = folder / "keys"
-    write_atomically(keys / "ca.key", unencrypted_pem(authority.key), PRIVATE_FILE)
-    write_atomically(keys / "ca.pem", to_pem(list(authority.chain)), PRIVATE_FILE)
-    for one in SIGNING_KEYS:
-        pem = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_atomically(keys / f"{one}.key", pem, PRIVATE_FILE)
-    _issue_server_certificate(folder, authority, row.hosts.splitlines(), now)
-    draft = folder / "federation.new"  # the database's name is what makes the folder a federation: it comes last
-    write_atomically(draft, b"", PRIVATE_FILE)  # SQLite keeps the mode, for its companions too
-    database = Database(_database_url(draft))
-    database.create()
-    with database.writing() as session:
-        session.add(row)
-    database.close()
-    draft.rename(folder / DATABASE)
-    fsync_folder(folder)
-
-
 def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Federation:
     """Opens a federation's folder.
 
     Raises SourceMissing when there is none, ConfigurationError when others could read its keys, when a key is damaged
-    or when a newer fedsite made it.
+    or when its database is that of another fedsite, and what `Database` raises.
     """
-    if not (folder / DATABASE).is_file():
-        raise SourceMissing(
-            f"There is no federation in {folder}.", "Name its folder with --dir, or make one with init."
-        )
+    database = open_database(folder)
     keys = folder / "keys"
     for path in sorted(keys.iterdir()):
         if not is_private(path):
             raise ConfigurationError(f"{path} is not this user's alone.", f"Run chmod 600 {path} as its owner.")
-    database = Database(_database_url(folder / DATABASE))
+    check_revision(database.revision(), str(folder))
     with database.reading() as session:
         row = session.scalars(select(FederationRow)).one()
-    if row.schema_version != SCHEMA_VERSION:
-        raise ConfigurationError(f"{folder} has schema {row.schema_version}, not {SCHEMA_VERSION}.", "Update fedsite.")
-    database.complete()
     try:
         plan_key, round_key, receipt_key = (_signing_key(keys / f"{one}.key") for one in SIGNING_KEYS)
         authority = _authority(keys, row.name)
@@ -202,9 +230,32 @@ def open_federation(folder: Path, clock: Callable[[], datetime] = utc_now) -> Fe
         round_key=round_key,
         receipt_key=receipt_key,
         database=database,
-        models=Blobs(folder / "models"),
+        models=FolderBlobs(folder / "models"),
         clock=clock,
     )
+
+
+def open_database(folder: Path) -> Database:
+    """The database of a federation's folder, whatever its revision. Raises SourceMissing when there is none."""
+    named = folder / DATABASE_URL
+    if named.is_file():
+        return Database(postgresql_url(named.read_text(encoding="utf-8").strip()))
+    if not (folder / DATABASE).is_file():
+        raise SourceMissing(
+            f"There is no federation in {folder}.", "Name its folder with --dir, or make one with init."
+        )
+    return Database(sqlite_url(folder / DATABASE))
+
+
+def check_revision(found: str | None, where: str) -> None:
+    """Raises ConfigurationError unless the tables are those of this fedsite."""
+    if found == REVISION:
+        return
+    if found is None:
+        raise ConfigurationError(f"The database of {where} holds no federation.", "Restore it from a backup.")
+    mend = "Update fedsite." if found > REVISION else "Stop every server of it, then: fedsite server upgrade."
+    age = "a newer" if found > REVISION else "an older"
+    raise ConfigurationError(f"The database of {where} is {age} fedsite's ({found}, this one's is {REVISION}).", mend)
 
 
 def renew_server_certificate(federation: Federation) -> bool:
@@ -261,7 +312,3 @@ def _signing_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("a signing key is of another kind")
     return key
-
-
-def _database_url(path: Path) -> URL:
-    return URL.create("sqlite", database=str(path.absolute()))

@@ -4,14 +4,13 @@ import base64
 
 import numpy as np
 import pytest
-from sqlalchemy import inspect
 from support.federation import tensors
 
 from fedsite.errors import UsageError
 from fedsite.server import federation as federations
 from fedsite.server import participation, rounds
 from fedsite.server.reports import models, round_report
-from fedsite.server.storage import ControlRow, Table
+from fedsite.server.storage import ControlRow
 from fedsite.wire.messages import ParticipationRequest, Ticket
 from fedsite.wire.payload import layout_of, tensors_of
 from fedsite.wire.signing import TICKET, open_envelope, public_key
@@ -151,11 +150,3 @@ def test_without_an_algorithm_nothing_is_added(bench) -> None:
     text = base64.b64decode(envelope.payload) + b"".join(one.to_bytes() for one in tickets(bench))
     for word in (b"control_sha256", b"server_momentum", b'"momentum"'):
         assert word not in text
-
-
-def test_a_folder_of_an_older_fedsite_gets_the_tables_that_it_lacks(bench) -> None:
-    with bench.federation.database.writing() as session:
-        session.connection().exec_driver_sql("drop table controls")
-    again = federations.open_federation(bench.federation.folder, bench.clock)
-    assert set(inspect(again.database._engine).get_table_names()) == set(Table.metadata.tables)
-    again.database.close()

@@ -17,8 +17,9 @@ from support.federation import make, tensors, update_file
 from fedsite.errors import CannotWrite, ConfigurationError, SourceMissing, UsageError
 from fedsite.server import enrolment, federation, uploads
 from fedsite.server.authority import is_strong
+from fedsite.server.blobs import FolderBlobs
 from fedsite.server.problems import Refused
-from fedsite.server.storage import SCHEMA_VERSION, Blobs, FederationRow
+from fedsite.server.storage import FederationRow
 from fedsite.wire.enrolment import new_key, signing_request
 
 REQUEST = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)
@@ -85,19 +86,13 @@ def test_keys_that_others_can_read_are_refused(bench) -> None:
         federation.open_federation(bench.federation.folder)
 
 
-def test_damaged_key_and_newer_schema_are_named(bench) -> None:
+def test_a_damaged_key_is_named(bench) -> None:
     key = bench.federation.folder / "keys" / "round.key"
-    before = key.read_bytes()
-    key.write_bytes(before[:-60])
+    key.write_bytes(key.read_bytes()[:-60])
     with pytest.raises(ConfigurationError, match="cannot be read"):
         federation.open_federation(bench.federation.folder)
     key.write_bytes((bench.federation.folder / "keys" / "ca.key").read_bytes())
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        federation.open_federation(bench.federation.folder)
-    key.write_bytes(before)
-    with bench.federation.database.writing() as session:
-        session.get(FederationRow, bench.federation.name).schema_version = SCHEMA_VERSION + 1
-    with pytest.raises(ConfigurationError, match=f"schema {SCHEMA_VERSION + 1}"):
         federation.open_federation(bench.federation.folder)
 
 
@@ -243,9 +238,9 @@ def test_blobs_leave_no_half_file(tmp_path: Path) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        Blobs(tmp_path).add(breaks(), "draft")
+        FolderBlobs(tmp_path).add(breaks(), "draft")
     assert list(tmp_path.iterdir()) == []
-    sha256, size = Blobs(tmp_path).add([b"a", b"bc"], "draft")
+    sha256, size = FolderBlobs(tmp_path).add([b"a", b"bc"], "draft")
     assert (size, [path.name for path in tmp_path.iterdir()]) == (3, [sha256])
 
 

@@ -1,0 +1,8 @@
+"""What alembic runs: the migrations, in the transaction that `server.upgrades` has begun."""
+
+from alembic import context
+
+from fedsite.server.storage import Table
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)
+context.run_migrations()

@@ -1,0 +1,64 @@
+"""From an older fedsite's tables to this one's: alembic's migrations, in one transaction, after a copy.
+
+Nothing else imports alembic. A new federation gets its tables from `storage`, which a test holds to be what the
+migrations lead to.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from fedsite.errors import UsageError
+from fedsite.files import PRIVATE_FILE, fsync_folder, write_atomically
+from fedsite.server.database import Database
+from fedsite.server.federation import DATABASE, check_revision, open_database
+from fedsite.server.storage import REVISION
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+def upgrade(folder: Path, *, dumped: bool = False) -> Path | None:
+    """Brings a federation's database up to date; gives the copy of before that it has made of SQLite's.
+
+    Nothing is done where nothing is to do. Every server of the federation must have been stopped. The copy of a
+    PostgreSQL database is a person's business: raises UsageError unless it has been `dumped`; ConfigurationError for a
+    newer database, or one that holds no federation.
+    """
+    database = open_database(folder)
+    found = database.revision()
+    if found is None or found >= REVISION:
+        check_revision(found, str(folder))
+        return None
+    if database.is_postgresql and not dumped:
+        raise UsageError(
+            f"The upgrade from {found} to {REVISION} wants a copy of the PostgreSQL database first.",
+            "Dump it (pg_dump --format=custom --file FILE DATABASE), then: fedsite server upgrade --dumped.",
+        )
+    copy = None if database.is_postgresql else _copied(folder)
+    migrate(database)
+    database.close()
+    return copy
+
+
+def migrate(database: Database, migrations: Path = MIGRATIONS) -> None:
+    """Runs what is missing of the migrations: all of it, or nothing."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    with database.writing() as session:
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "head")
+
+
+def _copied(folder: Path) -> Path:
+    """A copy by SQLite's backup API, whole whatever else goes on."""
+    copy = folder / f"federation.before-{REVISION}.db"
+    draft = copy.with_suffix(".new")
+    write_atomically(draft, b"", PRIVATE_FILE)
+    with closing(sqlite3.connect(folder / DATABASE)) as source, closing(sqlite3.connect(draft)) as target:
+        source.backup(target)
+    draft.rename(copy)
+    fsync_folder(folder)
+    return copy
