@@ -1,7 +1,7 @@
 """`fedsite model`: the first model of a plan, and the models that the rounds have made."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,13 @@ from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output
 from fedsite.errors import SourceMissing, UsageError
 
+if TYPE_CHECKING:
+    from fedsite.server.federation import Federation
+
 app = typer.Typer(help="Global models: make the first, list them, take one out.", no_args_is_help=True)
+
+Sha256 = Annotated[str | None, typer.Argument(metavar="SHA256", help="The model, or its first digits.")]
+Round = Annotated[int | None, typer.Option("--round", help="The round that made the model.")]
 
 
 @app.command()
@@ -35,41 +41,94 @@ def init(
 
 @app.command("list")
 def list_models(context: typer.Context, folder: Folder = HERE) -> None:
-    """Lists the federation's models; `round` is the one that made it."""
+    """Lists the federation's models, and what each was made of."""
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import models
 
     found = models(open_federation(folder))
-    lines = [
-        f"{one['sha256']}  {one['bytes']:>12,} bytes  {one['created']}  "
-        + (f"round {one['round']}" if one["round"] else "brought")
-        for one in found
-    ]
+    lines = [f"{one['sha256']}  {one['bytes']:>12,} bytes  {one['created']}  {_origin(one)}" for one in found]
     Output.of(context).result("listed", {"models": found}, "\n".join(lines))
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    sha256: Sha256 = None,
+    number: Round = None,
+    folder: Folder = HERE,
+) -> None:
+    """Shows where a model comes from: plan, ticket, contributions, and the models before it."""
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import model_report
+
+    federation = open_federation(folder)
+    report = model_report(federation, _named(federation, sha256, number))
+    Output.of(context).result("shown", report, _lineage(report))
 
 
 @app.command()
 def export(
     context: typer.Context,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the model (safetensors).")],
-    sha256: Annotated[str | None, typer.Argument(metavar="SHA256", help="The model, or its first digits.")] = None,
-    number: Annotated[int | None, typer.Option("--round", help="The round that made the model.")] = None,
+    sha256: Sha256 = None,
+    number: Round = None,
     folder: Folder = HERE,
 ) -> None:
     """Writes a model of the federation to a file."""
-    from fedsite.files import atomic_writer, sha256_of
+    from fedsite.files import atomic_writer
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import find_model
 
-    if (sha256 is None) == (number is None):
-        raise UsageError("Name one model: by its SHA-256, or by --round.")
     federation = open_federation(folder)
-    found = find_model(federation, sha256, number)
-    source = federation.models.path(found)
-    if sha256_of(source) != found:
-        raise SourceMissing(f"The model {found} in {folder} is damaged.", "Restore the folder from a backup.")
+    found = _named(federation, sha256, number)
+    source = _stored(federation, found)
     with source.open("rb") as stored, atomic_writer(output) as written:
         while block := stored.read(1 << 20):
             written.write(block)
     data = {"path": str(output), "sha256": found, "bytes": output.stat().st_size}
     Output.of(context).result("written", data, f"{output}: {found}")
+
+
+def _named(federation: "Federation", sha256: str | None, number: int | None) -> str:
+    """The digest of the one model that is meant. Raises UsageError."""
+    from fedsite.server.reports import find_model
+
+    if (sha256 is None) == (number is None):
+        raise UsageError("Name one model: by its SHA-256, or by --round.")
+    return find_model(federation, sha256, number)
+
+
+def _stored(federation: "Federation", sha256: str) -> Path:
+    """Where a model's file is. Raises SourceMissing unless it is whole."""
+    from fedsite.files import sha256_of
+
+    path = federation.models.path(sha256)
+    if sha256_of(path) != sha256:
+        raise SourceMissing(
+            f"The model {sha256} in {federation.folder} is damaged.", "Restore the folder from a backup."
+        )
+    return path
+
+
+def _origin(model: dict[str, Any]) -> str:
+    if not model["round"]:
+        return "brought"
+    return f"round {model['round']} of {model['plan']}, {model['updates']} updates"
+
+
+def _lineage(report: dict[str, Any]) -> str:
+    facts = [("model", f"{report['sha256']}, {report['bytes']:,} bytes"), ("came", report["created"])]
+    facts += [("made by", _origin(report))]
+    made = report["made_in"]
+    if made is not None:
+        facts += [("plan", report["plan_sha256"]), ("ticket", report["ticket_sha256"])]
+        facts += [("began from", report["from_sha256"])]
+        for one in made["took_part"]:
+            facts.append(("update", f"{one['update_sha256']}  {one['bytes']:>12,} bytes  {one['site']}"))
+        for one in made["left_out"]:
+            facts.append(("left out", f"{one['update_sha256']}  {one['bytes']:>12,} bytes  {one['site']}"))
+    for one in report["line"][1:]:
+        origin = f"round {one['round']}" if one["round"] else "brought"
+        facts.append(("before it", f"{one['sha256']}  {origin}"))
+    rounds = ", ".join(str(number) for number in report["starts"])
+    facts += [("begins", f"round {rounds}")] if rounds else []
+    return "\n".join(f"{name:10} {value}" for name, value in facts)

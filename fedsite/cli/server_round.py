@@ -61,13 +61,38 @@ def show(
     context: typer.Context,
     number: Number,
     folder: Folder = HERE,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the round until it has ended.")] = False,
 ) -> None:
-    """Shows a round: who took part, who was left out, late, refused, absent; what its screen found."""
+    """Shows a round: who took part, who was left out, late, refused, absent; what its screen found.
+
+    With --watch it is drawn anew as it goes on, and shown once more at its end; where stderr is no terminal, what
+    changes is told line by line.
+    """
+    from fedsite.cli.watching import follow
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
 
-    report = round_report(open_federation(folder), number)
-    Output.of(context).result("shown", report, _round_text(report))
+    out, federation = Output.of(context), open_federation(folder)
+    report = follow(out, federation, number, _round_text) if watch else round_report(federation, number)
+    out.result("shown", report, _round_text(report))
+
+
+@app.command("report")
+def write_report(
+    context: typer.Context,
+    number: Number,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the page (HTML).")],
+    folder: Folder = HERE,
+) -> None:
+    """Writes the page of a round: who, when, how much; refusals, screen, and where its model comes from."""
+    from fedsite.jobs import round_page
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import model_report, round_report
+
+    federation = open_federation(folder)
+    report = round_report(federation, number)
+    round_page.write(output, report, model_report(federation, report["model_sha256"])["line"])
+    Output.of(context).result("written", {"report": str(output), "round": number}, f"The page is {output}.")
 
 
 @app.command()

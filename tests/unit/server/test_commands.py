@@ -159,7 +159,11 @@ def test_a_round_from_open_to_export(folder: Path, plan_path: Path, tmp_path: Pa
     assert "test-plan" in say("server", "round", "list", "--dir", folder)
     models = ask("model", "list", "--dir", folder)["models"]
     assert [one["round"] for one in models] == [None, 1]
-    assert "round 1" in say("model", "list", "--dir", folder)
+    assert "round 1 of test-plan, 1 updates" in say("model", "list", "--dir", folder)
+    shown = say("model", "show", models[1]["sha256"][:8], "--dir", folder)
+    assert all(models[1][name] in shown for name in ("sha256", "plan_sha256", "ticket_sha256", "from_sha256"))
+    assert "brought" in say("model", "show", models[0]["sha256"], "--dir", folder)
+    assert [one["round"] for one in ask("model", "show", "--round", 1, "--dir", folder)["line"]] == [1, None]
     for args in (("--round", 1), (models[1]["sha256"][:8],)):
         exported = ask("model", "export", *args, "-o", tmp_path / "out", "--dir", folder)
         assert sha256_of(tmp_path / "out") == exported["sha256"] == listed[0]["result_sha256"]
