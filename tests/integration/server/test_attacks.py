@@ -9,8 +9,11 @@ import io
 import json
 import os
 import pickle
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from support.attacks import Attack, cases
 from support.federation import Server, model_file, running, tensors, update_file
 
 from fedsite.server import enrolment as admissions
+from fedsite.server.limits import DEFAULT_LIMITS
 from fedsite.server.rounds import close_now
 from fedsite.server.storage import ModelRow, RoundRow, UploadRow
 from fedsite.wire.client import TlsIdentity
@@ -227,11 +231,24 @@ def revoked(scene: Scene) -> httpx.Response:
     return scene.append(place, scene.honest)
 
 
-def floods(scene: Scene) -> httpx.Response:
-    answers = [scene.http.head(scene.victims_upload) for _ in range(320)]
-    assert {one.status_code for one in answers} == {404, 429}
-    assert int(answers[-1].headers["Retry-After"]) > 0
-    return scene.http.get("/v1/trust")
+def many_at_once(scene: Scene) -> httpx.Response:
+    """Questions that do not end, and one more."""
+    enough = threading.Event()
+
+    def endless_question() -> Iterator[bytes]:
+        yield b"{"
+        enough.wait(20)
+
+    with ThreadPoolExecutor(4 * DEFAULT_LIMITS.requests.at_once) as threads:
+        try:
+            end = time.monotonic() + 10
+            while (answer := scene.http.get("/v1/trust")).status_code == 200 and time.monotonic() < end:
+                threads.submit(scene.http.post, "/v1/participation", content=endless_question())
+                time.sleep(0.05)
+        finally:
+            enough.set()
+    assert int(answer.headers["Retry-After"]) > 0
+    return answer
 
 
 def asks(body: bytes) -> Act:
@@ -434,10 +451,10 @@ ATTACKS = (
         "certificate-revoked",
     ),
     OnUpdate(
-        "flood",
-        "320 requests in a row",
+        "many-at-once",
+        "questions that do not end, and one more beside them",
         "429 with the time to wait, for this site alone",
-        floods,
+        many_at_once,
         429,
         "too-many-requests",
     ),
