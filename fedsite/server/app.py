@@ -26,7 +26,7 @@ from fedsite.server.est import add_enrolment
 from fedsite.server.federation import Federation
 from fedsite.server.headers import ANNOUNCEMENT, OFFSET
 from fedsite.server.limits import DEFAULT_LIMITS, Limits
-from fedsite.server.problems import Refused, no_space
+from fedsite.server.problems import Refused, busy, no_space
 from fedsite.server.receiver import Receiver
 from fedsite.server.storage import ControlRow, ModelRow, UploadRow
 from fedsite.wire.bandwidth import MAX_PROBE_BYTES, PROBE
@@ -228,8 +228,8 @@ def _explain_errors(app: FastAPI) -> None:
         return no_space().response()
 
     @app.exception_handler(TryAgainLater)
-    async def busy(_request: Request, error: TryAgainLater) -> Response:
-        return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "busy", error.message, {"Retry-After": "1"}).response()
+    async def waits(_request: Request, error: TryAgainLater) -> Response:
+        return busy(error).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:

@@ -5,6 +5,7 @@ its own lock and its log, PostgreSQL by an advisory lock and by REPEATABLE READ.
 finds it where PostgreSQL's users have it (https://www.postgresql.org/docs/current/libpq-pgpass.html).
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,9 @@ class Database:
         self._explained = _postgresql_explained if self.is_postgresql else _sqlite_explained
         isolation = {"isolation_level": "READ COMMITTED"} if self.is_postgresql else {}
         self._writer = self._reader.execution_options(writing=True, **isolation)
+        weakref.finalize(
+            self, self._reader.dispose
+        )  # commands end without closing; a session should not just break off
 
     def create(self, fill: Callable[[Session], None]) -> None:
         """Makes the tables and fills them, all in one transaction. Raises UsageError when there are some already."""

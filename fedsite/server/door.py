@@ -10,10 +10,11 @@ from http import HTTPStatus
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedsite.errors import TryAgainLater
 from fedsite.server import enrolment
 from fedsite.server.federation import Federation
 from fedsite.server.limits import Limits, Meter, hurried
-from fedsite.server.problems import Refused
+from fedsite.server.problems import Refused, busy
 from fedsite.server.sightings import Sightings
 from fedsite.wire.enrolment import EST
 
@@ -54,6 +55,9 @@ class Door:
                 raise _too_many(wait)
         except Refused as refused:
             await refused.response()(scope, receive, send)
+            return
+        except TryAgainLater as error:
+            await busy(error).response()(scope, receive, send)
             return
         try:
             await self._app(scope, self._watched(scope, receive), hurried(send))

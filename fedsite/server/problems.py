@@ -1,13 +1,17 @@
 """Errors as HTTP answers (RFC 9457): an exception that the application turns into a `messages.Problem`."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import Response
 
+from fedsite.errors import TryAgainLater
 from fedsite.wire.messages import Problem
 
 MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger("fedsite.server")
 
 
 class Refused(Exception):
@@ -31,6 +35,12 @@ def no_such_round() -> Refused:
 def round_closed(number: int) -> Refused:
     """409: the round takes nothing any more."""
     return Refused(HTTPStatus.CONFLICT, "round-closed", f"Round {number} is closed.")
+
+
+def busy(error: TryAgainLater) -> Refused:
+    """503: the database is not there for the moment. Why is for the log."""
+    log.warning("%s", error)
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "busy", error.message, {"Retry-After": "1"})
 
 
 def no_space() -> Refused:
