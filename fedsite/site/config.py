@@ -19,6 +19,7 @@ SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
 # Another state folder would be another ledger, and with it another budget.
 NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks", "paths.state")
 DIRECT = "direct"
+LONGEST_ECHO = 60
 _PROXY = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", re.ASCII)
 # What yaml's constructors let through: a 13th month, a list as a key, !!bool 5, endless brackets.
 _UNBUILDABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
@@ -235,13 +236,24 @@ def explain_invalid(error: ValidationError, schema: type[BaseModel], name: str, 
         return ConfigurationError(f"{name}: unknown key {path}.", near or mend or _EVERY_KEY)
     if first["type"] == "missing":
         return ConfigurationError(f"{name}: {path} is missing.", "Add it; sample_configs shows every key.")
-    message = f"{name}: {path}: {first['msg'].removeprefix('Value error, ')}."
-    return ConfigurationError(message, mend or "fedsite config explain KEY tells what it means.")
+    key = ".".join(part for part in first["loc"] if isinstance(part, str))
+    message = (
+        f"{name}: {path}: {_in_words(first['type'], first.get('input')) or first['msg'].removeprefix('Value error, ')}."
+    )
+    return ConfigurationError(message, mend or f"fedsite config explain {key} tells what it means.")
 
 
 def suggestion(key: str, schema: type[BaseModel]) -> str:
     """The mend for a key that does not exist: the nearest one that does."""
     return _nearest(key, known_keys(schema)) or _EVERY_KEY
+
+
+def _in_words(fault: str, given: object) -> str:
+    """What an operator makes of a fault that pydantic tells in a programmer's words; "" where it does not."""
+    if fault in ("list_type", "tuple_type"):
+        typed = isinstance(given, str) and given.isprintable() and len(given) < LONGEST_ECHO
+        return f"must be a list, in brackets: [{given}]" if typed else "must be a list, in brackets; [] names nothing"
+    return "is not written as it must be" if fault == "string_pattern_mismatch" else ""
 
 
 _EVERY_KEY = "fedsite config schema lists the keys that there are."

@@ -1,14 +1,23 @@
 """The hours in which a site takes part: when they are open, in a time zone that no environment variable chooses."""
 
+import re
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 MACHINES_ZONE = Path("/etc/localtime")
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
+_SPAN = r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$"
+
+
+def _is_span(given: object) -> object:
+    # Here rather than by the pattern alone, which would be shown to people; unquoted 20:00 is a number to YAML.
+    if not isinstance(given, str) or not re.match(_SPAN, given):
+        raise ValueError("must be written as 20:00-06:00, hours and minutes of two digits, without spaces")
+    return given
 
 
 def _has_length(text: str) -> str:
@@ -26,7 +35,8 @@ def _is_known(name: str) -> str:
 # Such as 20:00-06:00, its end excluded; one that ends before it begins goes on after midnight.
 Hours = Annotated[
     str,
-    Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$"),
+    Field(pattern=_SPAN),
+    BeforeValidator(_is_span),
     AfterValidator(_has_length),
 ]
 TimeZone = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]{1,64}$"), AfterValidator(_is_known)]

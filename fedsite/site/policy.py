@@ -20,6 +20,17 @@ def _none(names: list[str]) -> list[str]:
     return names
 
 
+def _is(sentence: str) -> AfterValidator:
+    """A sentence that counts only as it stands: one that is nearly it would be believed to count."""
+
+    def checked(given: str) -> str:
+        if given not in ("", sentence):
+            raise ValueError(f"must be empty, or exactly: {sentence}")
+        return given
+
+    return AfterValidator(checked)
+
+
 class Policy(Section):
     """What this site allows. A plan asks; the stricter of plan and policy wins."""
 
@@ -78,10 +89,12 @@ class Policy(Section):
         default=False,
         description="Leave out DICOM images whose headers hold direct identifiers, after the profile of PS3.15.",
     )
-    weak_privacy: str = Field(
+    weak_privacy: Annotated[str, _is(WEAK_PRIVACY_SENTENCE)] = Field(
         default="", description=f"To allow an epsilon above 20, write here: {WEAK_PRIVACY_SENTENCE}"
     )
-    no_privacy: str = Field(default="", description=f"To allow plans without noise, write here: {NO_PRIVACY_SENTENCE}")
+    no_privacy: Annotated[str, _is(NO_PRIVACY_SENTENCE)] = Field(
+        default="", description=f"To allow plans without noise, write here: {NO_PRIVACY_SENTENCE}"
+    )
     public_weight: float | None = Field(
         default=None, gt=0, description="This site's weight where a plan takes declared ones. It becomes public."
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fedsite.errors import ConfigurationError
 from fedsite.site import config
 from fedsite.site.config import SiteConfig
+from fedsite.site.policy import NO_PRIVACY_SENTENCE
 
 MINIMAL = {
     "paths": {"state": "/srv/fedsite/state", "data": "/srv/fedsite/data"},
@@ -115,7 +116,17 @@ def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
         ({"privacy": {"epsilon": 8, "delta": 0.5, "nominal_patients": 5}}, "privacy.delta", ""),
         ({"policy": {"minimum_noise_multiplier": float("nan")}}, "policy.minimum_noise_multiplier", ""),
         ({"policy": {"maximum_epsilon": -1}}, "policy.maximum_epsilon", ""),
-        ({"policy": {"tasks": "stroke-dwi"}}, "policy.tasks", ""),
+        (
+            {"policy": {"tasks": "stroke-dwi"}},
+            "policy.tasks: must be a list, in brackets: [stroke-dwi]",
+            "explain policy",
+        ),
+        ({"policy": {"hours": None}}, "policy.hours: must be a list", "fedsite config explain policy.hours tells"),
+        ({"policy": {"hours": ["8:00-9:00"]}}, "policy.hours.0: must be written as 20:00-06:00", "policy.hours tells"),
+        ({"policy": {"hours": [1200]}}, "policy.hours.0: must be written as 20:00-06:00", "policy.hours tells"),
+        ({"policy": {"time_zone": "+01:00"}}, "policy.time_zone: is not written", "explain policy.time_zone"),
+        ({"policy": {"weak_privacy": "We know this."}}, "policy.weak_privacy: must be empty, or exactly: We know", ""),
+        ({"policy": {"no_privacy": NO_PRIVACY_SENTENCE[:-1]}}, "policy.no_privacy: must be empty, or exactly: We", ""),
         ({"training": {"device": "tpu"}}, "training.device", ""),
         ({"preparation": {"spacing_mm": [1, 1]}}, "preparation.spacing_mm", ""),
         ({"preparation": {"spacing_mm": [1, 1, 0.01]}}, "preparation.spacing_mm.2", ""),
