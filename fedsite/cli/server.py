@@ -2,14 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from fedsite.cli import server_authority, server_round, server_site, server_storage
+from fedsite.cli import server_authority, server_round, server_site
 from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output, duration
-from fedsite.cli.server_storage import Database
+
+LogFormat = Literal["text", "json"]
 
 app = typer.Typer(help="Run a federation: its authority, its sites, its rounds.", no_args_is_help=True)
 app.add_typer(server_authority.app, name="authority")
@@ -37,7 +38,6 @@ def init(
     approve: Annotated[
         bool, typer.Option("--approve", help="A person approves each site: see fedsite server site approve.")
     ] = False,
-    database: Database = "",
 ) -> None:
     """Makes a federation: certificate authority, server certificate, signing keys, database."""
     from fedsite.cli.server_authority import described, supplied
@@ -53,7 +53,7 @@ def init(
     address = url.rstrip("/") or f"https://{first}:8443"
     end = agreement_until and agreement_until.replace(tzinfo=UTC) + timedelta(days=1)
     issuer = supplied(ca_key, ca_chain)
-    federations.init(folder, federation, name, address, terms, utc_now(), end, issuer, approve, database)
+    federations.init(folder, federation, name, address, terms, utc_now(), end, issuer, approve)
     facts, authority = described(federations.open_federation(folder).authority)
     text = (
         f"The federation {federation} is in {folder}; sites will reach it at {address}.\n{authority}\n"
@@ -69,19 +69,34 @@ def run(
     folder: Folder = HERE,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - sites call from outside
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8443,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Prometheus metrics, on 127.0.0.1 alone.")
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="The log as text, or as one JSON object a line.")] = "text",
 ) -> None:
     """Serves the federation until it is told to stop (SIGTERM, Ctrl-C)."""
     import logging
 
     from fedsite.server.federation import open_federation
+    from fedsite.server.logs import JsonLines
     from fedsite.server.run import serve
 
     out = Output.of(context)
     level = logging.WARNING if out.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    as_json = log_format == "json"
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     federation = open_federation(folder)
-    serve(federation, host, port, lambda address: out.note(f"Serving {federation.name} on {address}"))
+
+    def listening(address: str) -> None:
+        if as_json:
+            logging.getLogger("fedsite.server").info("serving %s on %s", federation.name, address)
+        else:
+            out.note(f"Serving {federation.name} on {address}")
+
+    serve(federation, host, port, listening, metrics_port)
     out.result("stopped")
 
 
@@ -113,7 +128,3 @@ def invite(
     out.note(f"For {site} alone, once, until {data['expires']}. Send it as you would send a password.")
     if approval:
         out.note(f"Once {site} asks with it, compare its key by telephone, then: fedsite server site approve {site}")
-
-
-for command in (server_storage.backup, server_storage.restore, server_storage.upgrade):
-    app.command()(command)

@@ -6,21 +6,20 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from fedsite.errors import CannotWrite, ConfigurationError, TryAgainLater
-from fedsite.server import rounds
+from fedsite.errors import CannotWrite, ConfigurationError
+from fedsite.server import metrics, rounds
 from fedsite.server.app import create_app
 from fedsite.server.authority import LIFETIME
 from fedsite.server.federation import Federation, renew_server_certificate
 from fedsite.server.tls import protocol, server_context
 
 TICK_SECONDS = 0.5
-WHILE_AWAY_SECONDS = 2.0
 AFTER_FAILURE_SECONDS = 30.0
 LAST_GOODBYE_SECONDS = 5
 AUTHORITY_ENDS_SOON = 2 * LIFETIME
@@ -57,9 +56,6 @@ class Ticker:
                 if renew_server_certificate(self._federation):
                     self._context.load_cert_chain(self._federation.server_certificate)
                 pause = TICK_SECONDS
-            except TryAgainLater as error:
-                log.warning("rounds wait: %s", error)
-                pause = WHILE_AWAY_SECONDS
             except Exception:
                 log.exception("rounds cannot go on; the next attempt follows in %d s", AFTER_FAILURE_SECONDS)
                 pause = AFTER_FAILURE_SECONDS
@@ -67,16 +63,19 @@ class Ticker:
             self._woken.clear()
 
 
-def serve(federation: Federation, host: str, port: int, listening: Callable[[str], None]) -> None:
+def serve(
+    federation: Federation, host: str, port: int, listening: Callable[[str], None], metrics_port: int | None = None
+) -> None:
     """Serves until SIGTERM or SIGINT. `listening` is told the address once connections are taken.
 
-    Raises CannotWrite when the address cannot be had, ConfigurationError when the authority has ended.
+    Metrics are told on this machine's `metrics_port`, if there is one, and never on the port of the sites. Raises
+    CannotWrite when an address cannot be had, ConfigurationError when the authority has ended.
     """
     _check_authority(federation)
     renew_server_certificate(federation)
     rounds.tidy(federation)
     context = server_context(federation.server_certificate, federation.ca_certificate)
-    ticker = Ticker(federation, context)
+    ticker, tally = Ticker(federation, context), metrics.Tally()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -85,7 +84,7 @@ def serve(federation: Federation, host: str, port: int, listening: Callable[[str
         ticker.stop()
 
     config = uvicorn.Config(
-        create_app(federation, ticker.wake, lifespan),
+        tally.around(create_app(federation, ticker.wake, lifespan)),
         http=protocol(),
         ws="none",
         lifespan="on",
@@ -96,7 +95,11 @@ def serve(federation: Federation, host: str, port: int, listening: Callable[[str
         ssl_context_factory=lambda _config, _default: context,
         timeout_graceful_shutdown=LAST_GOODBYE_SECONDS,
     )
-    with _bound(host, port) as bound:
+    with ExitStack() as stack:
+        bound = stack.enter_context(_bound(host, port))
+        if metrics_port is not None:
+            address = stack.enter_context(metrics.listener(federation, tally, metrics_port))
+            log.info("metrics are at %s", address)
         listening(f"https://{host}:{bound.getsockname()[1]}")
         _run_until_told(uvicorn.Server(config), bound)
 
