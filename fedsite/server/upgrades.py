@@ -43,10 +43,10 @@ def upgrade(folder: Path, *, dumped: bool = False) -> Path | None:
     return copy
 
 
-def migrate(database: Database, migrations: Path = MIGRATIONS) -> None:
+def migrate(database: Database) -> None:
     """Runs what is missing of the migrations: all of it, or nothing."""
     config = Config()
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with database.writing() as session:
         config.attributes["connection"] = session.connection()
         command.upgrade(config, "head")
