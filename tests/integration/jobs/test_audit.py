@@ -10,6 +10,8 @@ import pytest
 from support.federation import NAME, Server, running
 from support.site import Site
 
+from fedsite.server import backups
+
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
 PRIVACY = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 40.0}
 PLAN = {"local": LOCAL, "privacy": PRIVACY, "rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600}}
@@ -93,6 +95,7 @@ def test_it_is_verified_on_another_machine(site: Site, number: int, tmp_path: Pa
     assert data["key"] == key
     auditor = Site(tmp_path / "auditor")
     found = auditor.ok("audit", "verify", str(file), "--key", key)["data"]
+    assert "--key KEY" in auditor.run("audit", "verify", str(file)).stderr, "whose key it is, the file cannot say"
     assert (found["site"], found["federation"]) == ("site-a", NAME)
     assert found["records"]["ledger"] == 4
     assert auditor.run("audit", "verify", str(file), "--key", "0" * 64).code == 74
@@ -108,21 +111,19 @@ def test_the_receipts_agree(site: Site, number: int) -> None:
 
 
 def test_a_server_that_was_set_back_is_noticed(tmp_path: Path) -> None:
-    """It was brought back from a copy that is one round old; nothing is due, and still the site can tell."""
+    """It was restored from a backup that is one round old; nothing is due, and still the site can tell."""
     folder, copy = tmp_path / "federation" / "server", tmp_path / "copy"
     with running(folder) as server:
         site = Site(tmp_path / "site")
         site.init()
         site.enroll(server.invite("site-a"))
         server.open_round(tmp_path, **PLAN)
-        server.stop()
-        shutil.copytree(folder, copy)
-        server.start()
+        assert server.run("server", "backup", str(copy)).returncode == 0
         site.ok("train-round")
         assert site.ok("train-round")["outcome"] == "nothing-to-do"
         server.stop()
         shutil.rmtree(folder)
-        shutil.copytree(copy, folder)
+        backups.restore(copy, folder)
         server.start()
         server.close_rounds()
 

@@ -68,6 +68,8 @@ def test_a_federation_runs_there(python: str, tmp_path: Path) -> None:
             ("server", "round", "close", "1"),
             ("server", "round", "report", "1", "--output", str(tmp_path / "round.html")),
             ("server", "site", "revoke", "site-a"),
+            ("server", "backup", str(tmp_path / "backup")),
+            ("server", "upgrade"),
             ("model", "list"),
             ("model", "show", "--round", "1"),
             ("model", "export", "--round", "1", "-o", str(tmp_path / "exported")),

@@ -86,6 +86,23 @@ def test_invite_prints_one_line_and_nothing_else(folder: Path) -> None:
         say("server", "invite", "site-d", "--dir", folder, "--expires", "soon")
 
 
+def test_a_federation_is_backed_up_and_restored(folder: Path, tmp_path: Path) -> None:
+    assert ask("server", "backup", tmp_path / "backup", "--dir", folder) == {
+        "folder": str(tmp_path / "backup"), "files": 0, "copied": 0
+    }  # fmt: skip
+    assert "the federation's keys" in say("server", "backup", tmp_path / "backup", "--dir", folder)
+    said = say("server", "restore", tmp_path / "backup", tmp_path / "restored")
+    assert "as it was in round 0" in said
+    assert "exit 76" in said
+    assert open_federation(tmp_path / "restored").name == open_federation(folder).name
+    assert ask("server", "restore", tmp_path / "backup", tmp_path / "again")["newest_round"] == 0
+
+
+def test_nothing_is_to_upgrade(folder: Path) -> None:
+    assert ask("server", "upgrade", "--dir", folder) == {"copy": None}
+    assert say("server", "upgrade", "--dir", folder).strip() == "The database is up to date."
+
+
 def test_sites_are_listed_and_revoked(folder: Path) -> None:
     say("server", "invite", "site-a", "--dir", folder)
     assert ask("server", "site", "list", "--dir", folder)["sites"][0] == {
