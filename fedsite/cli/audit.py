@@ -52,6 +52,8 @@ def verify(
     else:
         data = verify_audit.verify_file(file, key=key, since=since, server=server)
     out.result("whole", data, _whole(data))
+    if file is not None and "key" in data and not key:
+        out.note("Whose key that is, only the site can say, by another way than this file: --key KEY")
 
 
 @app.command()

@@ -51,7 +51,7 @@ def enroll(
         before = job.certificate_of(site)
         if import_path:
             found = job.import_certificate(site, _federation(site, invitation), import_path)
-        elif invitation or not before:
+        elif invitation or job.needs_invitation(site):
             found = job.enroll(site, _invitation(invitation), key_storage)
         else:
             found = job.Enrolled(site.pinned, "", [])

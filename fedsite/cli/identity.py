@@ -49,12 +49,15 @@ def show(context: typer.Context) -> None:
         "audit_key": audit_key,
         "agreement_sha256": pinned.agreement_sha256,
         "agreement_accepted_by": pinned.agreement_accepted_by,
+        "agreement_expires": pinned.agreement_expires,
     }
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # what is compared by telephone is shown whole
     for name, value in data.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), "\n".join(value) if isinstance(value, list) else str(value))
     out.result("shown", data, lambda console: console.print(table))
 
 
@@ -101,6 +104,6 @@ def retire(
         f"1. Tell the coordinator of {pinned.federation}, who runs: fedsite server site revoke {name}",
         "2. Remove fedsite from this machine's crontab or timers.",
         "3. Keep the state folder: the ledger is the record of what was promised to the patients.",
-        "To come back later: a new invitation, and fedsite enroll. It goes on with the same ledger.",
+        "To come back later: a new invitation, and fedsite enroll --invitation FILE. It goes on with the same ledger.",
     ]
     out.result("retired", {"site": name, "federation": pinned.federation}, "\n".join(text))

@@ -12,6 +12,7 @@ from fedsite.errors import NotAuthorised, Unreachable
 from fedsite.jobs.findings import Check
 from fedsite.jobs.network import proxy_for
 from fedsite.jobs.site import Site
+from fedsite.site import identity
 from fedsite.site.config import DIRECT
 from fedsite.wire.client import FederationClient, ask_federation
 from fedsite.wire.messages import PROTOCOL_VERSIONS, FederationInfo, MalformedMessage, Ticket, parse
@@ -83,6 +84,7 @@ def upload(site: Site) -> Check:
 def _ask(site: Site) -> tuple[FederationInfo, float | None]:
     where, files = site.pinned.server, site.files
     way = proxy_for(site.config.network, where)
+    identity.authority_sha256(files)  # what is trusted must be there before anybody is asked
     return ask_federation(where, files.authority, proxy=way, patience=0, witness=site.witness)
 
 

@@ -109,10 +109,15 @@ def certificate_of(site: Site) -> bytes:
     return site.files.certificate.read_bytes() if site.files.certificate.is_file() else b""
 
 
+def needs_invitation(site: Site) -> bool:
+    """Whether there is no certificate here, or only one that has ended."""
+    return not certificate_of(site) or identity.certificate(site.files).days_left() <= 0
+
+
 def _refuse_another_federation(site: Site, invitation: Invitation) -> None:
     files = site.files
     enrolled = files.federation.is_file() or files.certificate.is_file()
-    if enrolled and identity.authority_sha256(files) != invitation.ca_sha256:
+    if enrolled and files.authority.is_file() and identity.authority_sha256(files) != invitation.ca_sha256:
         raise UsageError(
             "This state folder belongs to another federation.", "Use one state folder for each federation."
         )

@@ -10,6 +10,7 @@ from fedsite.errors import (
     ConfigurationError,
     DataNotFit,
     FedsiteError,
+    NotAuthorised,
     PolicyRefused,
     RecordsDamaged,
     ServerBrokeProtocol,
@@ -23,7 +24,7 @@ from fedsite.jobs.local_work import Steps
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.round import Round
 from fedsite.jobs.site import Site
-from fedsite.jobs.verification import TELL, Offer, verify_chain, verify_offer
+from fedsite.jobs.verification import TELL, Expired, Offer, verify_chain, verify_offer
 from fedsite.privacy.statement import guarantee
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord
@@ -37,6 +38,7 @@ from fedsite.wire.messages import (
     RefusalReason,
     utc_now,
 )
+from fedsite.wire.transport import SET_CLOCK, TOLERATED_SKEW, off_by
 
 REASONS: dict[type[FedsiteError], RefusalReason] = {
     PolicyRefused: "policy",
@@ -46,7 +48,13 @@ REASONS: dict[type[FedsiteError], RefusalReason] = {
     ConfigurationError: "technical",
 }
 # What this site has refused, or waits for: the server's breaches, and its own reasons.
-WRITTEN_DOWN: tuple[type[FedsiteError], ...] = (ServerBrokeProtocol, OutOfRange, TryAgainLater, *REASONS)
+WRITTEN_DOWN: tuple[type[FedsiteError], ...] = (
+    ServerBrokeProtocol,
+    OutOfRange,
+    TryAgainLater,
+    NotAuthorised,
+    *REASONS,
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,14 @@ def _require_known(site: Site, answer: Participation) -> None:
 def _begin(
     site: Site, client: FederationClient, step: Steps, pinned: Pinned, plan: Envelope, ticket: Envelope
 ) -> Round:
-    offer = verify_offer(pinned, plan, ticket, utc_now())
+    try:
+        offer = verify_offer(pinned, plan, ticket, utc_now())
+    except Expired as error:
+        # It is as likely that this clock is wrong: by the server's, which came with the offer.
+        ahead = trail.ahead(site.state)
+        if ahead is None or abs(ahead) <= TOLERATED_SKEW:
+            raise
+        raise NotAuthorised(f"{error.message} {off_by(ahead)}", SET_CLOCK) from error
     verify_chain(offer, site.state.rounds(pinned.federation), client)
     return rounds.begin(site, client, offer, {"plan": plan, "ticket": ticket}, step)
 

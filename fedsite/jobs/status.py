@@ -7,6 +7,7 @@ from fedsite.errors import FedsiteError, NotAuthorised
 from fedsite.jobs.site import Site, open_site
 from fedsite.privacy.statement import guarantee
 from fedsite.site import identity
+from fedsite.site.state import RoundRecord
 
 LAST_ROUNDS = 5
 
@@ -16,11 +17,11 @@ def status(config_path: Path | None) -> dict[str, Any]:
     with open_site(config_path) as site:
         spent, terms = site.ledger.spent(), site.ledger.terms
         return {
-            "identity": (who := _identity(site)),
+            "identity": _identity(site),
             "data": _data(site),
             "rounds": [
                 {"round": record.round, "state": record.state, "changed": record.changed}
-                for record in (site.state.rounds(who["federation"])[-LAST_ROUNDS:] if who else [])
+                for record in _rounds(site)[-LAST_ROUNDS:]
             ],
             "privacy": {
                 "epsilon": spent.epsilon,
@@ -30,6 +31,14 @@ def status(config_path: Path | None) -> dict[str, Any]:
                 "guarantee": guarantee(spent.epsilon, terms.delta),
             },
         }
+
+
+def _rounds(site: Site) -> list[RoundRecord]:
+    """Those of the federation that is pinned, which a site that retired still has."""
+    try:
+        return site.state.rounds(site.pinned.federation)
+    except NotAuthorised:
+        return []
 
 
 def _identity(site: Site) -> dict[str, Any] | None:

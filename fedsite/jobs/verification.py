@@ -17,6 +17,10 @@ from fedsite.wire.plans import Plan
 TELL = "Nothing was done. Tell the coordinator; the refusal is in the audit."
 
 
+class Expired(ServerBrokeProtocol):
+    """What is offered has ended, by this machine's clock."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """A verified plan and ticket, with the digests by which everything else names them."""
@@ -28,7 +32,7 @@ class Offer:
 
 
 def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime | None) -> Offer:
-    """Opens both envelopes. Raises ServerBrokeProtocol unless they are signed, current, and belong together.
+    """Opens both envelopes. Raises ServerBrokeProtocol unless they are signed, current (Expired), and belong together.
 
     `now` None leaves the expiry out: what was released in time is still the server's to take or refuse.
     """
@@ -39,8 +43,8 @@ def verify_offer(pinned: Pinned, plan: Envelope, ticket: Envelope, now: datetime
         f"The ticket names a control, which {opened.algorithm_name} does not have.",
     )
     if now is not None:
-        _demand(now < opened.expires, "The plan has expired.")
-        _demand(now < stub.expires, "The round's ticket has expired.")
+        _demand(now < opened.expires, "The plan has expired.", Expired)
+        _demand(now < stub.expires, "The round's ticket has expired.", Expired)
     longest = timedelta(seconds=opened.rounds.deadline_seconds)
     _demand(
         stub.opened < stub.expires <= opened.expires and stub.expires - stub.opened <= longest,
@@ -142,6 +146,6 @@ def verify_receipt(envelope: Envelope, offer: Offer, site: str, sha256: str, seq
     return signing.digest(envelope)
 
 
-def _demand(holds: bool, otherwise: str) -> None:
+def _demand(holds: bool, otherwise: str, kind: type[ServerBrokeProtocol] = ServerBrokeProtocol) -> None:
     if not holds:
-        raise ServerBrokeProtocol(otherwise, TELL)
+        raise kind(otherwise, TELL)

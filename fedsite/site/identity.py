@@ -229,14 +229,17 @@ def sealed_key(version: Version) -> bytes:
 
 
 def authority_sha256(files: IdentityFiles) -> str:
-    """The SHA-256 of the pinned CA's certificate (DER). Raises RecordsDamaged when it is none."""
+    """The SHA-256 of the pinned CA's certificate (DER). Raises RecordsDamaged when it is none, or gone."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
     try:
         authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
-    except ValueError as error:
-        raise RecordsDamaged("identity/ca.pem is no certificate.", "Restore it, or enrol anew.") from error
+    except (OSError, ValueError) as error:
+        raise RecordsDamaged(
+            "identity/ca.pem, the federation's authority, is gone or damaged.",
+            "Restore it from a backup; or remove it, and enrol with a new invitation: fedsite enroll --invitation FILE",
+        ) from error
     return authority.fingerprint(hashes.SHA256()).hex()
 
 

@@ -124,7 +124,10 @@ def create_secret(path: Path) -> bytes:
 def read_secret(path: Path) -> bytes:
     """Reads a secret. Raises RecordsDamaged when others could read it too, NotAuthorised when it is absent."""
     if not path.exists():
-        raise NotAuthorised(f"{path.name} is not in the state folder.", "Enrol this site with: fedsite enroll")
+        raise NotAuthorised(
+            f"{path.name} is not in the state folder.",
+            "Bring it back from a backup. A key is had anew: fedsite enroll --invitation FILE",
+        )
     if not is_private(path):
         raise RecordsDamaged(
             f"{path} can be read by others, or belongs to another user.",

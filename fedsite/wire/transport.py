@@ -35,7 +35,7 @@ TOLERATED_SKEW = 120.0
 """Seconds that this machine's clock and the server's may differ by."""
 
 X509_V_FLAG_NO_CHECK_TIME = 0x200000  # OpenSSL's; ssl.VerifyFlags does not name it
-ENROL_AGAIN = "Ask the coordinator for a new invitation, then run fedsite enroll."
+ENROL_AGAIN = "Ask the coordinator for a new invitation, then: fedsite enroll --invitation FILE"
 SET_CLOCK = "Set this machine's clock, best by NTP; then run the command again."
 KEPT = "What was reached so far is kept; run the command again, or fedsite check to see what is in the way."
 
@@ -71,11 +71,15 @@ class TlsIdentity:
             raise NotAuthorised("This site has no certificate for the federation.", ENROL_AGAIN) from error
         except ValueError as error:
             raise RecordsDamaged("This site's certificate cannot be read.", ENROL_AGAIN) from error
+        first, last = (
+            f"{instant:%Y-%m-%d %H:%M:%S} UTC"
+            for instant in (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        )
         if now >= certificate.not_valid_after_utc:
-            raise NotAuthorised(f"This site's certificate expired on {certificate.not_valid_after_utc}.", ENROL_AGAIN)
+            raise NotAuthorised(f"This site's certificate expired on {last}.", ENROL_AGAIN)
         if now < certificate.not_valid_before_utc:
             raise NotAuthorised(
-                f"This site's certificate is valid from {certificate.not_valid_before_utc}, but it is {now} here.",
+                f"This site's certificate is valid from {first}, but it is {now:%Y-%m-%d %H:%M:%S} UTC here.",
                 "Set this machine's clock.",
             )
 

@@ -115,6 +115,23 @@ def test_the_command_says_so(met: tuple[Site, Liar], name: str) -> None:
     assert answer.json["error"]["mend"]
 
 
+def test_a_round_that_only_a_wrong_clock_has_ended(met: tuple[Site, Liar]) -> None:
+    """Refused all the same, and written down; but it is the clock that is to be mended, not the coordinator asked."""
+    site, liar = met
+    next(one for one in ATTACKS if one.id == "ticket-expired").told(liar)
+    before, known = remembered(site), refusals(site)
+    liar.lying.ahead_seconds = -86_400.0 * 61
+    try:
+        answer = site.run("train-round")
+    finally:
+        liar.lying.ahead_seconds = 0.0
+    assert answer.code == 77
+    assert "ticket has expired. This machine's clock is 6" in answer.json["error"]["message"]
+    assert "NTP" in answer.json["error"]["mend"]
+    assert remembered(site) == before
+    assert [one["code"] for one in refusals(site)[len(known) :]] == ["not-authorised"]
+
+
 @pytest.mark.parametrize("off_by", [12, -12])
 def test_hours_must_be_open_by_the_servers_clock_too(met: tuple[Site, Liar], off_by: int) -> None:
     """This machine's clock may be half a day wrong; a server that lies about the time can only keep the site away."""

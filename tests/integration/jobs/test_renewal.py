@@ -187,8 +187,26 @@ def test_an_expired_one_is_told_its_way_back(server: Server, site: Site, opened:
     with pytest.raises(NotAuthorised, match="expired on"):
         renew.renew(opened)
     assert versions.pending(opened.files) is None
+    forgotten = site.run("enroll")
+    assert (forgotten.code, "No invitation" in forgotten.json["error"]["message"]) == (2, True), "it is not enrolled"
     assert site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a"))["outcome"] == "enrolled"
     assert works(opened)
+
+
+def test_a_pinned_root_that_is_gone_is_named_and_brought_back(server: Server, site: Site) -> None:
+    root = files_of(site).authority
+    for content in (None, b"no certificate"):
+        root.unlink() if content is None else root.write_bytes(content)
+        for command in ("check", "identity show"):
+            answer = site.run(*command.split())
+            said = answer.json["error"] or next(
+                one for one in answer.json["data"]["checks"] if one["name"] == "network"
+            )
+            assert "identity/ca.pem" in said["message"], answer
+            assert answer.code != 1
+    root.unlink()
+    assert site.ok("enroll", "--invitation", "-", stdin=server.invite("site-a"))["outcome"] == "enrolled"
+    assert root.is_file()
 
 
 def test_a_revoked_site_is_not_renewed(server: Server, tmp_path: Path) -> None:

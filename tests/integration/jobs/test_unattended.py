@@ -86,6 +86,11 @@ def test_a_retired_site_can_do_nothing_and_come_back(server: Server, tmp_path: P
     site = Site(tmp_path / "retiring")
     site.init()
     site.enroll(server.invite("retiring"))
+    with site.open_state() as state:
+        state.put_round("test-federation", 7, "rejected", {})
+    shown, known = _typed(site, "", "identity", "show"), site.ok("identity", "show")["data"]
+    for name in ("audit_key", "sha256", "ca_sha256"):
+        assert known[name] in "".join(shown.split()), "what is read out by telephone stands there whole"
     ledger, pseudonyms = site.ledger(), files_of(site).pseudonyms.read_bytes()
     refused = site.run("identity", "retire", "--confirm", "another")
     assert refused.code == 2
@@ -97,6 +102,7 @@ def test_a_retired_site_can_do_nothing_and_come_back(server: Server, tmp_path: P
     assert "fedsite server site revoke retiring" in said
     assert not [path for path in files_of(site).folder.rglob("*") if path.name in ("key.pem", "passphrase", "site.pem")]
     assert site.run("train-round").code == 77
+    assert [one["round"] for one in site.ok("status")["data"]["rounds"]] == [7], "what it did is not forgotten"
     assert (site.ledger(), files_of(site).pseudonyms.read_bytes()) == (ledger, pseudonyms)
     with site.open_state() as state:
         state.verify()
