@@ -54,7 +54,7 @@ def enroll(
         elif invitation or job.needs_invitation(site):
             found = job.enroll(site, _invitation(invitation), key_storage)
         else:
-            found = job.Enrolled(site.pinned, "", [])
+            found = job.Enrolled(site.pinned, "", []) if accept_agreement else job.enrolled(site)
         pinned = _agreed(out, site, found, accept_agreement)
         changed = job.certificate_of(site) != before
     data = {

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, SourceMissing, TryAgainLater, UsageError
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs import recover, trail
+from fedsite.jobs.guard import NO_AGREEMENT
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.network import proxy_for
 from fedsite.jobs.renew import key_of, put_into_use, take_up
@@ -47,6 +48,23 @@ def enroll(site: Site, invitation: Invitation, wanted: Wanted = "auto") -> Enrol
     """
     with _alone(site, invitation):
         return _finish(site, invitation, _certified(site, invitation, wanted))
+
+
+def enrolled(site: Site) -> Enrolled:
+    """What an enrolled site has pinned; while its agreement awaits a person, with the text, from the server.
+
+    Raises NotAuthorised before enrolment, and as `enroll` does.
+    """
+    pinned = site.pinned
+    if pinned.agreement_accepted_by or pinned.agreement_sha256 == NO_AGREEMENT:
+        return Enrolled(pinned, "", [])
+    known = known_federation(site)
+    with (
+        _alone(site, known),
+        client_of(site.files, site.config, known.server, site.witness, site.files.current) as client,
+    ):
+        trust = client.trust()
+        return Enrolled(_pin(site, known, trust), trust.agreement, [])
 
 
 def request_certificate(site: Site, invitation: Invitation, wanted: Wanted, path: Path) -> None:
@@ -94,11 +112,13 @@ def known_federation(site: Site) -> Invitation:
 
 
 def accept_agreement(site: Site, person: str) -> Pinned:
-    """Records who accepted the data-use agreement, when, and its digest."""
-    pinned = replace(site.pinned, agreement_accepted_by=person, agreement_accepted_at=utc_now().isoformat())
+    """Records who accepted the data-use agreement, when, and its digest. Raises UsageError without a name."""
+    if not (name := person.strip()):
+        raise UsageError("Somebody must accept the agreement.", "Name the person: --accept-agreement NAME")
+    pinned = replace(site.pinned, agreement_accepted_by=name, agreement_accepted_at=utc_now().isoformat())
     with site.state.transaction():
         site.state.audit(
-            "agreement accepted", by=person, sha256=pinned.agreement_sha256, expires=pinned.agreement_expires
+            "agreement accepted", by=name, sha256=pinned.agreement_sha256, expires=pinned.agreement_expires
         )
         identity.pin(site.files, pinned)
     return pinned

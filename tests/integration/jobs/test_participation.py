@@ -209,7 +209,13 @@ def test_another_agreement_must_be_accepted(server: Server, tmp_path: Path) -> N
     unsigned = site.ok("enroll", "--invitation", "-", stdin=server.invite("careful"))
     assert unsigned["data"]["agreement_accepted_by"] == ""
     assert site.run("train-round").code == 75
+    read = site.say("enroll")
+    assert "Be kind." in read.stderr, "it can be read again by whoever comes to accept it"
+    assert "not accepted yet" in read.stderr
+    assert site.run("enroll", "--accept-agreement", " ").code == 2, "nobody is no person"
+    assert site.run("train-round").code == 75
     site.ok("enroll", "--accept-agreement", "Ada Tester")
+    assert "Be kind." not in site.say("enroll").stderr
     assert site.run("train-round").code == 0
 
 
