@@ -34,10 +34,11 @@ from fedsite.server.federation import (
     Federation,
     check_revision,
     create_database,
+    is_older,
     new_folder,
     write_sqlite,
 )
-from fedsite.server.storage import REVISION, ControlRow, ModelRow, MomentsRow, RoundRow, Table, UploadRow
+from fedsite.server.storage import ControlRow, ModelRow, MomentsRow, RoundRow, Table, UploadRow
 
 BACKUP = "backup.db"
 FOLDERS = ("keys", "models", "updates")
@@ -198,7 +199,7 @@ def _up_to_date(draft: Path, source: Path) -> Database:
     """A backup's database, with this fedsite's tables."""
     database = Database(sqlite_url(draft))
     found = database.revision()
-    if found is not None and found < REVISION:
+    if is_older(found):
         from fedsite.server.upgrades import migrate  # alembic takes a second to import
 
         migrate(database)

@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fedsite.errors import CannotWrite, ConfigurationError, FedsiteError, TryAgainLater, UsageError
-from fedsite.server.storage import REVISION, Table
+from fedsite.server.storage import REVISION, FederationRow, Table
 
 LOCK_SECONDS = 10
 _LOCK = 0x66656473697465  # the bytes of "fedsite", as the number that advisory locks are named by
+BEFORE_MIGRATIONS = "0000"
 _REVISION_TABLE = "alembic_version"
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _WAITS = {
@@ -65,10 +66,11 @@ class Database:
             fill(session)
 
     def revision(self) -> str | None:
-        """The migration that its tables are the outcome of; None where there are none, or none that fedsite made."""
+        """The migration that its tables are the outcome of; None where there are none."""
         with self.reading() as session:
-            if not inspect(session.connection()).has_table(_REVISION_TABLE):
-                return None
+            inspector = inspect(session.connection())
+            if not inspector.has_table(_REVISION_TABLE):
+                return BEFORE_MIGRATIONS if inspector.has_table(FederationRow.__tablename__) else None
             return session.execute(text(f"SELECT version_num FROM {_REVISION_TABLE}")).scalar()  # noqa: S608 - our name
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ from fedsite.files import (
 from fedsite.server import intermediate
 from fedsite.server.authority import Authority, unencrypted_pem
 from fedsite.server.blobs import Blobs, FolderBlobs
-from fedsite.server.database import Database, postgresql_url, sqlite_url
+from fedsite.server.database import BEFORE_MIGRATIONS, Database, postgresql_url, sqlite_url
 from fedsite.server.storage import REVISION, FederationRow
 from fedsite.wire.enrolment import Invitation, new_secret, to_pem
 from fedsite.wire.messages import MAX_AGREEMENT, Name, utc_now
@@ -247,14 +247,22 @@ def open_database(folder: Path) -> Database:
     return Database(sqlite_url(folder / DATABASE))
 
 
+def is_older(found: str | None) -> bool:
+    """Whether migrations lead from a database to this fedsite's tables."""
+    return found is not None and BEFORE_MIGRATIONS < found < REVISION
+
+
 def check_revision(found: str | None, where: str) -> None:
     """Raises ConfigurationError unless the tables are those of this fedsite."""
     if found == REVISION:
         return
     if found is None:
         raise ConfigurationError(f"The database of {where} holds no federation.", "Restore it from a backup.")
-    mend = "Update fedsite." if found > REVISION else "Stop every server of it, then: fedsite server upgrade."
-    age = "a newer" if found > REVISION else "an older"
+    age, mend = "a newer", "Update fedsite."
+    if is_older(found):
+        age, mend = "an older", "Stop every server of it, then: fedsite server upgrade."
+    elif found == BEFORE_MIGRATIONS:
+        age, mend = "an older", "It has no migrations: end its rounds with that one, and make a new federation."
     raise ConfigurationError(f"The database of {where} is {age} fedsite's ({found}, this one's is {REVISION}).", mend)
 
 

@@ -14,7 +14,7 @@ from alembic.config import Config
 from fedsite.errors import UsageError
 from fedsite.files import PRIVATE_FILE, fsync_folder, write_atomically
 from fedsite.server.database import Database
-from fedsite.server.federation import DATABASE, check_revision, open_database
+from fedsite.server.federation import DATABASE, check_revision, is_older, open_database
 from fedsite.server.storage import REVISION
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -29,7 +29,7 @@ def upgrade(folder: Path, *, dumped: bool = False) -> Path | None:
     """
     database = open_database(folder)
     found = database.revision()
-    if found is None or found >= REVISION:
+    if not is_older(found):
         check_revision(found, str(folder))
         return None
     if database.is_postgresql and not dumped:

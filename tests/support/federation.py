@@ -171,9 +171,9 @@ class Server:
 
     def wait_for(self, number: int, status: str = "open") -> None:
         """Until a round has the status: the server closes and opens rounds by itself."""
-        end = time.monotonic() + 30
+        end, federation = time.monotonic() + 30, self.federation
         while time.monotonic() < end:
-            if any(one["round"] == number and one["status"] == status for one in reports.rounds(self.federation)):
+            if any(one["round"] == number and one["status"] == status for one in reports.rounds(federation)):
                 return
             time.sleep(0.05)
         raise AssertionError(f"round {number} did not become {status}")
