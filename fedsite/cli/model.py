@@ -88,6 +88,31 @@ def export(
     Output.of(context).result("written", data, f"{output}: {found}")
 
 
+@app.command()
+def bundle(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder, called as the model is to be.")],
+    sha256: Sha256 = None,
+    number: Round = None,
+    task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
+    folder: Folder = HERE,
+) -> None:
+    """Writes a model as a MONAI bundle, which runs where there is MONAI and no fedsite (needs torch)."""
+    from fedsite.jobs import bundle as bundles
+    from fedsite.jobs import tasks
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import model_report, plan_of_model
+
+    out, federation = Output.of(context), open_federation(folder)
+    found = _named(federation, sha256, number)
+    plan = tasks.described_by(plan_of_model(federation, found), task)
+    source = bundles.Source(_stored(federation, found), plan, model_report(federation, found))
+    with out.step("Writing the bundle"):
+        bundles.write(output, source)
+    run = "python -m monai.bundle run --config_file configs/inference.json"
+    out.result("written", {"path": str(output), "sha256": found}, f"{output}: {found}\nTo run it, there: {run}")
+
+
 def _named(federation: "Federation", sha256: str | None, number: int | None) -> str:
     """The digest of the one model that is meant. Raises UsageError."""
     from fedsite.server.reports import find_model

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from fedsite.dataset.lesions import marked_voxels
 from fedsite.dataset.manifest import Closed, Size
+from fedsite.dataset.restoring import SourceGrid
 from fedsite.errors import DataNotFit, SourceMissing
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder, sha256_of, write_atomically
 
@@ -49,14 +50,6 @@ _MEND = "Prepare the data again: fedsite prepare-data."
 
 Affine = NDArray[np.float64]
 Row = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class SourceGrid:
-    """The grid of a study's first image as it was stored: its `shape` [i, j, k], and `affine` from there to RAS mm."""
-
-    shape: tuple[int, int, int]
-    affine: Affine
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """From the prepared grid back to the one that a study came on: where results are measured, and handed over."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from fedsite.dataset.cases import SourceGrid
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.uint8]
@@ -13,6 +12,14 @@ Affine = NDArray[np.float64]
 
 # Voxels of the source that are worked on at a time.
 _SLAB_VOXELS = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceGrid:
+    """The grid of a study's first image as it was stored: its `shape` [i, j, k], and `affine` from there to RAS mm."""
+
+    shape: tuple[int, int, int]
+    affine: Affine
 
 
 def to_source_grid(

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.dataset.cases import Case, SourceGrid, verify_case
+from fedsite.dataset.cases import Case, verify_case
 from fedsite.dataset.manifest import CaseRecord, Split
-from fedsite.dataset.restoring import to_source_grid
+from fedsite.dataset.restoring import SourceGrid, to_source_grid
 from fedsite.errors import DataNotFit, FedsiteError
 from fedsite.jobs import evaluations, local_work, models, pages, places
 from fedsite.jobs.local_work import PreparedData, Progress, Steps
 from fedsite.jobs.models import Model
 from fedsite.jobs.site import Site
+from fedsite.tasks import outputs
 from fedsite.tasks.description import Task
 from fedsite.wire.messages import utc_now
 
@@ -82,7 +83,7 @@ class Segmenter:
         """The labels of an image [C, X, Y, Z] on its prepared grid (`affine`), and on its source's [i, j, k]."""
         from fedsite.training import inference
 
-        decode = partial(inference.decode, self.task)
+        decode = partial(outputs.labels, self.task)
         sure = inference.probabilities(self.network, self.task, image, self.patch_voxels, self.device)
         return decode(sure), to_source_grid(sure, affine, source, decode)
 
@@ -108,7 +109,6 @@ def evaluate(
     `look` is shown each case with its segmentation on the prepared grid. Raises DataNotFit without any case, when a
     case is not what the manifest says, or the model is not one of its plan's network.
     """
-    from fedsite.tasks import outputs
     from fedsite.training import summary
 
     records = data.records(split)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fedsite import __version__
 from fedsite.dataset import convert, loading, nifti, overlay
-from fedsite.dataset.cases import SourceGrid
 from fedsite.dataset.folder import withdrawal
 from fedsite.dataset.loading import Loaded
 from fedsite.dataset.manifest import Exclusion
+from fedsite.dataset.restoring import SourceGrid
 from fedsite.dataset.rules import finding
 from fedsite.dataset.sources import collect, require
 from fedsite.dataset.studies import Collected, Study, Unmarked, exclusion

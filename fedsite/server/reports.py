@@ -12,6 +12,7 @@ from fedsite.server.enrolment import enrolled
 from fedsite.server.federation import Federation
 from fedsite.server.rounds import counted, plan_of, series_of
 from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, ScreenRow, UploadRow
+from fedsite.wire.plans import Plan
 
 
 def rounds(federation: Federation) -> list[dict[str, Any]]:
@@ -84,6 +85,17 @@ def model_report(federation: Federation, sha256: str) -> dict[str, Any]:
         starts = select(RoundRow.number).where(RoundRow.model_sha256 == sha256).order_by(RoundRow.number)
         report |= {"starts": list(session.scalars(starts)), "line": list(_line(session, row))}
     return report | {"made_in": row.round and round_report(federation, row.round)}
+
+
+def plan_of_model(federation: Federation, sha256: str) -> Plan:
+    """The plan that a model was made under, or else the first that began from it. Raises UsageError without any."""
+    with federation.database.reading() as session:
+        made = select(RoundRow).where(RoundRow.result_sha256 == sha256).order_by(RoundRow.number).limit(1)
+        began = select(RoundRow).where(RoundRow.model_sha256 == sha256).order_by(RoundRow.number).limit(1)
+        row = session.scalars(made).first() or session.scalars(began).first()
+        if row is None:
+            raise UsageError("No round has made this model, and none began from it: it has no plan here.")
+        return plan_of(federation, series_of(session, row))
 
 
 def find_model(federation: Federation, sha256: str | None, number: int | None) -> str:

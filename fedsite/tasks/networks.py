@@ -88,12 +88,17 @@ def build(task: Task, name: str, settings: Mapping[str, object], seed: int = 0) 
     """
     import torch
 
-    valid = validate(task, name, settings)
+    made_of, arguments = definition(task, name, settings)
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
-        network = _BUILDERS[name](len(task.inputs), task.outputs, valid)
+        network = made_of(**arguments)
     refuse_batch_normalisation(network)
     return network
+
+
+def definition(task: Task, name: str, settings: Mapping[str, object]) -> "tuple[type[nn.Module], Settings]":
+    """MONAI's class, and what it is made with: all that another program needs. Raises OutOfRange as `validate` does."""
+    return _DEFINITIONS[name](len(task.inputs), task.outputs, validate(task, name, settings))
 
 
 def refuse_batch_normalisation(network: "nn.Module") -> None:
@@ -109,54 +114,51 @@ def refuse_batch_normalisation(network: "nn.Module") -> None:
             )
 
 
-def _unet(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
+def _unet(inputs: int, outputs: int, settings: Settings) -> "tuple[type[nn.Module], Settings]":
     from monai.networks.nets.unet import UNet
 
     channels = settings["channels"]
-    network: nn.Module = UNet(
-        spatial_dims=3,
-        in_channels=inputs,
-        out_channels=outputs,
-        channels=channels,
-        strides=[2] * (len(channels) - 1),
-        num_res_units=settings["num_res_units"],
-        norm=("instance", {"affine": bool(settings["affine"])}),
-    )
-    return network
+    return UNet, {
+        "spatial_dims": 3,
+        "in_channels": inputs,
+        "out_channels": outputs,
+        "channels": channels,
+        "strides": [2] * (len(channels) - 1),
+        "num_res_units": settings["num_res_units"],
+        "norm": ("instance", {"affine": bool(settings["affine"])}),
+    }
 
 
-def _segresnet(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
+def _segresnet(inputs: int, outputs: int, settings: Settings) -> "tuple[type[nn.Module], Settings]":
     from monai.networks.nets.segresnet import SegResNet
 
     blocks_down = settings["blocks_down"]
-    network: nn.Module = SegResNet(
-        spatial_dims=3,
-        in_channels=inputs,
-        out_channels=outputs,
-        init_filters=settings["init_filters"],
-        blocks_down=blocks_down,
-        blocks_up=[1] * (len(blocks_down) - 1),
-        norm=("group", {"num_groups": 8}),
-    )
-    return network
+    return SegResNet, {
+        "spatial_dims": 3,
+        "in_channels": inputs,
+        "out_channels": outputs,
+        "init_filters": settings["init_filters"],
+        "blocks_down": blocks_down,
+        "blocks_up": [1] * (len(blocks_down) - 1),
+        "norm": ("group", {"num_groups": 8}),
+    }
 
 
-def _segresnet_ds(inputs: int, outputs: int, settings: Settings) -> "nn.Module":
+def _segresnet_ds(inputs: int, outputs: int, settings: Settings) -> "tuple[type[nn.Module], Settings]":
     from monai.networks.nets.segresnet_ds import SegResNetDS
 
-    network: nn.Module = SegResNetDS(
-        spatial_dims=3,
-        in_channels=inputs,
-        out_channels=outputs,
-        init_filters=settings["init_filters"],
-        blocks_down=settings["blocks_down"],
-        dsdepth=settings["supervised_scales"],
-        norm=("group", {"num_groups": 8}),
-    )
-    return network
+    return SegResNetDS, {
+        "spatial_dims": 3,
+        "in_channels": inputs,
+        "out_channels": outputs,
+        "init_filters": settings["init_filters"],
+        "blocks_down": settings["blocks_down"],
+        "dsdepth": settings["supervised_scales"],
+        "norm": ("group", {"num_groups": 8}),
+    }
 
 
-_BUILDERS: dict[str, Callable[[int, int, Settings], "nn.Module"]] = {
+_DEFINITIONS: dict[str, Callable[[int, int, Settings], "tuple[type[nn.Module], Settings]"]] = {
     UNET.name: _unet,
     SEGRESNET.name: _segresnet,
     SEGRESNET_DS.name: _segresnet_ds,

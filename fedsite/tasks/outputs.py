@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from fedsite.tasks.description import Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 
 def decode(task: Task, logits: "torch.Tensor") -> "torch.Tensor":
@@ -29,6 +31,15 @@ def decode(task: Task, logits: "torch.Tensor") -> "torch.Tensor":
 def probabilities(task: Task, logits: "torch.Tensor") -> "torch.Tensor":
     """Of each output, [B, outputs, X, Y, Z] as the logits: they sum to 1 over labels, and stand alone for regions."""
     return logits.sigmoid() if task.regions else logits.softmax(dim=1)
+
+
+def labels(task: Task, sure: "NDArray[np.float32]") -> "NDArray[np.uint8]":
+    """The label values [X, Y, Z] that probabilities [outputs, X, Y, Z] mean."""
+    import torch
+
+    # Less a half, probabilities have the order of logits and their sign.
+    found: NDArray[np.uint8] = decode(task, torch.from_numpy(sure)[None] - 0.5)[0].numpy()
+    return found
 
 
 def structures(task: Task) -> dict[str, tuple[int, ...]]:

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 from fedsite.tasks import outputs
 from fedsite.tasks.description import Task
+from fedsite.tasks.steps.padding import padded
 from fedsite.training.devices import Precision
 from fedsite.training.sampling import Sides
 
@@ -37,7 +37,7 @@ def probabilities(
     """
     from monai.inferers.utils import sliding_window_inference
 
-    pixels, inside = _padded(torch.from_numpy(np.asarray(image, dtype=np.float32)), patch_voxels)
+    pixels, inside = padded(torch.from_numpy(np.asarray(image, dtype=np.float32)), patch_voxels)
     where = _where_to_stitch(pixels, task.outputs, device)
     was_training = network.training
     network.eval()
@@ -60,13 +60,6 @@ def probabilities(
     return found
 
 
-def decode(task: Task, sure: Probabilities) -> NDArray[np.uint8]:
-    """The label values [X, Y, Z] that probabilities [outputs, X, Y, Z] mean."""
-    # Less a half, probabilities have the order of logits and their sign.
-    labels: NDArray[np.uint8] = outputs.decode(task, torch.from_numpy(sure)[None] - 0.5)[0].numpy()
-    return labels
-
-
 def segment(
     network: nn.Module,
     task: Task,
@@ -75,19 +68,8 @@ def segment(
     device: torch.device,
     overlap: float = OVERLAP,
 ) -> NDArray[np.uint8]:
-    """The label value of every voxel: image [C, X, Y, Z] to uint8 [X, Y, Z], by `probabilities` and `decode`."""
-    return decode(task, probabilities(network, task, image, patch_voxels, device, overlap))
-
-
-def _padded(pixels: torch.Tensor, sides: Sides) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
-    """The image [C, X, Y, Z] with at least these sides, its content in the middle; and where that is."""
-    given = tuple(pixels.shape[1:])
-    missing = [max(side - length, 0) for side, length in zip(sides, given, strict=True)]
-    x, y, z = (slice(gap // 2, gap // 2 + length) for gap, length in zip(missing, given, strict=True))
-    if any(missing):
-        widths = [width for gap in reversed(missing) for width in (gap // 2, gap - gap // 2)]
-        pixels = torch.stack([functional.pad(channel, widths, value=float(channel.min())) for channel in pixels])
-    return pixels, (x, y, z)
+    """The label value of every voxel: image [C, X, Y, Z] to uint8 [X, Y, Z]."""
+    return outputs.labels(task, probabilities(network, task, image, patch_voxels, device, overlap))
 
 
 def _where_to_stitch(pixels: torch.Tensor, count: int, device: torch.device) -> torch.device:

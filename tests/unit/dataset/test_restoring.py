@@ -3,8 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from fedsite.dataset import restoring
-from fedsite.dataset.cases import SourceGrid
-from fedsite.dataset.restoring import to_source_grid
+from fedsite.dataset.restoring import SourceGrid, to_source_grid
 
 SIDES = (14, 12, 10)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsite.tasks import registry
+from fedsite.tasks import outputs, registry
 from fedsite.tasks.description import Region
 from fedsite.training import inference
 
@@ -63,7 +63,7 @@ def test_regions_are_asked_one_by_one(cpu):
     image = 4 * np.random.default_rng(2).random((1, 12, 16, 20), dtype=np.float32)
     sure = inference.probabilities(TwoRegions(), NESTED, image, (16, 16, 16), cpu)
     np.testing.assert_allclose(sure, 1 / (1 + np.exp(-np.concatenate([image - 1, image - 3]))), atol=1e-6)
-    assert np.array_equal(inference.decode(NESTED, sure), np.where(image > 3, 2, np.where(image > 1, 1, 0))[0])
+    assert np.array_equal(outputs.labels(NESTED, sure), np.where(image > 3, 2, np.where(image > 1, 1, 0))[0])
 
 
 def test_the_mode_is_left_as_it_was(network, blob, cpu):
