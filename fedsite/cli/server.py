@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedsite.cli import server_authority, server_round, server_site
+from fedsite.cli import server_authority, server_round, server_site, server_storage
 from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output, duration
+from fedsite.cli.server_storage import Database
 
 LogFormat = Literal["text", "json"]
 
@@ -38,6 +39,7 @@ def init(
     approve: Annotated[
         bool, typer.Option("--approve", help="A person approves each site: see fedsite server site approve.")
     ] = False,
+    database: Database = "",
 ) -> None:
     """Makes a federation: certificate authority, server certificate, signing keys, database."""
     from fedsite.cli.server_authority import described, supplied
@@ -53,7 +55,7 @@ def init(
     address = url.rstrip("/") or f"https://{first}:8443"
     end = agreement_until and agreement_until.replace(tzinfo=UTC) + timedelta(days=1)
     issuer = supplied(ca_key, ca_chain)
-    federations.init(folder, federation, name, address, terms, utc_now(), end, issuer, approve)
+    federations.init(folder, federation, name, address, terms, utc_now(), end, issuer, approve, database)
     facts, authority = described(federations.open_federation(folder).authority)
     text = (
         f"The federation {federation} is in {folder}; sites will reach it at {address}.\n{authority}\n"
@@ -128,3 +130,7 @@ def invite(
     out.note(f"For {site} alone, once, until {data['expires']}. Send it as you would send a password.")
     if approval:
         out.note(f"Once {site} asks with it, compare its key by telephone, then: fedsite server site approve {site}")
+
+
+for command in (server_storage.backup, server_storage.restore, server_storage.upgrade):
+    app.command()(command)

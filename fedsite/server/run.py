@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from fedsite.errors import CannotWrite, ConfigurationError
+from fedsite.errors import CannotWrite, ConfigurationError, TryAgainLater
 from fedsite.server import metrics, rounds
 from fedsite.server.app import create_app
 from fedsite.server.authority import LIFETIME
@@ -20,6 +20,7 @@ from fedsite.server.federation import Federation, renew_server_certificate
 from fedsite.server.tls import protocol, server_context
 
 TICK_SECONDS = 0.5
+WHILE_AWAY_SECONDS = 2.0
 AFTER_FAILURE_SECONDS = 30.0
 LAST_GOODBYE_SECONDS = 5
 AUTHORITY_ENDS_SOON = 2 * LIFETIME
@@ -56,6 +57,9 @@ class Ticker:
                 if renew_server_certificate(self._federation):
                     self._context.load_cert_chain(self._federation.server_certificate)
                 pause = TICK_SECONDS
+            except TryAgainLater as error:
+                log.warning("rounds wait: %s", error)
+                pause = WHILE_AWAY_SECONDS
             except Exception:
                 log.exception("rounds cannot go on; the next attempt follows in %d s", AFTER_FAILURE_SECONDS)
                 pause = AFTER_FAILURE_SECONDS
