@@ -11,6 +11,7 @@ What still arrives is not in it (sites send it again), nor what was refused.
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def restore(source: Path, folder: Path, url: str = "") -> int:
         raise SourceMissing(f"There is no backup in {source}.", "Name the folder that fedsite server backup wrote.")
     with new_folder(folder):
         draft = folder / "federation.new"
-        write_atomically(draft, (source / BACKUP).read_bytes(), PRIVATE_FILE)
+        with (source / BACKUP).open("rb") as rows, atomic_writer(draft, PRIVATE_FILE) as copy:
+            shutil.copyfileobj(rows, copy)
         database = _up_to_date(draft, source)
         with database.reading() as session:
             for file in _files(session):

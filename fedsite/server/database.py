@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fedsite.errors import CannotWrite, ConfigurationError, FedsiteError, TryAgainLater, UsageError
+from fedsite.errors import CannotWrite, ConfigurationError, DataNotFit, FedsiteError, TryAgainLater, UsageError
 from fedsite.server.storage import REVISION, FederationRow, Table
 
 LOCK_SECONDS = 10
@@ -38,8 +38,9 @@ _WAITS = {
 class Database:
     """Transactions on a database. Rows stay readable after their transaction has ended.
 
-    Both kinds raise CannotWrite when the disk is full, TryAgainLater when another process holds the lock for too long
-    or PostgreSQL cannot be reached: whatever was begun has not happened, or will be found done by whoever repeats it.
+    Both kinds raise CannotWrite when the disk is full, DataNotFit when SQLite's file is damaged, TryAgainLater when
+    another process holds the lock for too long or PostgreSQL cannot be reached: whatever was begun has not happened, or
+    will be found done by whoever repeats it.
     """
 
     def __init__(self, url: URL) -> None:
@@ -166,6 +167,8 @@ def _sqlite_explained(error: DBAPIError) -> FedsiteError | None:
     said = str(error.orig)
     if "full" in said:  # SQLITE_FULL: "database or disk is full"
         return _full()
+    if "malformed" in said or "not a database" in said:  # SQLITE_CORRUPT, SQLITE_NOTADB
+        return DataNotFit("The federation's database is damaged.", "Restore it from a backup.")
     return _taken() if "locked" in said else None  # SQLITE_BUSY: "database is locked"
 
 

@@ -228,6 +228,16 @@ def test_writers_take_turns_and_readers_see_one_moment(federation: Federation, m
             second.scalar(select(FederationRow.name))
 
 
+def test_a_commit_is_on_the_disk_whatever_the_databases_default(postgres: PostgreSQL, federation: Federation) -> None:
+    with federation.database.reading() as session:
+        name = session.scalar(text("SELECT current_database()"))
+    postgres.say(f"ALTER DATABASE {name} SET synchronous_commit = off", "postgres")
+    federation.database.close()
+    shown = text("SHOW synchronous_commit")
+    with federation.database.reading() as reader, federation.database.writing() as writer:
+        assert (reader.scalar(shown), writer.scalar(shown)) == ("off", "on")
+
+
 def test_a_full_disk_and_a_bug_are_two_things(federation: Federation) -> None:
     raising = "DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '{}'; END $$"
     with pytest.raises(CannotWrite), federation.database.writing() as session:

@@ -123,6 +123,16 @@ def test_damage_is_not_carried_on(bench, tmp_path: Path) -> None:
     assert not (tmp_path / "restored").exists()
 
 
+@pytest.mark.parametrize("keep", [50, 5000])
+def test_a_damaged_database_is_named(bench, tmp_path: Path, keep: int) -> None:
+    backups.backup(bench.federation, tmp_path / "backup")
+    database = tmp_path / "backup" / "backup.db"
+    database.write_bytes(database.read_bytes()[:keep] + b"\xff" * 10_000)
+    with pytest.raises(DataNotFit, match="database is damaged"):
+        backups.restore(tmp_path / "backup", tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
+
+
 def test_only_a_backup_of_its_own_is_written_over(bench, tmp_path: Path) -> None:
     other = make(tmp_path / "other")
     backups.backup(other, tmp_path / "others")
