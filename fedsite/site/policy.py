@@ -152,12 +152,12 @@ def _check_work(policy: Policy, asked: Asked) -> None:
     )
     _within(
         asked.download_bytes <= policy.maximum_download_megabytes * 1e6,
-        f"The model has {asked.download_bytes / 1e6:.1f} MB.",
+        f"The model has {asked.download_bytes / 1e6:.3g} MB.",
         "policy.maximum_download_megabytes",
     )
     _within(
         asked.upload_bytes <= policy.maximum_upload_megabytes * 1e6,
-        f"The update would have {asked.upload_bytes / 1e6:.1f} MB.",
+        f"The update would have {asked.upload_bytes / 1e6:.3g} MB.",
         "policy.maximum_upload_megabytes",
     )
 

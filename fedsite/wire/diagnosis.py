@@ -36,6 +36,8 @@ _NO_PROXY = {
 
 _CUT = "A firewall may cut what it cannot read, or another service has this port: ask the network's operators."
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+# tinyproxy says 401 where the password is wrong, though that is for servers (RFC 9110, 15.5.2).
+_NO_LOGIN = (HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.UNAUTHORIZED)
 _SCHEME = re.compile(r"(?:^|,\s*)(basic|digest|ntlm|negotiate|kerberos|bearer)\b", re.IGNORECASE)
 
 
@@ -133,7 +135,7 @@ def _broken(journey: Journey, cause: BaseException) -> Trouble:
 def _untunnelled(journey: Journey, error: httpx.TransportError, cause: BaseException) -> Trouble:
     """The proxy is there, but opens no way to the server (RFC 9110, 9.3.6)."""
     who, status = journey.partner, journey.status
-    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+    if status in _NO_LOGIN:
         raise _login_refused(journey) from error
     if status == HTTPStatus.FORBIDDEN:
         raise Unreachable(
@@ -164,7 +166,7 @@ def _is_it_right(journey: Journey) -> str:
 
 
 def _login_refused(journey: Journey) -> ConfigurationError:
-    """The proxy's 407: no login, a wrong one, or one of a kind that we do not speak (RFC 9110, 11.7.1)."""
+    """The proxy's 407 or 401: no login, a wrong one, or one of a kind that we do not speak (RFC 9110, 11.7.1)."""
     assert journey.proxy
     who = _at_start(journey.partner)
     lines = journey.headers.get_list("Proxy-Authenticate")

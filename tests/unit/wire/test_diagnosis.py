@@ -301,6 +301,16 @@ def test_a_proxy_that_wants_a_login(offered: list[str], login: tuple[str, str] |
     assert len(heard) == 1, "one attempt: more may lock the account"
 
 
+def test_a_proxy_that_calls_a_wrong_password_what_servers_call_it() -> None:
+    """As tinyproxy does; trying on would lock the account there as well."""
+    heard: list[bytes] = []
+    with listening(refusing("401 Unauthorized", heard=heard)) as port:
+        error = failure(8443, through(port, login=("mary", "s3cret")))
+    assert isinstance(error, ConfigurationError)
+    assert "refuses the user or the password" in error.message
+    assert len(heard) == 1
+
+
 def test_what_listens_there_is_no_proxy() -> None:
     with listening(saying(b"220 mail ESMTP\r\n500 unrecognised command\r\n\r\n")) as port:
         error = failure(8443, through(port))
