@@ -229,13 +229,14 @@ def _readme(source: Source, task: Task) -> str:
     first, *others = [f"{channel.name}.nii.gz" for channel in task.channels]
     optional = [f"{channel.name}.nii.gz" for channel in task.channels if channel.optional]
     rest = f", and on the same grid {', '.join(others)}" if others else ""
+    scaled = "".join(f" {one.name} is in 10^-6 mm2/s." for one in task.channels if one.quantity == "adc")
     missing = f" For {' or '.join(optional)}, where a study has none, zeros on that grid." if optional else ""
     return f"""# {source.plan.plan}
 
 {task.title}. **For research only: not fit for the care of a patient.**
 
 Each study is a folder below `data/`: {first}{rest}.{missing}
-Images are {source.plan.preparation.input_state}, as they came: not resampled, not normalised.
+Images are {source.plan.preparation.input_state}, as they came: not resampled, not normalised.{scaled}
 
 ```
 pip install 'monai[fire,ignite,nibabel]>={version("monai")}' scipy

@@ -111,6 +111,12 @@ def test_everybody_is_on_it_with_what_became_of_them(play: Play) -> None:
     assert account.dropped == 4
     assert [one.site for one in account.screened if one.findings] == [MALLORY]
     assert account.bytes == sum(one["bytes"] for one in (*report["took_part"], *report["left_out"]))
+    standing = {
+        one.site: (one.contributions, one.refusals, one.rejected) for one in enrolment.standings(play.federation)
+    }
+    assert standing == dict.fromkeys((*HONEST, MALLORY), (1, 0, 0)) | {
+        SHY: (0, 1, 0), HEAVY: (0, 0, 1), SLOW: (0, 0, 0), ABSENT: (0, 0, 0),
+    }  # fmt: skip
     first = account.sites[0]
     waited = datetime.fromisoformat(first.received) - datetime.fromisoformat(first.asked)
     whole = datetime.fromisoformat(report["closed"]) - datetime.fromisoformat(report["opened"])
