@@ -41,6 +41,7 @@ WITHOUT_FEDSITE = (
 LINEAGE = {
     "sha256": "0" * 64, "round": None, "plan_sha256": None, "ticket_sha256": None, "from_sha256": None, "made_in": None,
 }  # fmt: skip
+# What meta_schema_20240725.json requires, and the specification besides.
 REQUIRED = (
     "schema version changelog monai_version pytorch_version numpy_version required_packages_version task description"
     " authors copyright network_data_format"
@@ -132,6 +133,8 @@ def test_its_metadata_is_what_the_specification_asks_for(
 ) -> None:
     metadata: dict[str, Any] = json.loads((made / "configs" / "metadata.json").read_text())
     assert set(REQUIRED.split()) <= metadata.keys()
+    structured = {"changelog", "required_packages_version", "network_data_format"}
+    assert all(isinstance(metadata[name], str) for name in set(REQUIRED.split()) - structured)
     image, pred = (metadata["network_data_format"][one] for one in ("inputs", "outputs"))
     for one in (image["image"], pred["pred"]):
         assert {
