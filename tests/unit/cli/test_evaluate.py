@@ -58,7 +58,7 @@ def test_the_answer_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     )
     orders = []
     done = SimpleNamespace(found=found, report=Path("/place/page.html"))
-    monkeypatch.setattr(site_jobs, "open_site", lambda config: nullcontext("a site"))
+    monkeypatch.setattr(site_jobs, "open_site", lambda config, warn: nullcontext("a site"))
     monkeypatch.setattr(jobs, "evaluate_at_home", lambda site, order, step: orders.append(order) or done)
     context: Any = SimpleNamespace(find_root=lambda: SimpleNamespace(obj=Output(as_json=True)))
     evaluate.evaluate(context, Path("/a/model"), Path("/a/plan"), None, training_cases=True)

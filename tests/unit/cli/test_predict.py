@@ -38,7 +38,7 @@ def run(*args: str) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
     orders: list[Order] = []
 
-    def answer(_config: Path | None, order: Order, _step: Any) -> Predicted:
+    def answer(_config: Path | None, order: Order, _step: Any, _warn: Any) -> Predicted:
         orders.append(order)
         return Predicted(MODEL, (FOUND,), (REFUSED,))
 
@@ -120,7 +120,7 @@ def test_what_personalising_says(
         return SimpleNamespace(record=record, kept=kept, steps_taken=9)
 
     monkeypatch.setattr(personalize, "personalise", answer)
-    monkeypatch.setattr(site, "open_site", lambda _path: NoSite())
+    monkeypatch.setattr(site, "open_site", lambda _path, _warn: NoSite())
     run("personalize", "--steps", "9", "--seed", "4")
     assert words in capsys.readouterr().out
     run("personalize", "--json", "--learning-rate", "0.5")
