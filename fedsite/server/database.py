@@ -145,7 +145,7 @@ def _hosts(url: URL) -> list[str]:
 
 def _sqlite(url: URL) -> Engine:
     """WAL with synchronous=FULL (a commit survives a power cut), and transactions that begin when we say so."""
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def connected(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -179,7 +179,9 @@ def _postgresql(url: URL) -> Engine:
     """
     waits = {name: value for name, value in _WAITS.items() if name not in url.query}
     try:
-        engine = create_engine(url, pool_pre_ping=True, connect_args=waits, isolation_level="REPEATABLE READ")
+        engine = create_engine(
+            url, pool_pre_ping=True, connect_args=waits, isolation_level="REPEATABLE READ", hide_parameters=True
+        )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "PostgreSQL needs psycopg, which is not installed.", "pip install -c constraints.txt 'psycopg[binary]'"

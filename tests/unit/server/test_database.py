@@ -1,11 +1,14 @@
 """Which URLs are taken, and what is made of them. What PostgreSQL does: tests/integration/server/test_postgresql.py."""
 
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
 from support.federation import make
 
 from fedsite.errors import ConfigurationError, UsageError
 from fedsite.server import database
 from fedsite.server.database import Database, postgresql_url
+from fedsite.server.storage import InvitationRow
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,12 @@ def test_a_driver_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(database, "create_engine", missing)
     with pytest.raises(ConfigurationError, match="psycopg"):
         Database(postgresql_url("postgresql:///federation"))
+
+
+def test_what_a_statement_was_given_is_in_no_traceback(tmp_path) -> None:
+    federation = make(tmp_path / "federation")
+    rows = [{"secret_sha256": "a secret's digest", "site": "site-a"}]
+    with pytest.raises(IntegrityError) as told, federation.database.writing() as session:
+        session.execute(insert(InvitationRow), rows)
+    assert "INSERT INTO invitations" in str(told.value)
+    assert "a secret's digest" not in str(told.value)
