@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import typer
 
@@ -55,10 +55,8 @@ class Output:
 
     @property
     def stderr(self) -> "Console":
-        """The console for people; rich honours NO_COLOR and drops colours where there is no terminal."""
-        from rich.console import Console
-
-        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        """The console for people."""
+        return _console(sys.stderr)
 
     def result(
         self, outcome: str, data: dict[str, Any] | None = None, human: "str | Callable[[Console], None]" = ""
@@ -74,10 +72,8 @@ class Output:
         elif isinstance(human, str):
             _write(human + "\n")
         else:
-            from rich.console import Console
-
             try:
-                human(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+                human(_console(sys.stdout))
             except SystemExit:  # rich's own answer to a reader that has seen enough
                 return
 
@@ -158,3 +154,13 @@ def duration(text: str) -> float:
     if not (number.isdecimal() and len(number) <= 9):
         raise UsageError(f"{text!r} is no duration.", "Write a number and s, m, h or d, such as 24h.")
     return int(number) * units[unit]
+
+
+def _console(stream: TextIO) -> "Console":
+    """For people; rich honours NO_COLOR and drops colours where there is no terminal.
+
+    No emoji: rich would make one of the `:AB:` in a fingerprint, which people compare.
+    """
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, emoji=False, soft_wrap=not stream.isatty())

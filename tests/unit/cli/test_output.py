@@ -19,6 +19,16 @@ def test_results_for_people_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> 
     assert (found.out, found.err) == ("a line for people\ndrawn\n", "")
 
 
+def test_a_fingerprint_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    fingerprint = "C2:AB:F1:ID:OK:A4"
+    Output().note(fingerprint)
+    Output().warn(fingerprint)
+    Output().error(UsageError(fingerprint, fingerprint))
+    Output().result("done", {}, lambda console: console.print(fingerprint))
+    found = capsys.readouterr()
+    assert (found.out + found.err).count(fingerprint) == 5
+
+
 def test_json_replaces_what_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     Output(command="x", as_json=True).result("done", {"path": Path("/a"), "é": "\n"}, "a line for people")
     found = capsys.readouterr()

@@ -69,7 +69,9 @@ def everything_but_personal(site: Site) -> dict[str, bytes]:
     return {
         str(path.relative_to(site.state)): path.read_bytes()
         for path in sorted(site.state.rglob("*"))
-        if path.is_file() and personal.FOLDER not in path.parts and "db" not in path.name
+        if path.is_file()
+        and personal.FOLDER not in path.parts
+        and not path.name.startswith(("state.db", "records.head"))
     }
 
 
