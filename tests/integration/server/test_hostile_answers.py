@@ -29,7 +29,7 @@ from fedsite.wire.enrolment import Invitation, encode_certificates
 from fedsite.wire.messages import MAX_DEPTH, ParticipationRequest, utc_now
 from fedsite.wire.transport import Patience
 
-SHORT = 0.3
+SHORT = 1.5  # a liar that cuts one line may be asked again
 """Seconds in place of a minute."""
 LONGEST = 10.0
 """Seconds that no answer may hold a site."""
