@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedsite.dataset.cases import Case
+from fedsite.privacy import mechanism
 from fedsite.privacy.dpsgd import PrivateGradient, Settings
 from fedsite.server import aggregation
 from fedsite.tasks import networks, parts, registry
@@ -116,7 +117,9 @@ class _Federation:
         self.layout = payload.write_model(
             self.model, {name: values for name, values in tensors.items() if name not in home}
         )
+        self.encoded = self.layout.encoded(recipe.payload)
         self.previous: Path | None = None
+        self.moments: aggregation.Moments | None = None
         self.controls: list[Tensors | None] = [None for _ in sites]
         self.control: Path | None = None
 
@@ -124,18 +127,19 @@ class _Federation:
         """Every site trains from the global model; the server makes the next one of their updates."""
         updates = [self._updated(site, number) for site in range(len(self.sites))]
         scaffold = self.recipe.algorithm == "scaffold"
-        start = aggregation.Start(
-            self.model, self.layout, self.previous, controls=self._controls(number) if scaffold else None
-        )
+        controls = self._controls(number) if scaffold else None
+        start = aggregation.Start(self.model, self.layout, self.previous, self.moments, controls)
         if scaffold:
             self._keep_controls(updates, number)
-        rules = aggregation.Rules(momentum=self.recipe.server_momentum)
+        recipe = self.recipe
+        rules = aggregation.Rules(recipe.aggregation, recipe.server_momentum, recipe.server_adam, recipe.payload)
         pieces = list(aggregation.following(start, updates, rules))
         files = {name: self.folder / f"{name}-{number + 1}.safetensors" for name in pieces[0]}
         for name, path in files.items():
             path.write_bytes(b"".join(piece[name] for piece in pieces))
         self.model, self.previous = files["model"], self.model
         self.control = files.get("control")
+        self.moments = aggregation.Moments(files["first"], files["second"]) if recipe.server_adam else None
 
     def _updated(self, site: int, number: int) -> aggregation.Update:
         """A site's part of a round: its update, as a file."""
@@ -154,7 +158,22 @@ class _Federation:
         self.kept[site] = {name: trained[name] for name in self.built}
         path = self.folder / f"update-{site}.safetensors"
         payload.write_model(path, {name: trained[name] - values for name, values in before.items()})
-        return aggregation.Update(path, 1.0)
+        return aggregation.Update(self._sent(path), 1.0)
+
+    def _sent(self, update: Path) -> Path:
+        """The update as the plan's encoding has it, by the code that seals what dp-sgd has noised."""
+        if self.recipe.payload == "float32":
+            return update
+        form = mechanism.Rounded(self.encoded.sizes) if self.encoded.scaled else self.encoded.dtype
+        path = update.with_suffix(f".{self.recipe.payload}")
+        mechanism.seal_noised(
+            lambda part: payload.read_values(update, self.layout, part).astype(np.float64),
+            self.layout.values,
+            self.encoded.header,
+            form,
+            path,
+        )
+        return path
 
     def _correction(self, site: int) -> algorithms.Correction | None:
         if self.recipe.algorithm == "fedprox":

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fedsite.wire.server_rules import Aggregation, NormBounded, ServerAdam, TrimmedMean
+
 STEPS = 480
 NETWORK = "unet"
 
@@ -28,7 +30,8 @@ class Recipe:
 
     `steps` is what each site takes in all rounds together, `batch_size` counts its patches, `schedule` is that of the
     learning rate within a round. In the last `late_rounds` (a share) a second plan goes on with a tenth of it. `mu` is
-    FedProx's, `server_momentum` FedAvgM's. With `privacy` a step is one of dp-sgd, of a patch of each sampled patient.
+    FedProx's, `server_momentum` FedAvgM's, `server_adam` FedAdam's. Updates travel as `payload`. With `privacy` a step
+    is one of dp-sgd, of a patch of each sampled patient.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Recipe:
     algorithm: Literal["fedavg", "fedprox", "scaffold", "fedbn"] = "fedavg"
     mu: float = 0.0
     server_momentum: float = 0.0
+    aggregation: Aggregation = "mean"
+    server_adam: ServerAdam | None = None
+    payload: Literal["float32", "float16", "int8"] = "float32"
     privacy: Privacy | None = None
     channels: tuple[int, ...] = (8, 16, 32, 64)
     patch: tuple[int, int, int] = (40, 40, 40)
@@ -72,12 +78,21 @@ class Recipe:
 ALONE = (Recipe("cosine", schedule="cosine"), Recipe("constant"))
 """A lone site, and all data in one place, may choose too."""
 
+TRIMMED = TrimmedMean(name="trimmed-mean", share=0.25)  # of four sites the largest and the smallest
+BOUNDED = NormBounded(name="norm-bounded", bound=0.5)
+
 FEDERATED = (
     Recipe("fedavg 96 rounds falling", rounds=96, late_rounds=0.25),
     Recipe("momentum 96 rounds falling", rounds=96, late_rounds=0.25, server_momentum=0.5),
     Recipe("fedprox 96 rounds falling", rounds=96, late_rounds=0.25, algorithm="fedprox", mu=0.1),
     Recipe("scaffold 96 rounds", rounds=96, algorithm="scaffold", momentum=0.0, learning_rate=0.3),
     Recipe("fedbn 96 rounds falling", rounds=96, late_rounds=0.25, algorithm="fedbn"),
+    Recipe("median 96 rounds falling", rounds=96, late_rounds=0.25, aggregation="median"),
+    Recipe("trimmed mean 96 rounds falling", rounds=96, late_rounds=0.25, aggregation=TRIMMED),
+    Recipe("norm-bounded 96 rounds falling", rounds=96, late_rounds=0.25, aggregation=BOUNDED),
+    Recipe("fedadam 96 rounds falling", rounds=96, late_rounds=0.25, server_adam=ServerAdam(learning_rate=0.01)),
+    Recipe("fedavg float16 96 rounds falling", rounds=96, late_rounds=0.25, payload="float16"),
+    Recipe("fedavg int8 96 rounds falling", rounds=96, late_rounds=0.25, payload="int8"),
     Recipe("fedavg 96 rounds", rounds=96),
     Recipe("fedavg 24 rounds falling", rounds=24, late_rounds=0.25),
     Recipe("fedavg 24 rounds", rounds=24),

@@ -1,5 +1,6 @@
 """The federation in one process: what it makes of trainings, what stays at home, what corrects and goes on."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from utility.recipes import Privacy, Recipe
 
 from fedsite.privacy import accountant
 from fedsite.training import weights
+from fedsite.wire.server_rules import ServerAdam, TrimmedMean
 
 
 def ball(centre: tuple[int, int, int]) -> SimpleNamespace:
@@ -54,6 +56,45 @@ def test_the_global_model_is_the_mean_of_what_sites_made() -> None:
     mean = {name: (made[0][name] + made[1][name]) / 2 for name in made[0]}
     assert same(learned.model, mean, tolerance=1e-6)
     assert same(learned.model, learn(once, SITES, 3).model), "the same seed gives the same model"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "tolerance"),
+    [
+        ({"aggregation": "median"}, lambda updates: np.median(updates, axis=0), 1e-6),
+        (
+            {"aggregation": TrimmedMean(name="trimmed-mean", share=0.34)},
+            lambda updates: np.median(updates, axis=0),
+            1e-6,
+        ),
+        ({"payload": "float16"}, lambda updates: np.mean(updates, axis=0), 1e-3),
+        ({"payload": "int8"}, lambda updates: np.mean(updates, axis=0), 1e-2),
+        (
+            {"server_adam": ServerAdam(learning_rate=0.5, beta1=0.0, beta2=0.0, tau=0.1)},
+            lambda updates: 0.5 * np.mean(updates, axis=0) / (np.abs(np.mean(updates, axis=0)) + 0.1),
+            1e-6,
+        ),
+    ],
+    ids=["median", "trimmed-mean", "float16", "int8", "fedadam"],
+)
+def test_what_a_plan_asks_of_the_server_is_done(
+    settings: dict[str, object], expected: Callable[[list[np.ndarray]], np.ndarray], tolerance: float
+) -> None:
+    three, made = [*SITES, [ball((7, 7, 5))]], []
+    asked, train = recipe("asked", rounds=1, **settings), federation.train
+
+    def remember(network: object, cases: federation.Cases, work: LocalWork) -> None:
+        before = weights.export(network)
+        train(network, cases, work)
+        made.append({name: values - before[name] for name, values in weights.export(network).items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federation, "train", remember)
+        learned = learn(asked, three, 3).model
+    built = weights.export(build(asked, 3))
+    moved = {name: expected([update[name] for update in made]) for name in built}
+    assert same(learned, {name: values + moved[name] for name, values in built.items()}, tolerance=tolerance)
+    assert not same(learned, learn(recipe("plain", rounds=1), three, 3).model), "and it is not what a plan without does"
 
 
 def test_under_privacy_no_two_runs_are_alike_and_the_clip_norm_bounds_the_way() -> None:
