@@ -109,9 +109,14 @@ class Site:
         with self.open_state() as state:
             return [record.body for record in state.records("ledger")]
 
-    def _run(self, script: list[str], extra: dict[str, str], stdin: str, timeout: float) -> Answer:
+    @property
+    def variables(self) -> dict[str, str]:
+        """All that its commands find in their environment."""
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        environment = kept | {"FEDSITE_CONFIG": str(self.config), "OMP_NUM_THREADS": "1"} | self.environment | extra
+        return kept | {"FEDSITE_CONFIG": str(self.config), "OMP_NUM_THREADS": "1"} | self.environment
+
+    def _run(self, script: list[str], extra: dict[str, str], stdin: str, timeout: float) -> Answer:
+        environment = self.variables | extra
         if script[1:2] == ["init"]:
             environment.pop("FEDSITE_CONFIG")
             script = [*script, "--config", str(self.config)]
