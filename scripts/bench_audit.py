@@ -16,7 +16,7 @@ from pathlib import Path
 from bench_rows import Row, compare, main
 from example_site import make_site
 
-from fedsite.jobs import audit_file
+from fedsite.jobs.audit import audit_file
 from fedsite.site.state import State
 
 RECORDS, QUICK_RECORDS = 100_000, 10_000

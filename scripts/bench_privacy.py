@@ -21,7 +21,7 @@ import torch
 from bench_rows import Row, compare, main
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from fedsite.jobs import local_work
+from fedsite.jobs.training import local_work
 from fedsite.privacy import mechanism
 from fedsite.privacy.dpsgd import PrivateGradient, Settings
 from fedsite.privacy.mechanism import CHUNK, Gate

@@ -15,12 +15,16 @@ class Mutant:
 
 
 GATE, DPSGD, LEDGER = "fedsite/privacy/mechanism.py", "fedsite/privacy/dpsgd.py", "fedsite/privacy/ledger.py"
-ROUND, CHARGING, WORK = "fedsite/jobs/round.py", "fedsite/jobs/charging.py", "fedsite/jobs/local_work.py"
+ROUND, CHARGING, WORK = (
+    "fedsite/jobs/round/state_machine.py",
+    "fedsite/jobs/plan/charging.py",
+    "fedsite/jobs/training/local_work.py",
+)
 PRIVATE, PLANS, ACCOUNTANT = "fedsite/training/private.py", "fedsite/wire/plans.py", "fedsite/privacy/accountant.py"
 OF_GATE, OF_DPSGD = "tests/unit/privacy/test_mechanism.py::", "tests/unit/privacy/test_dpsgd.py::"
 OF_LEDGER, OF_ACCOUNTANT = "tests/unit/privacy/test_ledger.py::", "tests/unit/privacy/test_accountant.py::"
-OF_TRAINING, OF_PRIVATE = "tests/unit/jobs/test_private_training.py::", "tests/unit/training/test_private.py::"
-OF_CHARGING, OF_ROUNDING = "tests/unit/jobs/test_charging.py::", "tests/unit/privacy/test_rounding.py::"
+OF_TRAINING, OF_PRIVATE = "tests/unit/jobs/training/test_private_training.py::", "tests/unit/training/test_private.py::"
+OF_CHARGING, OF_ROUNDING = "tests/unit/jobs/plan/test_charging.py::", "tests/unit/privacy/test_rounding.py::"
 
 BY_CHANCE = "steps += chance.below_one(steps.size)"
 DEVIATION = "(gate.noise_multiplier * STEPS_PER_CLIP_NORM)"
@@ -247,7 +251,7 @@ MUTANTS = (
         PLANS,
         "if self.local.early_stop is not None and private:",
         "if False:",
-        ("tests/unit/jobs/test_local_work.py::test_early_stop_is_refused_under_noise_by_name",),
+        ("tests/unit/jobs/training/test_local_work.py::test_early_stop_is_refused_under_noise_by_name",),
     ),
     # --- what it costs, and when that is charged --------------------------------------------------------------------
     Mutant(

@@ -8,7 +8,7 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.jobs.approve import Known
+    from fedsite.jobs.plan.approve import Known
 
 
 def approve(
@@ -19,7 +19,7 @@ def approve(
 ) -> None:
     """Shows what a plan asks for, and records that a person agrees (policy.approve_plans)."""
     from fedsite.errors import UsageError
-    from fedsite.jobs import approve as job
+    from fedsite.jobs.plan import approve as job
     from fedsite.jobs.site import open_site
 
     if by and take_back:

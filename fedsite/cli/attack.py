@@ -8,7 +8,7 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.jobs.attack import Found
+    from fedsite.jobs.privacy.attack import Found
 
 
 def attack(
@@ -30,7 +30,7 @@ def attack(
     Three attacks, raw against released: an audit of the mechanism with made-up patients, the inversion of one patch's
     gradient, and who took part. They show a lower bound and see factors of 2 to 3; they prove nothing.
     """
-    from fedsite.jobs import attack as job
+    from fedsite.jobs.privacy import attack as job
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)

@@ -44,13 +44,13 @@ def verify(
     server: Annotated[bool, typer.Option("--server", help="Compares receipts with the server, too.")] = False,
 ) -> None:
     """Recomputes both chains; names the first record that is altered, missing or out of order (exit 74)."""
-    from fedsite.jobs import verify_audit
+    from fedsite.jobs.audit import verify
 
     out = Output.of(context)
     if file is None:
-        data = verify_audit.verify_own(out.config_path, key=key, since=since, server=server)
+        data = verify.verify_own(out.config_path, key=key, since=since, server=server)
     else:
-        data = verify_audit.verify_file(file, key=key, since=since, server=server)
+        data = verify.verify_file(file, key=key, since=since, server=server)
     out.result("whole", data, _whole(data))
     if file is not None and "key" in data and not key:
         out.note("Whose key that is, only the site can say, by another way than this file: --key KEY")
@@ -66,7 +66,7 @@ def export(
 ) -> None:
     """Writes the records with a signed checkpoint, which fedsite audit verify takes anywhere, or a page about them."""
     from fedsite.errors import UsageError
-    from fedsite.jobs import audit_file, audit_report
+    from fedsite.jobs.audit import audit_file, ethics_report
 
     out = Output.of(context)
     if file is None and report is None:
@@ -77,7 +77,7 @@ def export(
         data |= {"path": str(file.absolute()), **audit_file.export(out.config_path, file.absolute())}
         lines += [f"{file}:", _whole(data), f"Anyone verifies it: fedsite audit verify {file} --key {data['key']}"]
     if report is not None:
-        audit_report.write(out.config_path, report.absolute())
+        ethics_report.write(out.config_path, report.absolute())
         data["report"] = str(report.absolute())
         lines.append(f"The page: {report}")
     out.result("exported", data, "\n".join(lines))

@@ -10,7 +10,7 @@ from fedsite.cli.output import Output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedsite.jobs.findings import Check
+    from fedsite.jobs.checks.findings import Check
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
 
@@ -25,11 +25,11 @@ def check(
     """Runs every pre-flight check and says what to mend before the next round."""
     out = Output.of(context)
     if as_cron:
-        from fedsite.jobs import check_identity
+        from fedsite.jobs.checks import identity
 
-        found = [check_identity.key_as_cron(out.config_path)]
+        found = [identity.key_as_cron(out.config_path)]
     else:
-        from fedsite.jobs import check as job
+        from fedsite.jobs.checks import preflight as job
 
         with out.step("Checking") as progress:
             found = job.check(out.config_path, progress)

@@ -12,7 +12,7 @@ from fedsite.errors import UsageError
 if TYPE_CHECKING:
     from fedsite.dataset.locate import Located
     from fedsite.dataset.manifest import Manifest
-    from fedsite.jobs.data import Withdrawal, Withdrawn
+    from fedsite.jobs.data.prepared import Withdrawal, Withdrawn
 
 app = typer.Typer(help="What is prepared at this site.", no_args_is_help=True)
 Folder = Annotated[
@@ -28,7 +28,7 @@ def data() -> None:
 @app.command("list")
 def list_cases(context: typer.Context, folder: Folder = None) -> None:
     """Lists the prepared cases, and the studies that were left out with their reason, by pseudonym."""
-    from fedsite.jobs import data as job
+    from fedsite.jobs.data import prepared as job
 
     out = Output.of(context)
     manifest = job.listed(out.config_path, folder)
@@ -47,7 +47,7 @@ def locate(
 
     Paths may name patients: they are not written to a file, a pipe or JSON.
     """
-    from fedsite.jobs import data as job
+    from fedsite.jobs.data import prepared as job
 
     out = Output.of(context)
     if out.as_json or not sys.stdout.isatty():
@@ -72,7 +72,7 @@ def exclude(
 
     Harmless to repeat. What left this site before stays in the models that were made of it, and in the ledger.
     """
-    from fedsite.jobs import data as job
+    from fedsite.jobs.data import prepared as job
 
     out = Output.of(context)
     asked = job.find_withdrawal(out.config_path, name, folder)

@@ -10,7 +10,7 @@ from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedsite.jobs.enroll import Enrolled
+    from fedsite.jobs.identity.enroll import Enrolled
     from fedsite.jobs.site import Site
     from fedsite.site.identity import Pinned
     from fedsite.wire.enrolment import Invitation
@@ -38,7 +38,7 @@ def enroll(
     ] = None,
 ) -> None:
     """Makes this site's key here, gets its certificate, pins the federation. Harmless to repeat."""
-    from fedsite.jobs import enroll as job
+    from fedsite.jobs.identity import enroll as job
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
@@ -75,7 +75,7 @@ def enroll(
 
 def _agreed(out: Output, site: "Site", found: "Enrolled", person: str) -> "Pinned":
     """Shows what the server has told, and records who accepts the agreement, if anybody does."""
-    from fedsite.jobs import enroll as job
+    from fedsite.jobs.identity import enroll as job
 
     pinned, agreement = found.pinned, found.agreement
     if found.charged:
@@ -98,7 +98,7 @@ def _agreed(out: Output, site: "Site", found: "Enrolled", person: str) -> "Pinne
 
 def _federation(site: "Site", invitation: str) -> "Invitation":
     """Whom another authority's certificate is for: once a site is enrolled, it needs no invitation to say so."""
-    from fedsite.jobs import enroll as job
+    from fedsite.jobs.identity import enroll as job
 
     known = not invitation and site.files.federation.is_file()
     return job.known_federation(site) if known else _invitation(invitation)
@@ -106,7 +106,7 @@ def _federation(site: "Site", invitation: str) -> "Invitation":
 
 def _invitation(given: str) -> "Invitation":
     """The invitation from its file, from stdin, or pasted unseen on a terminal. Never from the command line."""
-    from fedsite.jobs import enroll as job
+    from fedsite.jobs.identity import enroll as job
     from fedsite.wire.enrolment import Invitation
 
     if given == "-":

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fedsite.jobs.evaluate import Done, Evaluation
+    from fedsite.jobs.models.evaluate import Done, Evaluation
     from fedsite.training.summary import Estimate, Row, Summary
 
 
@@ -31,7 +31,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measures the newest global model on this site's held-out patients. The result stays at home."""
-    from fedsite.jobs import evaluate as job
+    from fedsite.jobs.models import evaluate as job
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
@@ -50,7 +50,7 @@ def _show(console: "Console", done: "Done") -> None:
 def _data(found: "Evaluation") -> dict[str, Any]:
     from dataclasses import asdict
 
-    from fedsite.jobs import evaluations
+    from fedsite.jobs.models import evaluations
 
     return {
         "model_sha256": found.model.sha256,

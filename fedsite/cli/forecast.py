@@ -15,7 +15,7 @@ def forecast(
     ] = None,
 ) -> None:
     """Says how many rounds the budget still pays under the plan of the newest round."""
-    from fedsite.jobs import forecast as job
+    from fedsite.jobs.privacy import forecast as job
 
     out = Output.of(context)
     with out.step("Composing"):
@@ -40,7 +40,7 @@ def plan(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of dp-sgd in one round.")] = None,
 ) -> None:
     """Says what noise multiplier makes a new ledger's budget pay for so many rounds of a mechanism."""
-    from fedsite.jobs import forecast as job
+    from fedsite.jobs.privacy import forecast as job
 
     if epsilon == 0 or delta == 0:
         raise UsageError("Epsilon and delta must be above zero.", "Nothing that leaves is worth zero.")

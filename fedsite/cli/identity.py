@@ -19,7 +19,7 @@ def group() -> None:
 @app.command()
 def show(context: typer.Context) -> None:
     """Shows the certificate, its days left, and what was pinned about the federation."""
-    from fedsite.jobs import checkpoints
+    from fedsite.jobs.audit import checkpoints
     from fedsite.jobs.site import open_site
     from fedsite.site import identity
 
@@ -70,7 +70,7 @@ def renew(
     ] = None,
 ) -> None:
     """Gets a new key and certificate now; by itself that happens once two thirds of the lifetime are over."""
-    from fedsite.jobs import renew as job
+    from fedsite.jobs.identity import renew as job
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
@@ -87,7 +87,7 @@ def retire(
     confirm: Annotated[str, typer.Option(help="The site's name, to say that it is meant.", metavar="SITE")] = "",
 ) -> None:
     """Removes this machine's private key and certificate for good; ledger, audit and pseudonyms stay."""
-    from fedsite.jobs import retire as job
+    from fedsite.jobs.identity import retire as job
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)

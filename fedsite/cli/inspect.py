@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fedsite.dicom.checks import Finding
     from fedsite.dicom.model import Volume
-    from fedsite.jobs.inspect import Inspection
+    from fedsite.jobs.data.inspect import Inspection
 
 _PER_RUN = "This machine is not set up as a site: the ids are of this run only."
 
@@ -35,7 +35,7 @@ def inspect(
     Needs neither a task nor a configuration. SOURCE is only read.
     """
     from fedsite.dicom import regrid
-    from fedsite.jobs import inspect as job
+    from fedsite.jobs.data import inspect as job
 
     output = Output.of(context)
     found = job.inspect(output.config_path, source, volumes, output.step, resample=regrid.chosen(resample))

@@ -27,13 +27,14 @@ def init(
     task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
 ) -> None:
     """Makes model 0 of a plan: its network with fresh weights (needs torch)."""
-    from fedsite.jobs import model, tasks
+    from fedsite.jobs import tasks
+    from fedsite.jobs.models import initial
     from fedsite.wire.plans import read_draft
 
     out = Output.of(context)
     draft = tasks.described_by(read_draft(plan), task)
     with out.step("Building the network"):
-        made = model.init(draft, output, seed)
+        made = initial.init(draft, output, seed)
     data = {"path": str(output), "sha256": made.sha256, "bytes": made.bytes, "values": made.values, "seed": seed}
     text = f"{output}: {made.values:,} values in {made.tensors} tensors, SHA-256 {made.sha256}."
     out.result("written", data, text)
@@ -98,8 +99,8 @@ def bundle(
     folder: Folder = HERE,
 ) -> None:
     """Writes a model as a MONAI bundle, which runs where there is MONAI and no fedsite (needs torch)."""
-    from fedsite.jobs import bundle as bundles
     from fedsite.jobs import tasks
+    from fedsite.jobs.models import bundle as bundles
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import model_report, plan_of_model
 

@@ -7,7 +7,7 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.jobs.personalize import Personalised
+    from fedsite.jobs.models.personalize import Personalised
 
 
 def personalize(
@@ -21,7 +21,7 @@ def personalize(
     It is compared with the global model on the held-out patients, and kept if it does better there. Then it is what
     fedsite predict --personalized uses; withdrawing a patient removes it.
     """
-    from fedsite.jobs import personalize as job
+    from fedsite.jobs.models import personalize as job
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)

@@ -8,7 +8,7 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.jobs.predict import Predicted, Prediction
+    from fedsite.jobs.models.predict import Predicted, Prediction
 
 
 def predict(
@@ -39,7 +39,7 @@ def predict(
     holds the patient's name and ids, as the series does that it belongs to: keep it where the series is.
     """
     from fedsite.dicom import regrid
-    from fedsite.jobs import predict as job
+    from fedsite.jobs.models import predict as job
 
     output = Output.of(context)
     order = job.Order(

@@ -9,7 +9,7 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.jobs.prepare import Done
+    from fedsite.jobs.data.prepare import Done
 
 
 def prepare_data(
@@ -42,7 +42,7 @@ def prepare_data(
     Studies that did not change are not done again; an interrupted run goes on where it was. SOURCE is only read.
     """
     from fedsite.dicom import regrid
-    from fedsite.jobs import prepare as job
+    from fedsite.jobs.data import prepare as job
 
     out_put = Output.of(context)
     order = job.Order(

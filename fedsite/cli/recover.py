@@ -8,7 +8,7 @@ import typer
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.jobs.recover import Recovery
+    from fedsite.jobs.recovery.recover import Recovery
 
 ENROL = "Nobody is enrolled here: enrol with a new invitation, which charges what the server has had of this site."
 WITHDRAWN = "Who was withdrawn from this site's data is not known any more: withdraw them again (fedsite data exclude)."
@@ -16,7 +16,7 @@ WITHDRAWN = "Who was withdrawn from this site's data is not known any more: with
 
 def recover(context: typer.Context) -> None:
     """Charges what the server has had of this site and its ledger does not know; makes damaged records anew."""
-    from fedsite.jobs import recover as job
+    from fedsite.jobs.recovery import recover as job
     from fedsite.jobs.site import open_ledger
     from fedsite.privacy.statement import guarantee
 
@@ -47,7 +47,7 @@ def export(
     out_path: Annotated[Path, typer.Option("--out", "-o", help="Where to write it.")] = Path("ledger.json"),
 ) -> None:
     """Writes the ledger as a file for an auditor, with the signed plans and receipts that it takes to verify it."""
-    from fedsite.jobs import ledger_file
+    from fedsite.jobs.audit import ledger_file
 
     out = Output.of(context)
     data = ledger_file.export(out.config_path, out_path.absolute())

@@ -26,7 +26,8 @@ def open_round(
 
     One series of rounds runs at a time: a second is refused until the first has ended.
     """
-    from fedsite.jobs import algorithms, tasks
+    from fedsite.jobs import tasks
+    from fedsite.jobs.plan import algorithms
     from fedsite.server import screen
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
@@ -85,7 +86,7 @@ def write_report(
     folder: Folder = HERE,
 ) -> None:
     """Writes the page of a round: who, when, how much; refusals, screen, and where its model comes from."""
-    from fedsite.jobs import round_page
+    from fedsite.jobs.pages import round_page
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import model_report, round_report
 

@@ -19,7 +19,7 @@ def tickets(
 ) -> None:
     """Compares what the server has shown to this site and to another one; tells two truths for one round (exit 76)."""
     from fedsite.errors import UsageError
-    from fedsite.jobs import tickets as job
+    from fedsite.jobs.audit import tickets as job
     from fedsite.jobs.site import open_site
 
     if (other is None) == (destination is None):

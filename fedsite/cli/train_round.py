@@ -10,7 +10,7 @@ import typer
 from fedsite.cli.output import Output, duration
 
 if TYPE_CHECKING:
-    from fedsite.jobs.participate import Outcome
+    from fedsite.jobs.round.participate import Outcome
 
 HISTOGRAM_COLUMNS = 30
 MUCH = 0.1  # of an update to be lost
@@ -30,7 +30,7 @@ def train_round(
     ] = "",
 ) -> None:
     """Takes part in one round: fetch, train, clip, add noise, charge the ledger, upload once."""
-    from fedsite.jobs import participate
+    from fedsite.jobs.round import participate
     from fedsite.jobs.site import open_site
 
     out = Output.of(context)
@@ -89,7 +89,7 @@ def _preview(data: dict[str, Any]) -> str:
 
 def _blocks(data: dict[str, Any]) -> list[str]:
     """The network's blocks, and how large their values are: each column is a power of two, the same in all rows."""
-    from fedsite.jobs.curves import noise_by_powers
+    from fedsite.jobs.pages.curves import noise_by_powers
 
     clipped = data["norm_before"] is not None
     noise = noise_by_powers(data["noise_standard_deviation"]) if clipped and data["noise_standard_deviation"] else {}

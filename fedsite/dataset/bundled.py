@@ -1,7 +1,8 @@
 """What stands around the network in a MONAI bundle: a study's images onto the network's grid, and back from it.
 
-A bundle carries this module, and those that it imports, to where there is no fedsite (`jobs.bundle`): it prepares and
-restores with the very code that prepared what the model has learned from, so that the results are the same.
+A bundle carries this module, and those that it imports, to where there is no fedsite (`jobs.models.bundle`): it
+prepares and restores with the very code that prepared what the model has learned from, so that the results are the
+same.
 """
 
 from collections.abc import Mapping, Sequence

@@ -72,7 +72,7 @@ class Site:
     @cached_property
     def version(self) -> Version:
         """The key and certificate that this command shows: renewed first, where it is time for that."""
-        from fedsite.jobs import renew
+        from fedsite.jobs.identity import renew
 
         renew.renew_if_due(self)
         return self.files.current

@@ -11,9 +11,9 @@ from support.federation import plan_file
 from support.site import Site, prepare_blobs
 
 from fedsite.cli.attack import _text
-from fedsite.jobs import attack
-from fedsite.jobs.attack import Found, Order
 from fedsite.jobs.init import Answers, initialise
+from fedsite.jobs.privacy import attack
+from fedsite.jobs.privacy.attack import Found, Order
 from fedsite.jobs.site import open_site
 
 PLAN = {

@@ -8,7 +8,8 @@ from example_site import make_site
 from support.browser import Browser
 from support.site import Site
 
-from fedsite.jobs import audit_report, pages
+from fedsite.jobs.audit import ethics_report
+from fedsite.jobs.pages import writing
 from fedsite.jobs.site import open_site
 from fedsite.privacy.statement import guarantee
 from fedsite.site.state import State
@@ -48,7 +49,7 @@ def page(site: Site) -> Path:
 
 def test_it_says_what_the_records_say(site: Site) -> None:
     with open_site(site.config) as opened:
-        account = audit_report.account_of(opened)
+        account = ethics_report.account_of(opened)
         spent, terms = opened.ledger.spent(), opened.ledger.terms
     assert [one.round for one in account.releases] == list(range(1, ROUNDS + 1))
     assert (account.left, account.bytes_left) == (ROUNDS, ROUNDS)
@@ -68,10 +69,10 @@ def test_it_says_what_the_records_say(site: Site) -> None:
 
 def test_what_left_without_noise_is_said(site: Site, tmp_path: Path) -> None:
     with open_site(site.config) as opened:
-        account = audit_report.account_of(opened)
+        account = ethics_report.account_of(opened)
     spent = replace(account.spent, epsilon=None)
     account = replace(account, spent=spent, guarantee=guarantee(None, account.terms.delta))
-    pages.write(tmp_path / "page.html", "audit.html.j2", account=account)
+    writing.write(tmp_path / "page.html", "audit.html.j2", account=account)
     text = (tmp_path / "page.html").read_text()
     assert "At least one update left without noise" in text
     assert "Not private: something left this site without noise" in text

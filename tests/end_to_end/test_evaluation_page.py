@@ -10,8 +10,9 @@ from support.browser import Browser, of_colour
 from support.evaluation_maker import AtHome, Threshold, model_of, prepared
 from support.federation import NAME
 
-from fedsite.jobs import evaluations, models, pages
-from fedsite.jobs.evaluate import Order, evaluate_at_home
+from fedsite.jobs.models import choice, evaluations
+from fedsite.jobs.models.evaluate import Order, evaluate_at_home
+from fedsite.jobs.pages import own_rounds, writing
 from fedsite.site.config import TrainingSettings
 from fedsite.site.state import State
 
@@ -54,12 +55,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
     model = model_of(place, "file")
     config = SimpleNamespace(training=TrainingSettings(device="cpu"), paths=SimpleNamespace(data=place / "data"))
     with pytest.MonkeyPatch.context() as patch, State.create(place / "state") as state:
-        patch.setattr(models, "network_of", lambda model: Threshold())
+        patch.setattr(choice, "network_of", lambda model: Threshold())
         remember(state)
         site = AtHome(state, config)
         done = evaluate_at_home(site, Order(model.path, place / "plan.yaml"), site.step)
-        rounds = pages.place(state, pages.ROUNDS)
-        pages.write_rounds(rounds, NAME, evaluations.rounds(state, NAME), {1: left(1), 2: left(2)})
+        rounds = writing.place(state, writing.ROUNDS)
+        own_rounds.write(rounds, NAME, evaluations.rounds(state, NAME), {1: left(1), 2: left(2)})
         yield done.report, rounds
 
 

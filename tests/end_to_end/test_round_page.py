@@ -12,7 +12,7 @@ from support.federation import Server, draft, make, model_file, tensors, update_
 
 from fedsite.errors import UsageError
 from fedsite.files import sha256_of
-from fedsite.jobs import round_page
+from fedsite.jobs.pages import round_page
 from fedsite.server import enrolment, participation, reports, rounds, uploads
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused

@@ -16,9 +16,10 @@ from support.site import Site, prepare_blobs
 
 from fedsite.errors import RecordsDamaged
 from fedsite.files import sha256_of
-from fedsite.jobs import kept, model, participate
-from fedsite.jobs.local_work import Progress
+from fedsite.jobs.models import initial, kept
+from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
+from fedsite.jobs.training.local_work import Progress
 from fedsite.server import participation, reports
 from fedsite.site.policy import NO_PRIVACY_SENTENCE
 from fedsite.site.state import State
@@ -106,7 +107,7 @@ def open_series(server: Server, folder: Path, enough: int = 1, **changes: Any) -
     """A round for each moment and one more; gives the first one's number and the plan's digest."""
     rules = {"quorum": 1, "enough": enough, "deadline_seconds": 600}
     plan = plan_file(folder, local=LOCAL, rounds=rules, **changes)
-    model.init(read_draft(plan), folder / "model.safetensors", seed=0)
+    initial.init(read_draft(plan), folder / "model.safetensors", seed=0)
     number = server.open_series(plan, folder / "model.safetensors", len(MOMENTS) + 1)
     return number, reports.round_report(server.federation, number)["plan_sha256"]
 

@@ -14,7 +14,7 @@ from support.identity_killer import killed
 from support.site import Site
 
 from fedsite.errors import NotAuthorised
-from fedsite.jobs import enroll, renew
+from fedsite.jobs.identity import enroll, renew
 from fedsite.jobs.site import client_of, open_site
 from fedsite.site import identity, versions
 from fedsite.wire.enrolment import Invitation

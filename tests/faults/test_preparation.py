@@ -19,7 +19,7 @@ from support.study_maker import write_dicom
 
 from fedsite.dataset import cases, folder, manifest
 from fedsite.errors import CannotWrite, SourceMissing
-from fedsite.jobs import prepare as job
+from fedsite.jobs.data import prepare as job
 
 STUDIES = 5
 

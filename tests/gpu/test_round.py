@@ -9,7 +9,7 @@ from support.gpu_sizes import TASKS, network_of, required, size_of
 from support.site import Site, prepare_blobs
 from support.training_task import task_at
 
-from fedsite.jobs import launch
+from fedsite.jobs.training import launch
 from fedsite.site.config import TrainingSettings
 from fedsite.training.weights import export
 from fedsite.wire import payload

@@ -12,9 +12,10 @@ from torch import nn
 
 from fedsite.dataset import manifest as manifests
 from fedsite.files import sha256_of
-from fedsite.jobs import algorithms, models
-from fedsite.jobs.local_work import PreparedData
-from fedsite.jobs.models import Model
+from fedsite.jobs.models import choice
+from fedsite.jobs.models.choice import Model
+from fedsite.jobs.plan import algorithms
+from fedsite.jobs.training.local_work import PreparedData
 from fedsite.site.state import State
 from fedsite.tasks import networks, registry
 from fedsite.training import weights
@@ -38,7 +39,7 @@ def opened(folder: Path) -> PreparedData:
     return PreparedData(folder, manifests.load(folder), sha256_of(folder / manifests.FILE_NAME))
 
 
-def model_of(folder: Path, kind: models.Kind = "global", after_round: int | None = 3, **changes: Any) -> Model:
+def model_of(folder: Path, kind: choice.Kind = "global", after_round: int | None = 3, **changes: Any) -> Model:
     """A model of a plan's network, with fresh weights: those of them that travel."""
     plan = draft(folder, **changes)
     network = networks.build(registry.get(plan.task).narrowed(plan.channels), plan.network.name, plan.network.settings)

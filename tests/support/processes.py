@@ -29,7 +29,12 @@ FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_nam
 TRACING = "COVERAGE_PROCESS_CONFIG"
 MODULES = (
     *("torch._dynamo", "monai.networks.nets", "monai.losses", "monai.transforms"),
-    *("fedsite.jobs.participate", "fedsite.jobs.prepare", "fedsite.jobs.predict", "fedsite.jobs.enroll"),
+    *(
+        "fedsite.jobs.round.participate",
+        "fedsite.jobs.data.prepare",
+        "fedsite.jobs.models.predict",
+        "fedsite.jobs.identity.enroll",
+    ),
 )
 LONGEST_REQUEST = 1 << 16
 DESCRIPTORS = 1 << 10

@@ -8,8 +8,8 @@ from support.site import Site, prepare_blobs
 
 from fedsite.dataset import manifest
 from fedsite.files import sha256_of
-from fedsite.jobs.local_work import Means
-from fedsite.jobs.worker import Task
+from fedsite.jobs.training.local_work import Means
+from fedsite.jobs.training.worker import Task
 from fedsite.tasks import networks, registry
 from fedsite.training import weights
 from fedsite.wire import payload

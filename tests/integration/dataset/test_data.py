@@ -17,9 +17,9 @@ from support.site import PREPARE_KILLER, Site
 
 from fedsite.dataset import cases, folder, manifest
 from fedsite.errors import DataNotFit, FedsiteError, TryAgainLater
-from fedsite.jobs import data as job
-from fedsite.jobs.local_work import require_nobody_withdrawn
+from fedsite.jobs.data import prepared as job
 from fedsite.jobs.site import open_site
+from fedsite.jobs.training.local_work import require_nobody_withdrawn
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.pseudonyms import Pseudonyms

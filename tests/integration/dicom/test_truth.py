@@ -12,7 +12,7 @@ import pytest
 
 from fedsite.dicom.model import Volume
 from fedsite.dicom.scan import scan
-from fedsite.jobs.inspect import read_all
+from fedsite.jobs.data.inspect import read_all
 from fedsite.site.pseudonyms import Pseudonyms
 
 # The series of truth.json ("a__b" is folder a/b). The last word says whether a reader takes or refuses them.

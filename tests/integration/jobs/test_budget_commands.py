@@ -10,8 +10,8 @@ from support.federation import Server
 from support.site import Site
 
 from fedsite.errors import BudgetSpent, DataNotFit, RecordsDamaged, SourceMissing
-from fedsite.jobs import ledger_file
-from fedsite.jobs.forecast import MOST_ROUNDS, _largest
+from fedsite.jobs.audit import ledger_file
+from fedsite.jobs.privacy.forecast import MOST_ROUNDS, _largest
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Ledger, charge_of
 from fedsite.site.chain import ZERO, hash_of

@@ -10,9 +10,9 @@ import pytest
 from support.training_task import plan_of, task_at
 
 from fedsite.errors import DataNotFit, WorkersLost
-from fedsite.jobs import launch, worker
-from fedsite.jobs.local_work import kept_beside
-from fedsite.jobs.worker import Task
+from fedsite.jobs.training import launch, worker
+from fedsite.jobs.training.local_work import kept_beside
+from fedsite.jobs.training.worker import Task
 from fedsite.wire import payload
 
 STEPS = 4

@@ -24,8 +24,8 @@ from fedsite.dataset.loading import Loaded
 from fedsite.dataset.restoring import SourceGrid
 from fedsite.errors import DataNotFit, UsageError
 from fedsite.files import sha256_of
-from fedsite.jobs import bundle, model, models
-from fedsite.jobs.evaluate import Segmenter
+from fedsite.jobs.models import bundle, choice, initial
+from fedsite.jobs.models.evaluate import Segmenter
 from fedsite.server import rounds
 from fedsite.server.federation import Federation
 from fedsite.tasks import registry
@@ -66,8 +66,8 @@ def put(folder: Path, image: np.ndarray, names: list[str]) -> None:
 
 def found_here(plan: PlanDraft, weights: Path, image: np.ndarray) -> np.ndarray:
     """What fedsite finds in a study: as `fedsite predict` does it."""
-    chosen = models.Model(weights, sha256_of(weights), plan, "file")
-    task = models.task_of(chosen)
+    chosen = choice.Model(weights, sha256_of(weights), plan, "file")
+    task = choice.task_of(chosen)
     loaded = Loaded(image, np.zeros(image.shape[1:], np.uint8), TURNED, plan.preparation.input_state)
     content = convert.preprocess(loaded, task, plan.preparation.spacing_mm)
     segmenter = Segmenter.of(chosen, "cpu")
@@ -93,7 +93,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Feder
     path = plan_file(folder, network=network, channels=["dwi", "adc"], local={"steps": 1, "patch_voxels": [32, 32, 32]})
     plan = read_draft(path)
     weights = folder / "model.safetensors"
-    model.init(plan, weights, seed=5)
+    initial.init(plan, weights, seed=5)
     rounds.open_series(made, plan, weights, 1)
     yield made, weights, plan
     made.database.close()
@@ -197,7 +197,7 @@ def test_what_is_not_whole_is_not_bundled(tmp_path: Path) -> None:
         )
     )
     weights = tmp_path / "model"
-    model.init(plan, weights, seed=0)
+    initial.init(plan, weights, seed=0)
     with pytest.raises(UsageError, match="not whole"):
         bundle.write(tmp_path / "made", bundle.Source(weights, plan, LINEAGE))
     whole = read_draft(plan_file(tmp_path))

@@ -17,9 +17,10 @@ from support.federation import Server
 from support.site import Site
 
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, TryAgainLater, Unreachable, UsageError
-from fedsite.jobs import check_identity, renew
-from fedsite.jobs import enroll as enrolling
 from fedsite.jobs import site as sites
+from fedsite.jobs.checks import identity as check_identity
+from fedsite.jobs.identity import enroll as enrolling
+from fedsite.jobs.identity import renew
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import open_site
 from fedsite.server import enrolment as admissions

@@ -13,10 +13,12 @@ from support.federation import Server, plan_file
 from support.site import Site, prepare_blobs
 
 from fedsite.errors import OutsideHours, PolicyRefused, TryAgainLater
-from fedsite.jobs import approve, check_policy, participate
-from fedsite.jobs.guard import Guard
-from fedsite.jobs.local_work import Progress
+from fedsite.jobs.checks import policy
+from fedsite.jobs.plan import approve
+from fedsite.jobs.round import participate
+from fedsite.jobs.round.guard import Guard
 from fedsite.jobs.site import open_site
+from fedsite.jobs.training.local_work import Progress
 from fedsite.server import reports
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
@@ -210,7 +212,7 @@ def test_a_site_takes_part_until_the_day_that_it_has_named(server: Server, site:
     assert not [one for one in events(site, before) if one["event"] == "request"]
     site.configure(policy={"agreement_until": today})
     with open_site(site.config) as here:
-        assert check_policy.agreement(here).status == "warning"
+        assert policy.agreement(here).status == "warning"
         assert participate.take_part(here, quietly).outcome == "uploaded"
     assert took_part(server, number) == ["site-a"]
 
@@ -279,7 +281,7 @@ def test_only_what_asks_for_something_new_awaits_a_person(server: Server, site: 
         server.open_round(tmp_path, **again, privacy=less_noise)
         with pytest.raises(TryAgainLater, match="The plan summer"):
             participate.take_part(here, quietly)
-        assert check_policy.plans(here).status == "warning"
+        assert policy.plans(here).status == "warning"
 
     assert site.run("approve", "summer").json["error"]["message"] == "Several plans are called summer."
     server.open_round(tmp_path, **again | {"plan": "autumn"})

@@ -15,9 +15,10 @@ from support.offers import STRANGER, Liar
 from support.site import Site
 
 from fedsite.errors import DataNotFit, ServerBrokeProtocol, SourceMissing
-from fedsite.jobs import participate, tickets
-from fedsite.jobs.local_work import Progress
+from fedsite.jobs.audit import tickets
+from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
+from fedsite.jobs.training.local_work import Progress
 
 PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from fedsite.cli.check import _table
-from fedsite.jobs.findings import Check
+from fedsite.jobs.checks.findings import Check
 
 FINGERPRINT = "SHA-256 " + ":".join(["AB"] * 31 + ["99"])
 

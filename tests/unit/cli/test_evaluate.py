@@ -12,8 +12,8 @@ from rich.console import Console
 
 from fedsite.cli import evaluate, train_round
 from fedsite.cli.output import Output
-from fedsite.jobs import evaluate as jobs
 from fedsite.jobs import site as site_jobs
+from fedsite.jobs.models import evaluate as jobs
 from fedsite.training import summary
 from fedsite.training.metrics import Lesion, Measures
 from fedsite.training.summary import MeasuredCase

@@ -12,11 +12,12 @@ from fedsite.cli.main import app
 from fedsite.cli.output import Output
 from fedsite.dataset.manifest import Exclusion, Remark
 from fedsite.dataset.rules import finding
-from fedsite.jobs import personalize, predict, site
-from fedsite.jobs.models import Model
-from fedsite.jobs.personal import Gain
-from fedsite.jobs.personalize import Asked
-from fedsite.jobs.predict import Order, Predicted, Prediction, Structure
+from fedsite.jobs import site
+from fedsite.jobs.models import personalize, predict
+from fedsite.jobs.models.choice import Model
+from fedsite.jobs.models.personal import Gain
+from fedsite.jobs.models.personalize import Asked
+from fedsite.jobs.models.predict import Order, Predicted, Prediction, Structure
 
 MODEL = Model(Path("model"), "ab" * 32, None, "global", after_round=7)  # type: ignore[arg-type]
 FOUND = Prediction(

@@ -18,7 +18,7 @@ from fedsite.dataset.prepare import Request
 from fedsite.dataset.sources import collect
 from fedsite.dataset.studies import Unmarked
 from fedsite.errors import DataNotFit, UsageError
-from fedsite.jobs import prepare as job
+from fedsite.jobs.data import prepare as job
 from fedsite.tasks import registry
 
 TUMOUR = registry.get("brain-tumour-mr")

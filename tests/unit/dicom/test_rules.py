@@ -27,7 +27,7 @@ from fedsite.dicom.checks import RULES, Rule
 from fedsite.dicom.model import Inventory
 from fedsite.dicom.rules.labels import LABELS
 from fedsite.dicom.scan import scan
-from fedsite.jobs.inspect import read_all
+from fedsite.jobs.data.inspect import read_all
 from fedsite.site.pseudonyms import Pseudonyms
 
 Plant = Callable[[Path], object]

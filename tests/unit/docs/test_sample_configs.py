@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from fedsite.jobs import charging
 from fedsite.jobs.init import Answers, site_yaml
+from fedsite.jobs.plan import charging
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Terms
 from fedsite.site import config, policy

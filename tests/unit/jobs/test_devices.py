@@ -7,10 +7,10 @@ import pytest
 from support.training_task import task_at
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.jobs import launch
 from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.site import open_site
-from fedsite.jobs.worker import Task
+from fedsite.jobs.training import launch
+from fedsite.jobs.training.worker import Task
 from fedsite.site.config import TrainingSettings
 
 

@@ -7,7 +7,8 @@ from support.bids_maker import head, write_nifti
 
 from fedsite.dataset import cases, manifest
 from fedsite.errors import ConfigurationError
-from fedsite.jobs import init, prepare
+from fedsite.jobs import init
+from fedsite.jobs.data import prepare
 from fedsite.jobs.site import open_site
 from fedsite.tasks import registry
 

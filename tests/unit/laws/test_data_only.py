@@ -34,7 +34,7 @@ MAY_READ_THE_ENVIRONMENT = {
     "site/config.py",
     "site/operator.py",
     "site/secrets.py",
-    "jobs/inspect.py",
+    "jobs/data/inspect.py",
     "jobs/network.py",
     "cli/main.py",
     "dicom/voxels/decoder.py",

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[3] / "fedsite"
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-ROUND = "jobs/round.py"
+ROUND = "jobs/round/state_machine.py"
 MAKES_THE_FOLDER = "site/state.py"
 
 
@@ -104,7 +104,7 @@ def test_the_payload_is_sealed_sent_and_removed_and_nothing_else() -> None:
 def test_what_is_sealed_as_noised_was_trained_by_private_steps() -> None:
     """One branch seals without noise, that of dp-sgd; one place makes private steps, for whatever plan says dp-sgd."""
     assert guards("seal_noised", SOURCES[ROUND]) == ["isinstance(plan.privacy, DpSgd)"]
-    assert given_to_private_steps(SOURCES["jobs/local_work.py"]) == [["network", "len(patients)", "settings"]]
+    assert given_to_private_steps(SOURCES["jobs/training/local_work.py"]) == [["network", "len(patients)", "settings"]]
 
 
 def test_the_digest_that_is_sent_comes_from_a_released_record() -> None:
@@ -117,7 +117,7 @@ def test_only_the_gate_writes_noise() -> None:
     the attacks, which write a page for this site's people.
     """
     users = {name for name, source in SOURCES.items() if "SystemNoise" in source or "add_noise" in source}
-    assert users - {"privacy/dpsgd.py", "jobs/attack.py"} == {"privacy/mechanism.py"}
+    assert users - {"privacy/dpsgd.py", "jobs/privacy/attack.py"} == {"privacy/mechanism.py"}
 
 
 def test_an_injected_chance_would_be_seen() -> None:

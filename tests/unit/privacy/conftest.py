@@ -14,7 +14,7 @@ TERMS = Terms(epsilon=8.0, delta=1e-6, order=accountant.best_order(8.0, 1e-6), n
 
 
 def a_charge(number: int = 1, noise_multiplier: float = 10.0, **changes: object) -> Charge:
-    """A charge as `jobs.round` makes it: a noised update of ten million values."""
+    """A charge as `jobs.round.state_machine` makes it: a noised update of ten million values."""
     whole = Charge(
         federation="test-federation",
         round=number,

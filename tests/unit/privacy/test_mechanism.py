@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fedsite.errors import CannotWrite, DataNotFit
-from fedsite.jobs import local_work
+from fedsite.jobs.training import local_work
 from fedsite.privacy import mechanism
 from fedsite.privacy.mechanism import CHUNK, STEPS_PER_CLIP_NORM, Gate, SystemNoise
 from fedsite.wire import payload

@@ -40,7 +40,7 @@ def test_a_round_closes_at_once_when_enough_updates_are_in(bench) -> None:
 
 
 def test_a_plan_that_another_one_has_replaced_is_not_opened_again(bench) -> None:
-    """The sites would take it for a replay (jobs.verification); the same plan goes on as often as one likes."""
+    """The sites would take it for a replay (jobs.plan.verification); the same plan goes on as often as one likes."""
     expires = "2040-01-01T00:00:00Z"
     for plan in ("first", "first", "second"):
         rounds.close_now(bench.federation, bench.open(plan=plan, expires=expires))
