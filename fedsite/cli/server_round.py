@@ -1,16 +1,26 @@
-"""`fedsite server round`: rounds are opened, looked at, and closed or released by hand."""
+"""`fedsite server round`: series of rounds are opened, paused and resumed, rounds looked at, and ended by hand."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedsite.cli.federation import HERE, Folder, draw
 from fedsite.cli.output import Output
+from fedsite.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(help="The federation's rounds.", no_args_is_help=True)
 
 Number = Annotated[int, typer.Argument(metavar="N", help="The round's number.")]
+Without = Annotated[list[str] | None, typer.Option(metavar="SITE", help="Leave this site's update out.")]
+
+SHOWN = ("took_part", "left_out", "rejected", "late", "refused", "revoked", "at_work", "dropped", "absent")
+LONGEST_REASON = 200
+GOES_ON = "To go on: fedsite server round resume"
 
 
 @app.command("open")
@@ -24,14 +34,15 @@ def open_round(
 ) -> None:
     """Signs a plan and opens the first of its rounds; the others follow by themselves.
 
-    One series of rounds runs at a time: a second is refused until the first has ended.
+    One series of rounds runs at a time: a second is refused while a round of the first is under way, and ends it where
+    it is paused.
     """
     from fedsite.jobs import tasks
     from fedsite.jobs.plan import algorithms
-    from fedsite.server import screen
+    from fedsite.server import screen, stops
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
-    from fedsite.server.rounds import open_series
+    from fedsite.server.series import open_series
     from fedsite.wire.payload import layout_of
     from fedsite.wire.plans import read_draft
 
@@ -40,7 +51,11 @@ def open_round(
     algorithms.check(draft)
     row = open_series(federation, draft, model, rounds)
     values = layout_of(model).values
-    said = {"composition": algorithms.composition(draft, values), "screening": screen.outlook(draft, values)}
+    said = {
+        "composition": algorithms.composition(draft, values),
+        "screening": screen.outlook(draft, values),
+        "stopping": stops.outlook(draft, values),
+    }
     lines = [f"Round {row.number} of {rounds} is open until {row.expires}.", *filter(None, said.values())]
     report = round_report(federation, row.number)
     Output.of(context).result("opened", report | said, "\n  ".join(lines))
@@ -48,13 +63,19 @@ def open_round(
 
 @app.command("list")
 def list_rounds(context: typer.Context, folder: Folder = HERE) -> None:
-    """Lists the rounds."""
+    """Lists the rounds, and says how the newest series stands."""
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import rounds
 
     found = rounds(open_federation(folder))
     columns = ["round", "plan", "status", "updates", "quorum", "opened", "expires", "reason"]
-    Output.of(context).result("listed", {"rounds": found}, lambda console: draw(console, columns, found))
+
+    def table(console: "Console") -> None:
+        draw(console, columns, found)
+        for line in _series_lines(found[-1]) if found else ():
+            console.print(line, markup=False)
+
+    Output.of(context).result("listed", {"rounds": found}, table)
 
 
 @app.command()
@@ -64,7 +85,7 @@ def show(
     folder: Folder = HERE,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the round until it has ended.")] = False,
 ) -> None:
-    """Shows a round: who took part, who was left out, late, refused, absent; what its screen found.
+    """Shows a round: which sites took part, and what became of each other one; what its screen found.
 
     With --watch it is drawn anew as it goes on, and shown once more at its end; where stderr is no terminal, what
     changes is told line by line.
@@ -101,14 +122,18 @@ def close(
     context: typer.Context,
     number: Number,
     folder: Folder = HERE,
+    without: Without = None,
 ) -> None:
-    """Closes a round now, as its deadline would: aggregated with a quorum, failed without."""
+    """Closes a round now, as its deadline would: aggregated with a quorum, failed without.
+
+    With --without its model is made without what a site has sent, say one that was revoked since.
+    """
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
     from fedsite.server.rounds import close_now
 
     federation = open_federation(folder)
-    close_now(federation, number)
+    close_now(federation, number, without or [])
     report = round_report(federation, number)
     Output.of(context).result("closed", report, _round_text(report))
 
@@ -118,7 +143,7 @@ def release(
     context: typer.Context,
     number: Number,
     folder: Folder = HERE,
-    without: Annotated[list[str] | None, typer.Option(metavar="SITE", help="Leave this site's update out.")] = None,
+    without: Without = None,
 ) -> None:
     """Goes on with a round that its screen holds: with all updates, or without those of some sites."""
     from fedsite.server import rounds
@@ -131,15 +156,104 @@ def release(
     Output.of(context).result("released", report, _round_text(report))
 
 
+@app.command()
+def abort(
+    context: typer.Context,
+    number: Number,
+    reason: Annotated[str, typer.Option(help="Why: it stands in the round's report, where sites' people may read it.")],
+    folder: Folder = HERE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
+) -> None:
+    """Ends a round without a model, and pauses its series. What sites have spent of their privacy stays spent."""
+    from fedsite.server import rounds
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import round_report
+
+    out, federation = Output.of(context), open_federation(folder)
+    reason = _one_line(reason)
+    before = round_report(federation, number)
+    here = [one["site"] for one in (*before["took_part"], *before["left_out"])]
+    others = before["asked"].keys() - set(here)
+    spent = (
+        f"Updates of {', '.join(here) or 'no site'} are here, and {len(others)} more sites have had the round: what"
+        " privacy they have spent on it stays spent."
+    )
+    out.warn(spent)
+    if not yes:
+        _confirm(number)
+    rounds.abort(federation, number, reason)
+    report = round_report(federation, number)
+    out.result("aborted", report | {"spent": spent}, _round_text(report))
+
+
+@app.command()
+def pause(
+    context: typer.Context,
+    folder: Folder = HERE,
+    after_this_round: Annotated[
+        bool, typer.Option("--after-this-round", help="Give the open round to further sites until it ends.")
+    ] = False,
+) -> None:
+    """Opens no further round until `resume`; the open one ends as ever.
+
+    Sites that have had the open round may finish it, since they may have paid for it. Others get nothing to do.
+    """
+    from fedsite.server import series
+    from fedsite.server.federation import open_federation
+
+    row = series.pause(open_federation(folder), after_this_round=after_this_round)
+    data = {"state": row.state, "reason": row.reason, "withheld": row.withheld}
+    still = "goes on" if after_this_round else "goes on for those sites alone that have had it"
+    Output.of(context).result("paused", data, f"The series is paused; its open round {still}.\n{GOES_ON}")
+
+
+@app.command()
+def resume(context: typer.Context, folder: Folder = HERE) -> None:
+    """Lets a paused series go on from its last model: after a pause, an aborted round, or one that has failed."""
+    from fedsite.server import series
+    from fedsite.server.federation import open_federation
+    from fedsite.server.reports import round_report
+
+    federation = open_federation(folder)
+    row = series.resume(federation)
+    report = round_report(federation, row.number)
+    text = f"The series runs: round {row.number}, {report['place_in_series']} of {report['rounds_in_series']}."
+    Output.of(context).result("resumed", report, text)
+
+
+def _confirm(number: int) -> None:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("--yes is needed: it is asked only on a terminal.", "This cannot be taken back.")
+    typer.confirm(f"End round {number} without a model? This cannot be taken back.", abort=True, err=True)
+
+
+def _one_line(reason: str) -> str:
+    """A reason that fits into a report and a log."""
+    if not (reason.strip() and reason.isprintable() and len(reason) <= LONGEST_REASON):
+        raise UsageError(f"A reason is one line of 1 to {LONGEST_REASON} characters.")
+    return reason.strip()
+
+
 def _round_text(report: dict[str, Any]) -> str:
     facts = ("reason", "opened", "expires", "closed", "model_sha256", "result_sha256")
     found = {name: str(report[name]) for name in facts if report[name]}
-    for name in ("took_part", "left_out", "rejected", "refused", "late", "absent"):
-        sites = [one if isinstance(one, str) else _with_reason(one) for one in report[name]]
-        found[name] = ", ".join(sites) or "-"
+    if step := report["step"]:
+        found["step"] = f"norm {step['norm']:.4g} over {step['values']} values; {step['judged']}"
+    for name in SHOWN:
+        found[name] = ", ".join(map(_with_reason, report[name])) or "-"
     lines = [f"  {name.replace('_', ' '):14} {value}" for name, value in found.items()]
     lines += _screen_lines(report["round"], report["screen"]) if report["screen"] else []
-    return "\n".join([f"Round {report['round']} of plan {report['plan']}: {report['status']}", *lines])
+    title = f"Round {report['round']} of plan {report['plan']}: {report['status']}"
+    return "\n".join([title, *lines, *_series_lines(report)])
+
+
+def _series_lines(report: dict[str, Any]) -> list[str]:
+    """Why a round's series does not go on by itself; nothing while it does."""
+    series = report["series"]
+    if series["state"] == "running":
+        return []
+    ended = [f"The series of plan {report['plan']} is {series['state']} since {series['since']}: {series['reason']}."]
+    return ended + ([GOES_ON] if series["state"] == "paused" else [])
 
 
 def _screen_lines(number: int, screen: dict[str, Any]) -> list[str]:
@@ -161,4 +275,6 @@ def _screen_lines(number: int, screen: dict[str, Any]) -> list[str]:
 
 
 def _with_reason(entry: dict[str, Any]) -> str:
-    return f"{entry['site']} ({entry['reason']})" if "reason" in entry else str(entry["site"])
+    reasons = [entry.get("reason", ""), f"revoked since {entry['revoked']}" if entry.get("revoked") else ""]
+    said = "; ".join(filter(None, reasons))
+    return f"{entry['site']} ({said})" if said else str(entry["site"])

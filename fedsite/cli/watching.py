@@ -19,7 +19,7 @@ PAUSE_SECONDS = 1.0
 OVERDUE_SECONDS = 600.0
 """How long a round may stand still after its time before nobody is thought to see it through."""
 
-_TOLD = ("took_part", "left_out", "rejected", "refused", "late")
+_TOLD = ("took_part", "left_out", "rejected", "refused", "late", "dropped", "revoked")
 
 
 def follow(out: Output, federation: "Federation", number: int, text: Callable[[Report], str]) -> Report:
@@ -28,7 +28,7 @@ def follow(out: Output, federation: "Federation", number: int, text: Callable[[R
     Raises UsageError when there is no such round, TryAgainLater when its time is long over and nothing happens.
     """
     from fedsite.server.reports import round_report
-    from fedsite.server.rounds import UNFINISHED
+    from fedsite.server.rows import UNFINISHED
 
     report, changed = round_report(federation, number), time.monotonic()
     with _shown(out, text) as show:
@@ -76,8 +76,7 @@ class _Lines:
         """Tells what was not told before."""
         lines = [f"Round {report['round']} is {report['status']}: {report['updates']} updates of {report['quorum']}"]
         for name in _TOLD:
-            sites = [one if isinstance(one, str) else one["site"] for one in report[name]]
-            lines += [f"{site}: {name.replace('_', ' ')}" for site in sites]
+            lines += [f"{one['site']}: {name.replace('_', ' ')}" for one in report[name]]
         for line in lines:
             if line not in self._told:
                 self._out.note(line)

@@ -39,7 +39,8 @@ from fedsite.server.federation import (
     new_folder,
     write_sqlite,
 )
-from fedsite.server.storage import ControlRow, ModelRow, MomentsRow, RoundRow, Table, UploadRow
+from fedsite.server.rows import kept_updates
+from fedsite.server.storage import ControlRow, ModelRow, MomentsRow, RoundRow, Table
 
 BACKUP = "backup.db"
 FOLDERS = ("keys", "models", "updates")
@@ -161,8 +162,7 @@ def _backed_up(federation: Federation, to: Path) -> Made:
 
 def _files(session: Session) -> list[_File]:
     """What the rows of a moment name: first what a round that ends removes."""
-    waiting = select(UploadRow).join(RoundRow).where(UploadRow.state == "accepted", RoundRow.status != "aggregated")
-    updates = [_File("updates", one.id, one.sha256) for one in session.scalars(waiting)]
+    updates = [_File("updates", one.id, one.sha256) for one in session.scalars(kept_updates())]
     moments = session.scalars(select(MomentsRow)).all()
     lasting = [*session.scalars(select(ModelRow.sha256)), *session.scalars(select(ControlRow.sha256))]
     models = [*(one for row in moments for one in (row.first_sha256, row.second_sha256)), *lasting]

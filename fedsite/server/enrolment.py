@@ -241,12 +241,6 @@ def standings(federation: Federation) -> list[SiteStanding]:
     return standing
 
 
-def enrolled(session: Session, now: datetime) -> set[str]:
-    """The sites that hold a valid certificate."""
-    valid = select(CertificateRow.site).where(CertificateRow.revoked.is_(None), CertificateRow.expires > now)
-    return set(session.scalars(valid))
-
-
 def trust(federation: Federation, site: str) -> Trust:
     """What a site pins once it is enrolled."""
     return Trust(

@@ -25,7 +25,7 @@ import fedsite
 from fedsite.errors import CannotWrite
 from fedsite.server.enrolment import SiteStanding, standings
 from fedsite.server.federation import Federation
-from fedsite.server.rounds import UNFINISHED, counted, plan_of, series_of
+from fedsite.server.rows import UNFINISHED, counted, plan_of, series_of
 from fedsite.server.storage import RoundRow
 
 HOST, PATH = "127.0.0.1", "/metrics"
@@ -167,11 +167,13 @@ def _of_rounds(federation: Federation) -> Iterator[Metric]:
         yield Metric("fedsite_rounds", "gauge", "Rounds by their state.", rounds)
         if newest is None:
             return
-        quorum = plan_of(federation, series_of(session, newest)).rounds.quorum
+        series = series_of(session, newest)
+        quorum = plan_of(federation, series).rounds.quorum
         updates = len(counted(session, newest.number))
     yield _plain("fedsite_round_number", "The newest round.", float(newest.number))
     yield _plain("fedsite_round_unfinished", "1 until it has ended.", float(newest.status in UNFINISHED))
     yield _plain("fedsite_round_held", "1 while its screen waits for a person.", float(newest.status == "held"))
+    yield _plain("fedsite_series_paused", "1 while a person must let it go on.", float(series.state == "paused"))
     yield _plain("fedsite_round_updates", "Its updates that count.", float(updates))
     yield _plain("fedsite_round_quorum", "How many it needs.", float(quorum))
     yield _plain("fedsite_round_expires_timestamp_seconds", "Its deadline.", newest.expires.timestamp())

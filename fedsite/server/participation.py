@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round
-from fedsite.server.rounds import counted, envelope_of, running, series_of
+from fedsite.server.rows import counted, envelope_of, running, series_of
 from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, SeriesRow, UploadRow
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
@@ -29,7 +29,7 @@ PAGE = 500
 """Envelopes in one answer: they stay well below the size of the largest message."""
 
 SOON, LATER = 5, 60
-"""Seconds to wait while a round is running, and while none is."""
+"""Seconds to wait while a round is running, and while none is or follows soon."""
 
 
 def participate(federation: Federation, site: str, request: ParticipationRequest) -> Participation:
@@ -41,7 +41,8 @@ def participate(federation: Federation, site: str, request: ParticipationRequest
         furthest = _furthest(session, site, request.ledger_sequence)
         row = running(session)
         if row is None or not _due(federation, session, row, site):
-            wait = LATER if row is None or row.status == "held" else SOON
+            waits = row is None or row.status == "held" or series_of(session, row).state == "paused"
+            wait = LATER if waits else SOON
             return Participation(retry_after=wait, receipts=receipts, ledger_sequence=furthest)
         attendance = attended(session, row.number, site)
         attendance.offered = attendance.offered or federation.clock()
@@ -75,12 +76,14 @@ def tickets(federation: Federation, after: int) -> Tickets:
 
 
 def answer(federation: Federation, number: int) -> RoundAnswer:
-    """Where a round stands. One that is held is, to sites, closing: nothing is taken any more, nothing has come yet."""
+    """Where a round stands, in the words that sites know: one that is held is closing (nothing is taken any more,
+    nothing has come yet), one that was aborted has failed.
+    """
     with federation.database.reading() as session:
         row = session.get(RoundRow, number)
     if row is None:
         raise no_such_round()
-    status = "closing" if row.status == "held" else row.status
+    status = {"held": "closing", "aborted": "failed"}.get(row.status, row.status)
     return RoundAnswer.model_validate({"round": row.number, "status": status, "ticket_sha256": row.ticket_sha256})
 
 
@@ -123,11 +126,19 @@ def attended(session: Session, number: int, site: str) -> AttendanceRow:
 
 
 def _due(federation: Federation, session: Session, row: RoundRow, site: str) -> bool:
+    """Whether a site is given the round. While it is withheld, only those that have had it: they may have paid."""
+    if series_of(session, row).withheld and not _has_had(session, row, site):
+        return False
     answered = select(UploadRow.id).where(
         UploadRow.round == row.number, UploadRow.site == site, UploadRow.state != "receiving"
     )
     is_open = row.status == "open" and row.expires > federation.clock()
     return is_open and session.scalars(answered).first() is None
+
+
+def _has_had(session: Session, row: RoundRow, site: str) -> bool:
+    attendance = session.get(AttendanceRow, (row.number, site))
+    return attendance is not None and attendance.offered is not None
 
 
 def _arrival(row: UploadRow) -> Arrival:

@@ -8,10 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedsite.errors import UsageError
-from fedsite.server.enrolment import enrolled
+from fedsite.server import roll, stops
 from fedsite.server.federation import Federation
-from fedsite.server.rounds import counted, plan_of, series_of
-from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, ScreenRow, UploadRow
+from fedsite.server.rows import counted, plan_of, series_of
+from fedsite.server.storage import ModelRow, RoundRow, ScreenRow, SeriesRow
 from fedsite.wire.plans import Plan
 
 
@@ -23,45 +23,17 @@ def rounds(federation: Federation) -> list[dict[str, Any]]:
 
 
 def round_report(federation: Federation, number: int) -> dict[str, Any]:
-    """One round, and what every site did in it.
+    """One round, what every site did in it (`roll.call`), and what its screen found.
 
-    `took_part`: has its receipt, and its update counts. `left_out`: has its receipt, and the screen or a person has
-    left its update out. `rejected`: its update was not admitted. `refused`: the site declined. `late`: was given the
-    round, and has no update in time (while the round is open: not yet). `absent`: is enrolled and never asked. `asked`
-    says when each site was given the round.
     Raises UsageError when there is no such round.
     """
     with federation.database.reading() as session:
         row = session.get(RoundRow, number)
         if row is None:
             raise UsageError(f"There is no round {number}.", "See fedsite server round list.")
-        report = _summary(federation, session, row)
-        uploads = session.scalars(select(UploadRow).where(UploadRow.round == number).order_by(UploadRow.site)).all()
-        attendance = session.scalars(
-            select(AttendanceRow).where(AttendanceRow.round == number).order_by(AttendanceRow.site)
-        ).all()
-        sites = enrolled(session, row.closed or federation.clock())
+        report = _summary(federation, session, row) | {"federation": federation.name}
         screened = session.get(ScreenRow, number)
-    rejected = {one.site: one.reason for one in uploads if one.state == "refused"}
-    done = {one.site for one in uploads if one.state == "accepted"} | rejected.keys()
-    declined = {one.site: one.refusal for one in attendance if one.refused and one.site not in done}
-    late = {one.site for one in attendance if one.offered} - done - declined.keys()
-    late |= {one.site for one in uploads if one.state in ("late", "receiving")} - declined.keys()
-    out = screened.left_out.splitlines() if screened else []
-    report |= {
-        "federation": federation.name,
-        "asked": {one.site: one.offered.isoformat() for one in attendance if one.offered},
-        "took_part": [_contribution(one) for one in uploads if one.state == "accepted" and one.site not in out],
-        "left_out": [_contribution(one) | {"reason": screened.decision} for one in uploads if one.site in out]
-        if screened
-        else [],
-        "rejected": [{"site": site, "reason": reason} for site, reason in rejected.items()],
-        "refused": [{"site": site, "reason": reason} for site, reason in declined.items()],
-        "late": sorted(late),
-        "absent": sorted(sites - done - declined.keys() - late),
-        "screen": screened and _screen(screened),
-    }
-    return report
+        return report | roll.call(session, row, federation.clock()) | {"screen": screened and _screen(screened)}
 
 
 def models(federation: Federation) -> list[dict[str, Any]]:
@@ -156,6 +128,8 @@ def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[st
         "status": row.status,
         "reason": row.reason,
         "updates": len(counted(session, row.number)),
+        "series": _series(series),
+        "step": _step(session, row, plan),
         "quorum": plan.rounds.quorum,
         "enough": plan.rounds.enough,
         "opened": row.opened.isoformat(),
@@ -166,20 +140,24 @@ def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[st
     }
 
 
+def _series(row: SeriesRow) -> dict[str, Any]:
+    """Whether the series goes on by itself; if not, since when and why."""
+    return {
+        "state": row.state,
+        "reason": row.reason,
+        "since": row.changed.isoformat(),
+        "withheld": row.withheld,
+    }
+
+
+def _step(session: Session, row: RoundRow, plan: Plan) -> dict[str, Any] | None:
+    """How far the model moved, where the plan's rule for stopping looks at it, and whether that tells anything."""
+    if row.step_norm is None:
+        return None
+    return {"norm": row.step_norm, "values": row.step_values, "judged": stops.judged(session, row, plan)}
+
+
 def _screen(row: ScreenRow) -> dict[str, Any]:
     """What the round's screen found, and what became of it."""
     held = row.held_until and row.held_until.isoformat()
     return {**json.loads(row.verdict), "held_until": held, "decision": row.decision}
-
-
-def _contribution(row: UploadRow) -> dict[str, Any]:
-    assert row.received is not None  # written with the receipt
-    return {
-        "site": row.site,
-        "update_sha256": row.sha256,
-        "bytes": row.size,
-        "weight": row.weight,
-        "announced": row.created.isoformat(),
-        "ledger_sequence": row.ledger_sequence,
-        "received": row.received.isoformat(),
-    }

@@ -1,82 +1,79 @@
-"""Rounds: open -> closing -> (held ->) aggregated | failed.
+"""Rounds: open -> closing -> (held ->) aggregated | failed; aborted by a person from anywhere before its end.
 
-A round closes at once when the plan's `enough` updates are in, else at its deadline if `quorum` are; it fails at a
-deadline without quorum, and its series ends with it: sites have paid privacy for nothing, so a person should look
-before they pay again. A closing round goes through the plan's screen, if it has one, which may leave updates out or
-hold the round for a person, but never for longer than the plan says. `advance` brings every round to where it must be;
-whoever calls it, and however often it is killed, the outcome is the same.
+A round closes at once when the plan's `enough` updates are in, else at its deadline if `quorum` are (an update whose
+upload has begun may have the plan's `grace_seconds` to end); it fails at a deadline without quorum. A closing round
+goes through the plan's screen, if it has one, which may leave updates out or hold the round for a person, but never for
+longer than the plan says. `advance` brings every round to where it must be; whoever calls it, and however often it is
+killed, the outcome is the same. What follows a round is the series' business (`series.go_on`).
+
+All boundaries between durable states, each one transaction; a kill between two of them, or before one commits, is
+mended by the next `advance` (or by the site, that comes again):
+
+    1. `series.open_series`: series and its first round `open` (the model's file before it)
+    2. `uploads`: an update announced; its bytes, every 8 MiB; accepted with its receipt (its file before it)
+    3. `_close`: `closing`, or `failed` and what follows; unfinished updates late
+    4. `_screen`: the verdict, and with it `held`, or what is left out (and `failed` and what follows)
+    5. `_decide`, by a person or by time: `held` -> `closing`, or `failed` and what follows
+    6. `_aggregate`: `aggregated`, the model's row, and what follows: the next round `open`, a pause, or the series' end
+       (the model's file before it)
+    7. `tidy`: rows of moments that nothing starts from; files of updates that nothing needs (each file for itself)
+    8. `abort`: `aborted` and the pause; `series.pause`, `series.resume` (with the next round `open`)
 """
 
 import fcntl
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fedsite.errors import ConfigurationError, DataNotFit, SourceMissing, UsageError
+from fedsite.errors import TryAgainLater, UsageError
 from fedsite.files import PRIVATE_FILE
-from fedsite.server import making, screen
+from fedsite.server import making, screen, series
 from fedsite.server.aggregation import Update
 from fedsite.server.federation import Federation
-from fedsite.server.making import Made
-from fedsite.server.storage import ModelRow, RoundRow, ScreenRow, SeriesRow, UploadRow
-from fedsite.wire.messages import Envelope, MalformedMessage, Ticket, parse
-from fedsite.wire.norms import largest_honest_norm
-from fedsite.wire.payload import check_finite, layout_of
-from fedsite.wire.plans import Plan, PlanDraft, complete
-from fedsite.wire.signing import PLAN, TICKET, digest, open_envelope, public_key, sign
+from fedsite.server.rows import (
+    UNFINISHED,
+    accepted,
+    counted,
+    kept_updates,
+    plan_of,
+    round_of,
+    series_of,
+    takes_until,
+    update_path,
+)
+from fedsite.server.storage import RoundRow, ScreenRow, UploadRow
+from fedsite.wire.payload import layout_of
+from fedsite.wire.plans import Plan
 
 LONGEST_TURN = 600.0
-UNFINISHED = ("open", "closing", "held")
 
 log = logging.getLogger("fedsite.server")
 
 
-def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: int) -> RoundRow:
-    """Signs the plan, stores the model and opens the first of a series of rounds.
+def close_now(federation: Federation, number: int, without: Sequence[str] = ()) -> RoundRow:
+    """Closes an open round before its deadline, by the deadline's rule, and sees it through; the updates of some sites
+    may be left out.
 
-    One series runs at a time: sites follow one chain of tickets, forwards only. Raises UsageError while a round is
-    open, or for a plan of SCAFFOLD that has run before; ConfigurationError when the plan is another federation's, has
-    expired or admits no honest update, SourceMissing and DataNotFit when the model is not there or is no float32 model
-    file.
+    Raises UsageError when the round is not open, has no update of such a site, or its plan leaves none out.
     """
-    now = federation.clock()
-    if draft.federation != federation.name:
-        raise ConfigurationError(f"The plan is for the federation {draft.federation!r}, this is {federation.name!r}.")
-    if draft.expires <= now:
-        raise ConfigurationError(f"The plan expired on {draft.expires}.", "Set `expires` to a later date.")
-    _check_norm(draft, _check_model(model))
-    plan = complete(draft, public_key(federation.round_key), public_key(federation.receipt_key))
-    envelope = sign(plan.to_bytes(), PLAN, [federation.plan_key])
-    sha256, size = federation.models.add(_blocks(model), f"model.{os.getpid()}")
-    with federation.database.writing() as session:
-        _refuse_while_open(session)
-        _refuse_a_second_time(session, plan, digest(envelope))
-        made = Made(sha256, size)
-        _remember(session, made, now)
-        series = SeriesRow(plan_sha256=digest(envelope), plan=envelope.to_bytes().decode(), rounds=rounds)
-        session.add(series)
-        session.flush()
-        return _open_round(federation, session, series, 1, made)
-
-
-def close_now(federation: Federation, number: int) -> RoundRow:
-    """Closes an open round before its deadline, by the deadline's rule, and sees it through."""
     with federation.database.writing() as session:
         row = session.get(RoundRow, number)
         if row is not None and row.status == "held":
-            raise UsageError(f"Round {number} is closed, and held by its screen.", _how_it_ends(row))
+            raise UsageError(f"Round {number} is closed, and held by its screen.", series.how_it_ends(row))
         if row is None or row.status not in ("open", "closing"):
             raise UsageError(f"Round {number} is not open.", "See fedsite server round list.")
+        if row.status == "closing" and without:
+            raise UsageError(f"Round {number} is closed already; nothing can be left out any more.")
         if row.status == "open":
+            _leave_out(federation, session, row, without, "left out by the coordinator")
             _close(federation, session, row, "closed by the coordinator")
     return _seen_through(federation, number)
 
@@ -89,11 +86,28 @@ def release(federation: Federation, number: int, without: Sequence[str]) -> Roun
         row = session.get(RoundRow, number)
         if row is None or row.status != "held":
             raise UsageError(f"Round {number} is not held.", "See fedsite server round list.")
-        strangers = set(without) - {one.site for one in accepted(session, number)}
-        if strangers:
-            raise UsageError(f"Round {number} has no update of {', '.join(sorted(strangers))}.")
-        _decide(federation, session, row, sorted(set(without)), "released by the coordinator")
+        _decide(federation, session, row, without, "released by the coordinator")
     return _seen_through(federation, number)
+
+
+def abort(federation: Federation, number: int, reason: str) -> RoundRow:
+    """Ends a round without a model, and pauses its series. Its updates are kept as those of a failed round are.
+
+    Not while a model is being made, which is waited for. Raises UsageError when the round has ended, TryAgainLater
+    when the wait was too long.
+    """
+    with _alone(federation.folder / "advance.lock", patient=True) as alone:
+        if not alone:
+            raise TryAgainLater(f"Another process has been at work on the rounds for {LONGEST_TURN:g} s.")
+        with federation.database.writing() as session:
+            row = session.get(RoundRow, number)
+            if row is None or row.status not in UNFINISHED:
+                raise UsageError(f"Round {number} is not under way.", "See fedsite server round list.")
+            row.reason = "; ".join(filter(None, [row.reason, f"aborted by the coordinator: {reason}"]))
+            _end_uploads(federation, session, row)
+            _without_model(federation, session, row, "aborted")
+        tidy(federation)
+    return row
 
 
 def advance(federation: Federation, *, patient: bool = False) -> None:
@@ -108,22 +122,19 @@ def advance(federation: Federation, *, patient: bool = False) -> None:
             return
         for number in _pending(federation):
             with federation.database.writing() as session:
-                _end_what_is_due(federation, session, _round(session, number))
+                _end_what_is_due(federation, session, round_of(session, number))
             _screen(federation, number)
             _aggregate(federation, number)
         tidy(federation)
 
 
 def tidy(federation: Federation) -> None:
-    """Removes what no round needs any more: what sites have sent (for a failed round it is kept), and old moments."""
+    """Removes what no round needs any more: what sites have sent (`rows.kept_updates`), and old moments."""
     folders = [federation.folder / "incoming", federation.folder / "updates"]
     files = [path for folder in folders for path in folder.iterdir()]  # before the rows: a file comes after its row
-    needed = or_(
-        and_(UploadRow.state == "receiving", RoundRow.status == "open"),
-        and_(UploadRow.state == "accepted", RoundRow.status != "aggregated"),
-    )
+    arriving = select(UploadRow).join(RoundRow).where(UploadRow.state == "receiving", RoundRow.status == "open")
     with federation.database.reading() as session:
-        kept = set(session.scalars(select(UploadRow.id).join(RoundRow).where(needed)))
+        kept = {one.id for needed in (arriving, kept_updates()) for one in session.scalars(needed)}
     for path in files:
         if path.name not in kept:
             path.unlink(missing_ok=True)
@@ -131,81 +142,10 @@ def tidy(federation: Federation) -> None:
         making.tidy(federation, session)
 
 
-def plan_of(federation: Federation, series: SeriesRow) -> Plan:
-    """The plan of a series."""
-    return open_envelope(envelope_of(series.plan), Plan, PLAN, [public_key(federation.plan_key)])
-
-
-def envelope_of(text: str) -> Envelope:
-    """An envelope as it is stored."""
-    return parse(Envelope, text.encode())
-
-
-def update_path(federation: Federation, upload_id: str) -> Path:
-    """Where an accepted update lies until its round is aggregated."""
-    return federation.folder / "updates" / upload_id
-
-
-def accepted(session: Session, number: int) -> Sequence[UploadRow]:
-    """The updates of a round that have their receipt, by site: the order in which they are summed."""
-    found = select(UploadRow).where(UploadRow.round == number, UploadRow.state == "accepted")
-    return session.scalars(found.order_by(UploadRow.site)).all()
-
-
-def counted(session: Session, number: int) -> Sequence[UploadRow]:
-    """Those of them that a round's model is made of: all but what its screen, or a person, has left out."""
-    found = session.get(ScreenRow, number)
-    left_out = found.left_out.splitlines() if found else []
-    return [one for one in accepted(session, number) if one.site not in left_out]
-
-
-def series_of(session: Session, row: RoundRow) -> SeriesRow:
-    """The series that a round belongs to."""
-    return session.scalars(select(SeriesRow).where(SeriesRow.id == row.series_id)).one()
-
-
-def running(session: Session) -> RoundRow | None:
-    """The round that has not ended: one at a time, None between two series."""
-    return session.scalars(select(RoundRow).where(RoundRow.status.in_(UNFINISHED))).first()
-
-
-def _refuse_while_open(session: Session) -> None:
-    if row := running(session):
-        raise UsageError(f"Round {row.number} has not ended.", f"Wait for it, or end it first: {_how_it_ends(row)}")
-
-
-def _how_it_ends(row: RoundRow) -> str:
-    if row.status == "held":
-        return f"fedsite server round release {row.number}, with --without SITE for each update to leave out"
-    return f"fedsite server round close {row.number}"
-
-
-def _refuse_a_second_time(session: Session, plan: Plan, plan_sha256: str) -> None:
-    """To the sites a plan that another one has replaced is a replay. And a site's control belongs to a plan: the zero
-    that a second series begins with would not be the sites' mean.
-    """
-    run = session.scalars(select(SeriesRow.plan_sha256).order_by(SeriesRow.id)).all()
-    again = plan_sha256 in run
-    if again and run[-1] != plan_sha256:
-        raise UsageError(
-            "This plan has run before, and another one since: the sites would take it for a replay.",
-            "Give the plan another name (plan: ...).",
-        )
-    if again and plan.algorithm == "scaffold":
-        raise UsageError(
-            "This plan has run before, and the sites still hold their controls of it.",
-            "Give the plan another name (plan: ...): then all controls begin at zero.",
-        )
-
-
-def _round(session: Session, number: int) -> RoundRow:
-    return session.scalars(select(RoundRow).where(RoundRow.number == number)).one()
-
-
 def _seen_through(federation: Federation, number: int) -> RoundRow:
     advance(federation, patient=True)
     with federation.database.reading() as session:
-        return _round(session, number)
+        return round_of(session, number)
 
 
 def _pending(federation: Federation) -> list[int]:
@@ -221,10 +161,11 @@ def _why_due(federation: Federation, session: Session, row: RoundRow) -> str:
         held = session.get(ScreenRow, row.number)
         over = held is None or held.held_until is None or held.held_until <= federation.clock()
         return "nobody has decided in time" if over else ""
-    enough = plan_of(federation, series_of(session, row)).rounds.enough
-    if enough is not None and len(accepted(session, row.number)) >= enough:
+    plan, now = plan_of(federation, series_of(session, row)), federation.clock()
+    if plan.rounds.enough is not None and len(accepted(session, row.number)) >= plan.rounds.enough:
         return "enough updates"
-    return "deadline" if row.expires <= federation.clock() else ""
+    waits = now < takes_until(plan, row) and _receiving(session, row)
+    return "deadline" if row.expires <= now and not waits else ""
 
 
 def _end_what_is_due(federation: Federation, session: Session, row: RoundRow) -> None:
@@ -238,28 +179,68 @@ def _end_what_is_due(federation: Federation, session: Session, row: RoundRow) ->
 
 def _close(federation: Federation, session: Session, row: RoundRow, why: str) -> None:
     """From here on nothing is accepted for the round."""
-    quorum = plan_of(federation, series_of(session, row)).rounds.quorum
-    count = len(accepted(session, row.number))
-    row.status = "closing" if count >= quorum else "failed"
-    row.reason = f"{why}: {count} updates, quorum {quorum}"
-    row.closed = federation.clock()
-    unfinished = update(UploadRow).where(UploadRow.round == row.number, UploadRow.state == "receiving")
-    session.execute(unfinished.values(state="late"))
-    log.info("round %d is %s (%s)", row.number, row.status, row.reason)
+    plan, count = plan_of(federation, series_of(session, row)), len(counted(session, row.number))
+    row.reason = f"{why}: {count} updates, quorum {plan.rounds.quorum}"
+    _end_uploads(federation, session, row)
+    _go_on_with(federation, session, row, plan, count)
+
+
+def _receiving(session: Session, row: RoundRow) -> Sequence[UploadRow]:
+    """The updates of a round that have begun to arrive."""
+    found = select(UploadRow).where(UploadRow.round == row.number, UploadRow.state == "receiving")
+    return session.scalars(found).all()
+
+
+def _end_uploads(federation: Federation, session: Session, row: RoundRow) -> None:
+    """What is not whole when a round closes is late. (A round that was held is closed already.)"""
+    row.closed = row.closed or federation.clock()
+    for one in _receiving(session, row):
+        one.state, one.reason = "late", f"{one.offset} of {one.size} bytes were here when the round closed"
+
+
+def _go_on_with(federation: Federation, session: Session, row: RoundRow, plan: Plan, count: int) -> None:
+    """A closed round with so many updates that count is aggregated next, or it fails."""
+    if count < plan.rounds.quorum:
+        _without_model(federation, session, row, "failed")
+        return
+    row.status = "closing"
+    log.info("round %d is closing (%s)", row.number, row.reason)
+
+
+def _without_model(federation: Federation, session: Session, row: RoundRow, status: str) -> None:
+    """A round's end without a model, and what follows it."""
+    row.status = status
+    log.warning("round %d is %s (%s)", row.number, row.status, row.reason)
+    series.go_on(federation, session, row)
+
+
+def _leave_out(federation: Federation, session: Session, row: RoundRow, sites: Sequence[str], why: str) -> list[str]:
+    """Leaves the updates of some sites out of the round's model; gives these sites, each once and in order."""
+    updates = {one.site: one for one in accepted(session, row.number)}
+    if strangers := set(sites) - updates.keys():
+        raise UsageError(f"Round {row.number} has no update of {', '.join(sorted(strangers))}.")
+    if sites and plan_of(federation, series_of(session, row)).algorithm == "scaffold":
+        raise UsageError(
+            "Under scaffold no update can be left out: its site has put it into its control.",
+            f"Take it, or end the round without a model: fedsite server round abort {row.number}.",
+        )
+    for site in set(sites):
+        updates[site].left_out = why
+    return sorted(set(sites))
 
 
 def _screen(federation: Federation, number: int) -> None:
     """Looks at the updates of a closing round, once: what is found is durable before anything is made of them."""
     with federation.database.reading() as session:
-        row = _round(session, number)
+        row = round_of(session, number)
         plan, done = plan_of(federation, series_of(session, row)), session.get(ScreenRow, number)
-        updates = {one.site: update_path(federation, one.id) for one in accepted(session, number)}
+        updates = {one.site: update_path(federation, one.id) for one in counted(session, number)}
     if row.status != "closing" or plan.screen is None or done is not None:
         return
     layout = layout_of(federation.models.path(row.model_sha256)).encoded(plan.payload)
     verdict = screen.examine(updates, layout, plan, plan.screen)
     with federation.database.writing() as session:
-        row, found = _round(session, number), ScreenRow(round=number, verdict=json.dumps(verdict))
+        row, found = round_of(session, number), ScreenRow(round=number, verdict=json.dumps(verdict))
         session.add(found)
         flagged = screen.conspicuous(verdict)
         if flagged and plan.screen.rule == "hold":
@@ -271,13 +252,11 @@ def _screen(federation: Federation, number: int) -> None:
 
 def _decide(federation: Federation, session: Session, row: RoundRow, without: Sequence[str], why: str) -> None:
     """What becomes of the conspicuous updates; the round goes on if a quorum is left, and fails otherwise."""
-    found = _screened(session, row)
-    found.left_out, found.decision = "\n".join(without), why
-    quorum = plan_of(federation, series_of(session, row)).rounds.quorum
-    count = len(accepted(session, row.number)) - len(without)
-    row.status = "closing" if count >= quorum else "failed"
-    row.reason += f"; {why}: without {', '.join(without) or 'nobody'}, {count} updates"
-    log.info("round %d is %s (%s)", row.number, row.status, row.reason)
+    left_out = _leave_out(federation, session, row, without, why)
+    _screened(session, row).decision = why
+    count = len(counted(session, row.number))
+    row.reason += f"; {why}: without {', '.join(left_out) or 'nobody'}, {count} updates"
+    _go_on_with(federation, session, row, plan_of(federation, series_of(session, row)), count)
 
 
 def _screened(session: Session, row: RoundRow) -> ScreenRow:
@@ -286,92 +265,22 @@ def _screened(session: Session, row: RoundRow) -> ScreenRow:
 
 
 def _aggregate(federation: Federation, number: int) -> None:
-    """Makes a closing round's model, then in one transaction names it and opens the next round of the series."""
+    """Makes a closing round's model, then in one transaction names it and what follows the round."""
     with federation.database.reading() as session:
-        row = _round(session, number)
-        series, uploads = series_of(session, row), counted(session, number)
+        row = round_of(session, number)
+        plan, uploads = plan_of(federation, series_of(session, row)), counted(session, number)
     if row.status != "closing":
         return
-    plan = plan_of(federation, series)
     updates = [Update(update_path(federation, one.id), one.weight) for one in uploads]
     made = making.make(federation, row, plan, updates)
     with federation.database.writing() as session:
-        _remember(session, made, federation.clock(), number)
-        row = _round(session, number)
-        row.status, row.result_sha256 = "aggregated", made.model_sha256
-        if row.place_in_series < series.rounds and plan.expires > federation.clock():
-            _open_round(federation, session, series, row.place_in_series + 1, made)
-    log.info("round %d is aggregated from %d updates", number, len(updates))
-
-
-def _open_round(federation: Federation, session: Session, series: SeriesRow, place: int, made: Made) -> RoundRow:
-    plan, now = plan_of(federation, series), federation.clock()
-    last = session.scalars(select(RoundRow).order_by(RoundRow.number.desc()).limit(1)).first()
-    ticket = Ticket(
-        federation=federation.name,
-        plan_sha256=series.plan_sha256,
-        round=last.number + 1 if last else 1,
-        previous_ticket=last.ticket_sha256 if last else None,
-        model_sha256=made.model_sha256,
-        model_bytes=made.model_bytes,
-        control_sha256=made.control_sha256,
-        opened=now,
-        expires=min(now + timedelta(seconds=plan.rounds.deadline_seconds), plan.expires),
-    )
-    envelope = sign(ticket.to_bytes(), TICKET, [federation.round_key])
-    row = RoundRow(
-        number=ticket.round,
-        series_id=series.id,
-        place_in_series=place,
-        ticket=envelope.to_bytes().decode(),
-        ticket_sha256=digest(envelope),
-        model_sha256=ticket.model_sha256,
-        opened=ticket.opened,
-        expires=ticket.expires,
-    )
-    session.add(row)
-    log.info("round %d is open until %s", row.number, row.expires)
-    return row
-
-
-def _remember(session: Session, made: Made, now: datetime, number: int | None = None) -> None:
-    """The same bytes may come twice (an update of zeros); the first origin stays."""
-    if session.get(ModelRow, made.model_sha256) is None:
-        session.add(ModelRow(sha256=made.model_sha256, size=made.model_bytes, created=now, round=number))
-    if number is not None:
-        making.remember(session, made, number)
-    session.flush()
-
-
-def _check_norm(draft: PlanDraft, values: int) -> None:
-    """Sites would refuse to pay for updates that are not admitted."""
-    least = largest_honest_norm(draft, values)
-    if draft.max_update_norm < least:
-        raise ConfigurationError(
-            f"max_update_norm: {draft.max_update_norm:g} is below the norm that an honest update of this plan may have,"
-            " and no site would take part.",
-            f"Set it to {math.ceil(least * 1000) / 1000:.3f} or more.",
-        )
-
-
-def _check_model(model: Path) -> int:
-    """How many values it has."""
-    try:
-        layout = layout_of(model)
-        check_finite(model, layout)
-    except OSError as error:
-        raise SourceMissing(f"The model {model} cannot be read: {error.strerror}.") from error
-    except MalformedMessage as error:
-        raise DataNotFit(f"{model} is no model file: {error}.", "Make one with fedsite model init.") from error
-    if layout.encoding != "float32":
-        raise DataNotFit(f"{model} holds {layout.encoding} values.", "A global model is float32.")
-    return layout.values
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
+        making.remember(session, made, federation.clock(), number)
+        row = round_of(session, number)
+        row.status, row.result_sha256, row.control_sha256 = "aggregated", made.model_sha256, made.control_sha256
+        if made.step:
+            row.step_norm, row.step_values = made.step.norm, made.step.values
+        log.info("round %d is aggregated from %d updates", number, len(updates))
+        series.go_on(federation, session, row)
 
 
 @contextmanager

@@ -138,31 +138,41 @@ class MomentsRow(Table):
 class ScreenRow(Table):
     """What a round's screen has found, as JSON (`screen.Verdict`), before anything was made of its updates.
 
-    `left_out` are the sites whose updates are in no model, one a line. `held_until` is set where a person was to
-    decide; `decision` says what became of the conspicuous ones, empty until that is known.
+    `held_until` is set where a person was to decide; `decision` says what became of the conspicuous ones, empty until
+    that is known.
     """
 
     __tablename__ = "screens"
     round: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     verdict: Mapped[str]
     decision: Mapped[str] = mapped_column(default="")
-    left_out: Mapped[str] = mapped_column(default="")
     held_until: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class SeriesRow(Table):
-    """A plan and how many rounds it runs for."""
+    """A plan and how many rounds it runs for.
+
+    `state` is `running`, `paused` or `ended` since `changed`; `reason` says why it does not run. `withheld`: its
+    unfinished round is given to no site that has not had it.
+    """
 
     __tablename__ = "series"
     id: Mapped[int] = mapped_column(primary_key=True, init=False)
     plan_sha256: Mapped[str]
     plan: Mapped[str]
     rounds: Mapped[int]
+    changed: Mapped[datetime]
+    state: Mapped[str] = mapped_column(default="running")
+    reason: Mapped[str] = mapped_column(default="")
+    withheld: Mapped[bool] = mapped_column(default=False)
 
 
 class RoundRow(Table):
-    """One round. `status` is one of messages.RoundStatus, or `held` between closing and what follows (its screen waits
-    for a person); `reason` says why it closed, `result` is its model.
+    """One round. `status` is one of messages.RoundStatus, `held` between closing and what follows (its screen waits
+    for a person), or `aborted`, which sites are told as failed. `reason` says why it closed.
+
+    It has made the model `result_sha256`, and SCAFFOLD's control `control_sha256`. Where its plan stops at small steps,
+    `step_norm` is how far that model lies from the one before, and `step_values` how many values differ.
     """
 
     __tablename__ = "rounds"
@@ -178,6 +188,9 @@ class RoundRow(Table):
     closed: Mapped[datetime | None] = mapped_column(default=None)
     reason: Mapped[str] = mapped_column(default="")
     result_sha256: Mapped[str | None] = mapped_column(default=None)
+    control_sha256: Mapped[str | None] = mapped_column(default=None)
+    step_norm: Mapped[float | None] = mapped_column(default=None)
+    step_values: Mapped[int | None] = mapped_column(default=None)
 
 
 class AttendanceRow(Table):
@@ -194,8 +207,9 @@ class AttendanceRow(Table):
 class UploadRow(Table):
     """A site's one update for a round. `offset` counts fsynced bytes only.
 
-    `state` is `receiving`, then `accepted` (there is a receipt), `refused` (`reason` says why) or `late`. `failures`
-    counts how often all bytes came and were not those of the digest.
+    `state` is `receiving`, then `accepted` (there is a receipt), `refused` or `late` (`reason` says why). An accepted
+    one that is in no model has been `left_out`, for the reason that stands there. `failures` counts how often all bytes
+    came and were not those of the digest.
     """
 
     __tablename__ = "uploads"
@@ -212,5 +226,6 @@ class UploadRow(Table):
     failures: Mapped[int] = mapped_column(default=0)
     state: Mapped[str] = mapped_column(default="receiving")
     reason: Mapped[str] = mapped_column(default="")
+    left_out: Mapped[str] = mapped_column(default="")
     received: Mapped[datetime | None] = mapped_column(default=None)
     receipt: Mapped[str | None] = mapped_column(default=None)

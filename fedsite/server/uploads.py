@@ -23,7 +23,7 @@ from fedsite.server.enrolment import refuse_revoked
 from fedsite.server.federation import Federation
 from fedsite.server.headers import LENGTH, SEQUENCE, malformed, read_digest, read_weight
 from fedsite.server.problems import Refused, no_such_round, round_closed
-from fedsite.server.rounds import plan_of, series_of, update_path
+from fedsite.server.rows import plan_of, series_of, takes_until, update_path
 from fedsite.server.storage import RoundRow, UploadRow
 from fedsite.wire.messages import Receipt
 from fedsite.wire.payload import Layout, layout_of
@@ -72,8 +72,6 @@ def announce(federation: Federation, site: str, number: int, said: Announcement)
         own = select(UploadRow).where(UploadRow.round == number, UploadRow.site == site)
         upload = session.scalars(own).first()
         if upload is None:
-            if not _stands(federation, row):
-                raise round_closed(number)
             upload = _begin(federation, session, row, site, said)
         elif (upload.sha256, upload.size, upload.ledger_sequence) != (said.sha256, said.size, said.ledger_sequence):
             raise Refused(
@@ -187,8 +185,8 @@ def _acknowledge(federation: Federation, upload_id: str, plan: Plan) -> UploadRo
     with federation.database.writing() as session:
         upload = session.scalars(select(UploadRow).where(UploadRow.id == upload_id)).one()
         row = session.scalars(select(RoundRow).where(RoundRow.number == upload.round)).one()
-        if not _stands(federation, row):
-            upload.state = "late"
+        if row.status != "open" or takes_until(plan, row) <= federation.clock():
+            upload.state, upload.reason = "late", "its last byte came after the round had closed"
             return upload
         refuse_revoked(session, upload.site)
         upload.state, upload.offset, upload.received = "accepted", upload.size, federation.clock()
@@ -209,7 +207,7 @@ def _acknowledge(federation: Federation, upload_id: str, plan: Plan) -> UploadRo
 
 
 def _begin(federation: Federation, session: Session, row: RoundRow, site: str, said: Announcement) -> UploadRow:
-    """A new upload; the size is judged at once, before a byte is taken."""
+    """A new upload. Whether it is late, and its size, are judged at once, before a byte is taken."""
     plan = plan_of(federation, series_of(session, row))
     if (plan.weights == "declared") != (said.weight is not None):
         raise malformed(f"The plan's weights are {plan.weights}; Fedsite-Weight must say so.")
@@ -224,7 +222,9 @@ def _begin(federation: Federation, session: Session, row: RoundRow, site: str, s
         created=federation.clock(),
     )
     expected = _layout(federation, row, plan).file_bytes
-    if said.size != expected:
+    if row.status != "open" or row.expires <= federation.clock():
+        upload.state, upload.reason = "late", "it was announced after the round had closed"
+    elif said.size != expected:
         upload.state, upload.reason = "refused", f"its size is {said.size} bytes, not {expected}"
     session.add(upload)
     return upload
@@ -263,10 +263,6 @@ def _usable(upload: UploadRow) -> UploadRow:
     if upload.state == "late":
         raise round_closed(upload.round)
     return upload
-
-
-def _stands(federation: Federation, row: RoundRow) -> bool:
-    return row.status == "open" and row.expires > federation.clock()
 
 
 def _layout(federation: Federation, row: RoundRow, plan: Plan) -> Layout:

@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model
 from fedsite.errors import ConfigurationError, SourceMissing
 from fedsite.wire import server_rules
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, Sha256, parse
-from fedsite.wire.server_rules import Aggregation, Screen, ServerAdam
+from fedsite.wire.server_rules import Aggregation, Screen, ServerAdam, Stop
 
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 Encoding = Literal["float32", "float16", "int8"]
@@ -149,11 +149,17 @@ PrivacyAsked = Annotated[GaussianUpdate | DpSgd, Field(discriminator="mechanism"
 
 
 class RoundRules(Closed):
-    """When a round ends: at its deadline if `quorum` updates are in, at once when `enough` are."""
+    """When a round ends: at its deadline if `quorum` updates are in, at once when `enough` are.
+
+    An update whose upload had begun by the deadline may still end within `grace_seconds`, but not once the plan has
+    expired; without that it is late. Late ones are refused: they are differences to a model that the next round does
+    not start from.
+    """
 
     quorum: Annotated[int, Field(ge=1, le=10_000)]
     enough: Annotated[int, Field(ge=1, le=10_000)] | None = None
     deadline_seconds: Annotated[int, Field(ge=1, le=366 * 86_400)]
+    grace_seconds: Annotated[int, Field(ge=0, le=7 * 86_400, exclude_if=lambda seconds: seconds == 0)] = 0
 
     @model_validator(mode="after")
     def _enough_is_a_quorum(self) -> "RoundRules":
@@ -185,6 +191,7 @@ class PlanDraft(Closed):
     maximum_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     payload: Encoding = "float32"
     rounds: RoundRules
+    stop: Annotated[Stop, Field(exclude_if=lambda rules: rules == Stop())] = Stop()
     expires: AwareDatetime
 
     model_config = ConfigDict(serialize_by_alias=True)

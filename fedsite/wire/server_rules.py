@@ -79,6 +79,24 @@ class Screen(Closed):
     hold_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = 259_200
 
 
+class SmallSteps(Closed):
+    """The model has moved by a norm below `norm_below` in each of the last `rounds` rounds that made one."""
+
+    norm_below: Annotated[float, Field(gt=0, le=1e12)]
+    rounds: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Stop(Closed):
+    """When a series stops before all of its rounds are over.
+
+    So many `failed_rounds` in a row pause it, until a person lets it go on: each may have cost the sites privacy for
+    nothing. `small_steps` end it. Nothing measured on patients leaves a site, so nothing of the kind can end it.
+    """
+
+    failed_rounds: Annotated[int, Field(ge=1, le=1000, exclude_if=lambda count: count == 1)] = 1
+    small_steps: Annotated[SmallSteps | None, Field(exclude_if=lambda rule: rule is None)] = None
+
+
 def conflict(plan: "PlanDraft") -> str | None:
     """Why the plan's rules for the server do not go together, by key, and what to do; None when they do."""
     return _between_steps(plan) or _with_the_sites(plan) or _with_scaffold(plan)
@@ -87,6 +105,8 @@ def conflict(plan: "PlanDraft") -> str | None:
 def _between_steps(plan: "PlanDraft") -> str | None:
     if plan.server_momentum and plan.server_adam:
         return "server_momentum: not with server_adam, which has a momentum of its own (beta1): leave one of them out"
+    if plan.server_adam and plan.stop.small_steps:
+        return "stop.small_steps: not with server_adam, whose steps are of one size, whatever the updates are"
     rule = plan.aggregation
     if isinstance(rule, NormBounded) and rule.bound >= plan.max_update_norm:
         return "aggregation: a bound at or above max_update_norm bounds nothing: give it a lower one, or use mean"

@@ -13,7 +13,7 @@ from support.federation import Server, draft, make, model_file, tensors, update_
 from fedsite.errors import UsageError
 from fedsite.files import sha256_of
 from fedsite.jobs.pages import round_page
-from fedsite.server import enrolment, participation, reports, rounds, uploads
+from fedsite.server import enrolment, participation, reports, rounds, series, uploads
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused
 from fedsite.wire.enrolment import new_key, signing_request
@@ -74,7 +74,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     model = model_file(play.folder / "model.safetensors")
     for site in (*HONEST, SLOW, SHY, ABSENT, MALLORY, HEAVY):
         play.enrol(site)
-    number = rounds.open_series(play.federation, draft(play.folder, **RULES), model, 2).number
+    number = series.open_series(play.federation, draft(play.folder, **RULES), model, 2).number
     for site in (*HONEST, SLOW, SHY, MALLORY, HEAVY):
         play.ask(site)
     participation.refuse(play.federation, SHY, number, Refusal(reason="budget"))
@@ -104,7 +104,7 @@ def test_everybody_is_on_it_with_what_became_of_them(play: Play) -> None:
     account = round_page.account_of(report, reports.model_report(play.federation, report["model_sha256"])["line"])
     outcomes = {one.site: one.outcome for one in account.sites}
     assert outcomes == dict.fromkeys(HONEST, "counts") | {
-        SLOW: "late", SHY: "declined", ABSENT: "absent", MALLORY: "left out", HEAVY: "not admitted",
+        SLOW: "dropped out", SHY: "declined", ABSENT: "absent", MALLORY: "left out", HEAVY: "not admitted",
     }  # fmt: skip
     (shy,) = [one for one in account.sites if one.site == SHY]
     assert (shy.reason, shy.bytes) == ("budget", None)

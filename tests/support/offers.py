@@ -14,7 +14,7 @@ from support.federation import Server
 from support.impostor import Impostor
 from support.site import Site
 
-from fedsite.server.rounds import envelope_of
+from fedsite.server.rows import envelope_of
 from fedsite.server.storage import RoundRow, SeriesRow
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles

@@ -18,8 +18,11 @@ OUTCOMES = {
     "took_part": "counts",
     "left_out": "left out",
     "rejected": "not admitted",
-    "refused": "declined",
     "late": "late",
+    "refused": "declined",
+    "revoked": "revoked",
+    "at_work": "at work",
+    "dropped": "dropped out",
     "absent": "absent",
 }
 """What became of a site, by the part of `reports.round_report` that names it, and the page's word for it."""
@@ -69,7 +72,7 @@ class Account:
     @property
     def dropped(self) -> int:
         """How many sites were asked, or sent something, and do not count."""
-        return sum(one.outcome not in ("counts", "absent") for one in self.sites)
+        return sum(one.outcome not in ("counts", "at work", "absent") for one in self.sites)
 
 
 def write(destination: Path, report: Report, line: Sequence[Mapping[str, Any]]) -> None:
@@ -96,11 +99,7 @@ def account_of(report: Report, line: Sequence[Mapping[str, Any]]) -> Account:
 
 
 def _attendances(report: Report) -> list[Attendance]:
-    entries = [
-        (outcome, {"site": one} if isinstance(one, str) else one)
-        for name, outcome in OUTCOMES.items()
-        for one in report[name]
-    ]
+    entries = [(outcome, one) for name, outcome in OUTCOMES.items() for one in report[name]]
     begin = _instant(report["opened"])
     known = [_instant(one["received"]) for _, one in entries if "received" in one]
     end = max([_instant(report["closed"] or report["opened"]), *known, begin + timedelta(seconds=1)])
@@ -114,7 +113,7 @@ def _attendance(outcome: str, entry: Report, asked: str, begin: datetime, end: d
     return Attendance(
         site=entry["site"],
         outcome=outcome,
-        reason=entry.get("reason", ""),
+        reason="; ".join(filter(None, [entry.get("reason", ""), "revoked since" if entry.get("revoked") else ""])),
         asked=asked,
         received=received,
         bytes=entry.get("bytes"),

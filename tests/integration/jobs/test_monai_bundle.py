@@ -26,7 +26,7 @@ from fedsite.errors import DataNotFit, UsageError
 from fedsite.files import sha256_of
 from fedsite.jobs.models import bundle, choice, initial
 from fedsite.jobs.models.evaluate import Segmenter
-from fedsite.server import rounds
+from fedsite.server import series
 from fedsite.server.federation import Federation
 from fedsite.tasks import registry
 from fedsite.wire import payload
@@ -94,7 +94,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Feder
     plan = read_draft(path)
     weights = folder / "model.safetensors"
     initial.init(plan, weights, seed=5)
-    rounds.open_series(made, plan, weights, 1)
+    series.open_series(made, plan, weights, 1)
     yield made, weights, plan
     made.database.close()
 

@@ -27,7 +27,7 @@ from support.processes import FEDSITE
 
 from fedsite.errors import CannotWrite, TryAgainLater, Unreachable, UsageError
 from fedsite.files import sha256_of
-from fedsite.server import backups, database, rounds, upgrades, uploads
+from fedsite.server import backups, database, rounds, series, upgrades, uploads
 from fedsite.server.database import Database, postgresql_url
 from fedsite.server.federation import Federation, open_federation
 from fedsite.server.reports import round_report
@@ -92,7 +92,7 @@ def deliver(federation: Federation, number: int, sent: dict[str, Path]) -> None:
 def undisturbed(folder: Path, model: Path, sent: dict[str, Path]) -> str:
     """The model that two rounds of the same updates make on SQLite."""
     federation = make(folder / "undisturbed")
-    rounds.open_series(federation, draft(folder, **TWO), model, 2)
+    series.open_series(federation, draft(folder, **TWO), model, 2)
     for number in (1, 2):
         deliver(federation, number, sent)
     result: str = round_report(federation, 2)["result_sha256"]
@@ -251,7 +251,7 @@ def test_a_backup_of_one_kind_is_restored_on_the_other(
     postgres: PostgreSQL, federation: Federation, tmp_path: Path
 ) -> None:
     sent = updates(tmp_path)
-    rounds.open_series(federation, draft(tmp_path, **TWO), model_file(tmp_path / "model"), 3)
+    series.open_series(federation, draft(tmp_path, **TWO), model_file(tmp_path / "model"), 3)
     deliver(federation, 1, sent)
     deliver(federation, 2, {"site1": sent["site1"]})
     with federation.database.writing() as session:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import draft, make, model_file, tensors, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server import enrolment, rounds, uploads
+from fedsite.server import enrolment, rounds, series, uploads
 from fedsite.server.app import create_app
 from fedsite.server.authority import unencrypted_pem
 from fedsite.server.federation import Federation
@@ -92,14 +92,14 @@ def _fill(federation: Federation, folder: Path) -> dict[str, dict[str, object]]:
     model = model_file(folder / "model.safetensors")
     update = update_file(folder / "update", tensors(1))
     said = uploads.Announcement(sha256_of(update), update.stat().st_size, 1, None)
-    over = rounds.open_series(federation, draft(folder, **OPEN), model, 1)
+    over = series.open_series(federation, draft(folder, **OPEN), model, 1)
     accepted = uploads.announce(federation, "another", over.number, said)
     part = uploads.Part(federation, accepted, 0)
     part.write(update.read_bytes())
     part.close()
     uploads.conclude(federation, "another", accepted.id)
     rounds.close_now(federation, over.number)
-    row = rounds.open_series(federation, draft(folder, **OPEN), model, 1)
+    row = series.open_series(federation, draft(folder, **OPEN), model, 1)
     begun = uploads.announce(federation, "fuzzer", row.number, said)
     return {
         "path": {"sha256": row.model_sha256, "number": row.number, "upload_id": begun.id},

@@ -15,7 +15,7 @@ from fedsite.cli.output import Output
 from fedsite.cli.server_round import _round_text
 from fedsite.errors import TryAgainLater, UsageError
 from fedsite.files import sha256_of
-from fedsite.server import rounds, uploads
+from fedsite.server import rounds, series, uploads
 from fedsite.server.federation import Federation
 from fedsite.wire.messages import utc_now
 
@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 def federation(tmp_path: Path) -> Iterator[Federation]:
     """With a round that is open."""
     made = make(tmp_path / "federation")
-    rounds.open_series(made, draft(tmp_path), model_file(tmp_path / "model"), 1)
+    series.open_series(made, draft(tmp_path), model_file(tmp_path / "model"), 1)
     yield made
     made.database.close()
 
@@ -94,7 +94,7 @@ def test_quiet_says_nothing(federation: Federation, steps: None, capsys: pytest.
 def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [utc_now()]
     made = make(tmp_path / "federation", lambda: now[0])
-    rounds.open_series(made, draft(tmp_path), model_file(tmp_path / "model"), 1)
+    series.open_series(made, draft(tmp_path), model_file(tmp_path / "model"), 1)
     passed = iter(range(0, 10_000, 200))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(passed)))
     monkeypatch.setattr(time, "sleep", lambda _seconds: now.append(now.pop() + timedelta(seconds=200)))

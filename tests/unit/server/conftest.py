@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import draft, make, model_file, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server import enrolment, rounds, uploads
+from fedsite.server import enrolment, series, uploads
 from fedsite.server.app import create_app
 from fedsite.server.federation import Federation
 from fedsite.server.limits import DEFAULT_LIMITS, Limits
@@ -43,7 +43,7 @@ class Bench:
 
     def open(self, count: int = 1, seed: int = 0, **changes: object) -> int:
         model = model_file(self.folder / "model.safetensors", seed)
-        return rounds.open_series(self.federation, draft(self.folder, **changes), model, count).number
+        return series.open_series(self.federation, draft(self.folder, **changes), model, count).number
 
     def announce(self, site: str, number: int, update: Path, weight: float | None = None) -> UploadRow:
         said = uploads.Announcement(sha256_of(update), update.stat().st_size, number, weight)

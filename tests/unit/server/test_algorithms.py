@@ -124,19 +124,19 @@ def test_an_interrupted_round_makes_the_same_control(bench, monkeypatch) -> None
     first = bench.open(count=3, **SCAFFOLD, **rules(1))
     play(bench, first, {"a": 1})
     made = []
-    original = rounds._remember
+    original = rounds.making.remember
 
     class PowerCutError(Exception):
         pass
 
-    def cut(session: object, what: rounds.Made, *rest: object) -> None:
+    def cut(session: object, what: rounds.making.Made, *rest: object) -> None:
         made.append(what)
         raise PowerCutError
 
-    monkeypatch.setattr(rounds, "_remember", cut)
+    monkeypatch.setattr(rounds.making, "remember", cut)
     with pytest.raises(PowerCutError):
         play(bench, first + 1, {"b": 2})
-    monkeypatch.setattr(rounds, "_remember", original)
+    monkeypatch.setattr(rounds.making, "remember", original)
     rounds.advance(bench.federation)
     assert tickets(bench)[-1].control_sha256 == made[0].control_sha256
     assert round_report(bench.federation, first + 1)["result_sha256"] == made[0].model_sha256

@@ -9,7 +9,7 @@ import pytest
 from support.federation import draft, model_file, tensors, update_file
 
 from fedsite.errors import ConfigurationError, DataNotFit, SourceMissing, UsageError
-from fedsite.server import enrolment, participation, rounds, uploads
+from fedsite.server import enrolment, participation, rounds, series, uploads
 from fedsite.server.problems import Refused
 from fedsite.server.reports import find_model, models, round_report
 from fedsite.wire.enrolment import new_key
@@ -126,8 +126,8 @@ def test_everyone_is_named(bench) -> None:
     assert [one["site"] for one in report["rejected"]] == ["reject"]
     assert "norm" in report["rejected"][0]["reason"]
     assert report["refused"] == [{"site": "refuse", "reason": "budget"}]
-    assert report["late"] == ["slow", "unfinished"]
-    assert report["absent"] == ["absent"]
+    assert report["late"] == [{"site": "unfinished", "reason": "0 of 5604 bytes were here when the round closed"}]
+    assert (report["dropped"], report["absent"]) == ([{"site": "slow"}], [{"site": "absent"}])
     assert [path.name for path in (bench.federation.folder / "incoming").iterdir()] == []
     assert len(list((bench.federation.folder / "refused").iterdir())) == 1, "kept apart"
 
@@ -278,7 +278,7 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
     number = bench.open(count=2, **rules(enough=2))
     for site, seed in (("site-a", 1), ("site-b", 2)):
         bench.deliver(site, number, tensors(seed))
-    original = rounds._remember
+    original = rounds.making.remember
 
     class PowerCutError(Exception):
         pass
@@ -286,7 +286,7 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
     def cut(*args: object) -> None:
         raise PowerCutError
 
-    monkeypatch.setattr(rounds, "_remember", cut)
+    monkeypatch.setattr(rounds.making, "remember", cut)
     with pytest.raises(PowerCutError):
         rounds.advance(bench.federation)
     assert status(bench, number) == "closing"
@@ -295,7 +295,7 @@ def test_an_aggregation_that_was_interrupted_is_repeated_with_the_same_result(be
         bench.open()
     before = round_report(bench.federation, number)["model_sha256"]
     [written] = [path for path in (bench.federation.folder / "models").iterdir() if path.name != before]
-    monkeypatch.setattr(rounds, "_remember", original)
+    monkeypatch.setattr(rounds.making, "remember", original)
     rounds.advance(bench.federation)
     report = round_report(bench.federation, number)
     assert (report["status"], report["result_sha256"]) == ("aggregated", written.name)
@@ -347,11 +347,11 @@ def test_what_cannot_be_opened(bench, tmp_path: Path) -> None:
         ("nowhere", SourceMissing), ("half", DataNotFit), ("nan", DataNotFit), ("float16", DataNotFit),
     ):  # fmt: skip
         with pytest.raises(error):
-            rounds.open_series(bench.federation, plan, tmp_path / model, 1)
+            series.open_series(bench.federation, plan, tmp_path / model, 1)
     with pytest.raises(ConfigurationError, match="other-federation"):
-        rounds.open_series(bench.federation, draft(tmp_path, federation="other-federation"), good, 1)
+        series.open_series(bench.federation, draft(tmp_path, federation="other-federation"), good, 1)
     with pytest.raises(ConfigurationError, match="expired"):
-        rounds.open_series(bench.federation, draft(tmp_path, expires="2020-01-01T00:00:00Z"), good, 1)
+        series.open_series(bench.federation, draft(tmp_path, expires="2020-01-01T00:00:00Z"), good, 1)
     assert participation.tickets(bench.federation, 0).tickets == []
 
 

@@ -205,11 +205,11 @@ class PowerCutError(Exception):
 
 
 @pytest.mark.parametrize("rule", ["drop", "hold", "flag"])
-@pytest.mark.parametrize("where", ["screen.examine", "making.make", "_remember"])
+@pytest.mark.parametrize("where", ["screen.examine", "making.make", "making.remember"])
 def test_a_power_cut_changes_nothing(bench, monkeypatch, rule: str, where: str) -> None:
     """Before the verdict is durable it is made again; once it is, nobody looks a second time."""
-    module, _, name = where.rpartition(".")
-    place = getattr(rounds, module) if module else rounds
+    module, name = where.split(".")
+    place = getattr(rounds, module)
     original, looked = getattr(place, name), []
 
     def cut(*args: object) -> None:

@@ -8,6 +8,7 @@ from support.federation import tensors
 from fedsite.server import federation as federations
 from fedsite.server import rounds
 from fedsite.server.reports import models, round_report
+from fedsite.server.rows import round_of
 from fedsite.server.storage import MomentsRow
 from fedsite.wire.payload import layout_of, tensors_of
 
@@ -119,22 +120,22 @@ def test_an_interrupted_round_makes_the_same_bytes(bench, monkeypatch, after: st
     first = bench.open(count=3, **RULES)
     play(bench, first, SENT[0])
     made = []
-    original, tidied = rounds._remember, rounds.making.tidy
+    original, tidied = rounds.making.remember, rounds.making.tidy
 
     class PowerCutError(Exception):
         pass
 
     def cut(*args: object) -> None:
-        made.append(next((one for one in args if isinstance(one, rounds.Made)), None))
+        made.append(next((one for one in args if isinstance(one, rounds.making.Made)), None))
         raise PowerCutError
 
     if after == "files":
-        monkeypatch.setattr(rounds, "_remember", cut)
+        monkeypatch.setattr(rounds.making, "remember", cut)
     else:
         monkeypatch.setattr(rounds.making, "tidy", cut)
     with pytest.raises(PowerCutError):
         play(bench, first + 1, SENT[1])
-    monkeypatch.setattr(rounds, "_remember", original)
+    monkeypatch.setattr(rounds.making, "remember", original)
     monkeypatch.setattr(rounds.making, "tidy", tidied)
     rounds.advance(bench.federation)
     if after == "files":
@@ -152,9 +153,8 @@ def test_scaffold_and_adam_go_together(bench) -> None:
     play(bench, first, SENT[0])
     assert len(moments(bench)) == 1
     with bench.federation.database.reading() as session:
-        row = rounds._round(session, first + 1)
-    control = rounds.making._control_of(bench.federation, row)
+        control = round_of(session, first).control_sha256
     assert control is not None
-    for name, values in tensors_of(control).items():
+    for name, values in tensors_of(bench.federation.models.path(control)).items():
         update = np.mean([tensors(seed, scale=0.1)[name] for seed in (1, 2)], axis=0, dtype=np.float64)
         np.testing.assert_allclose(values, -update / 0.5, atol=1e-6)

@@ -97,7 +97,6 @@ def _rounds() -> None:
         sa.Column("round", WHOLE_NUMBER, nullable=False, autoincrement=False),
         sa.Column("verdict", TEXT, nullable=False),
         sa.Column("decision", TEXT, nullable=False),
-        sa.Column("left_out", TEXT, nullable=False),
         sa.Column("held_until", INSTANT, nullable=True),
         sa.PrimaryKeyConstraint("round"),
     )
@@ -107,6 +106,10 @@ def _rounds() -> None:
         sa.Column("plan_sha256", TEXT, nullable=False),
         sa.Column("plan", TEXT, nullable=False),
         sa.Column("rounds", WHOLE_NUMBER, nullable=False),
+        sa.Column("changed", INSTANT, nullable=False),
+        sa.Column("state", TEXT, nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
+        sa.Column("withheld", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
@@ -123,6 +126,9 @@ def _rounds() -> None:
         sa.Column("closed", INSTANT, nullable=True),
         sa.Column("reason", TEXT, nullable=False),
         sa.Column("result_sha256", TEXT, nullable=True),
+        sa.Column("control_sha256", TEXT, nullable=True),
+        sa.Column("step_norm", sa.Double(), nullable=True),
+        sa.Column("step_values", WHOLE_NUMBER, nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"]),
         sa.ForeignKeyConstraint(["model_sha256"], ["models.sha256"]),
         sa.PrimaryKeyConstraint("number"),
@@ -155,6 +161,7 @@ def _uploads() -> None:
         sa.Column("failures", WHOLE_NUMBER, nullable=False),
         sa.Column("state", TEXT, nullable=False),
         sa.Column("reason", TEXT, nullable=False),
+        sa.Column("left_out", TEXT, nullable=False),
         sa.Column("received", INSTANT, nullable=True),
         sa.Column("receipt", TEXT, nullable=True),
         sa.ForeignKeyConstraint(["round"], ["rounds.number"]),
