@@ -22,7 +22,7 @@ from support.processes import FEDSITE
 from fedsite.errors import UsageError
 from fedsite.server import enrolment as admissions
 from fedsite.server import federation as federations
-from fedsite.server import reports, rounds
+from fedsite.server import reports, rounds, series
 from fedsite.server.federation import Federation
 from fedsite.wire import enrolment
 from fedsite.wire.client import FederationClient, TlsIdentity
@@ -167,7 +167,7 @@ class Server:
     def open_series(self, plan: Path, model: Path, count: int = 1) -> int:
         """Ends what the tests before have left running and opens a series; gives the first round's number."""
         self.close_rounds()
-        return rounds.open_series(self.federation, read_draft(plan), model, count).number
+        return series.open_series(self.federation, read_draft(plan), model, count).number
 
     def wait_for(self, number: int, status: str = "open") -> None:
         """Until a round has the status: the server closes and opens rounds by itself."""
