@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(folder: Path, port: int, log: Path) -> Iterator[None]:
+def running_server(folder: Path, port: int, log: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """A real server process while the block runs; its output goes to `log`. It is stopped however the block ends.
 
     Raises StepFailed, with the end of the log, when it does not come up.
@@ -118,7 +118,7 @@ def running_server(folder: Path, port: int, log: Path) -> Iterator[None]:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment())
     try:
         _wait_until_it_listens(process, port, log)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
