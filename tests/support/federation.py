@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import yaml
-from support.processes import FEDSITE
+from support import processes
+from support.processes import FEDSITE, SERVER, Running
 
 from fedsite.errors import UsageError
 from fedsite.server import enrolment as admissions
@@ -105,7 +106,7 @@ class Server:
     folder: Path
     command: list[str] = field(default_factory=lambda: [FEDSITE])
     port: int = 0
-    process: subprocess.Popen[str] | None = None
+    process: "subprocess.Popen[str] | subprocess.Popen[bytes] | Running | None" = None
 
     @property
     def url(self) -> str:
@@ -125,16 +126,20 @@ class Server:
         """Starts it and waits until it listens."""
         with self.folder.with_suffix(".log").open("a") as log:
             seen = log.tell()
-            self.process = subprocess.Popen(
-                [*self.command, "server", "run", "--dir", str(self.folder), "--port", str(self.port)],
-                stderr=log, text=True, env=environment(),
-            )  # fmt: skip
+            self.process = self._begin(["server", "run", "--dir", str(self.folder), "--port", str(self.port)], log)
         end = time.monotonic() + 60
         while not (found := re.search(r"Serving \S+ on https://[\d.]+:(\d+)", self.log[seen:])):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < end, self.log
             time.sleep(0.02)
         self.port = int(found.group(1))
+
+    def _begin(self, args: list[str], log: IO[str]) -> "subprocess.Popen[str] | subprocess.Popen[bytes] | Running":
+        if self.command != [FEDSITE]:
+            return subprocess.Popen([*self.command, *args], stderr=log, text=True, env=environment())
+        with Path(os.devnull).open() as nothing:
+            streams = [nothing.fileno(), log.fileno(), log.fileno()]
+            return processes.begin([FEDSITE, *args], environment(), streams, SERVER)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ends it (SIGKILL: without a chance to tidy up) and gives its exit code."""
@@ -144,6 +149,9 @@ class Server:
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs `fedsite ARGS --dir FOLDER`."""
+        if self.command == [FEDSITE]:
+            done = processes.run([FEDSITE, *args, "--dir", str(self.folder)], environment(), parent=SERVER)
+            return subprocess.CompletedProcess(args, done.code, done.stdout, done.stderr)
         return subprocess.run(
             [*self.command, *args, "--dir", str(self.folder)],
             env=environment(), capture_output=True, text=True, timeout=120, check=False,

@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -22,13 +23,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # scripts/test_gpu names another command where fedsite is not installed.
 FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
 TRACING = "COVERAGE_PROCESS_CONFIG"
-MODULES = (
-    *("torch._dynamo", "monai.networks.nets", "monai.losses", "monai.transforms"),
+SITE = (
+    *("torch._dynamo", "monai.networks.nets", "monai.losses", "monai.transforms", "fedsite.cli.main"),
     *(
         "fedsite.jobs.round.participate",
         "fedsite.jobs.data.prepare",
@@ -36,6 +37,9 @@ MODULES = (
         "fedsite.jobs.identity.enroll",
     ),
 )
+SERVER = ("fedsite.cli.main", "fedsite.server.run", "fedsite.server.app", "sqlalchemy.dialects.sqlite")
+"""What a parent of commands has imported, and what one of servers."""
+Modules = tuple[str, ...]
 LONGEST_REQUEST = 1 << 16
 DESCRIPTORS = 1 << 10
 
@@ -56,7 +60,50 @@ class Answer:
         return found
 
 
-def run(script: Sequence[str], environment: Mapping[str, str], stdin: str = "", timeout: float = 120) -> Answer:
+class Running:
+    """A process that a parent has forked, and that goes on by itself: what tests need of a Popen."""
+
+    def __init__(self, script: Sequence[str], environment: Mapping[str, str], streams: Sequence[int], parent: Modules):
+        self._mine, theirs = socket.socketpair()
+        with theirs:
+            request = json.dumps([list(script), dict(environment)]).encode()
+            socket.send_fds(_parent(parent), [request], [theirs.fileno(), *streams])
+        self._code: int | None = None
+        self.pid = self._number()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, or minus the signal's number. Raises TimeoutError."""
+        if self._code is None:
+            self._mine.settimeout(timeout)
+            self._code = self._number()
+            self._mine.close()
+        return self._code
+
+    def poll(self) -> int | None:
+        """The same if it has ended."""
+        if self._code is None and not select.select([self._mine], [], [], 0)[0]:
+            return None
+        return self.wait()
+
+    def send_signal(self, number: int) -> None:
+        """To it, if it is still there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def _number(self) -> int:
+        line = b""
+        while not line.endswith(b"\n"):
+            line += self._mine.recv(1)
+        return int(line)
+
+
+def run(
+    script: Sequence[str],
+    environment: Mapping[str, str],
+    stdin: str = "",
+    timeout: float = 120,
+    parent: Modules = SITE,
+) -> Answer:
     """Runs a Python script with its arguments, as cron would: in `/`, in an own session, without a terminal.
 
     Raises TimeoutError, once the process is killed.
@@ -65,77 +112,60 @@ def run(script: Sequence[str], environment: Mapping[str, str], stdin: str = "", 
         streams = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
         streams[0].write(stdin)
         streams[0].seek(0)
-        start = _cold if environment.get(TRACING) or "FEDSITE_COMMAND" in os.environ else _warm
-        code, process = start(script, environment, streams, timeout)
+        process = begin(script, environment, [stream.fileno() for stream in streams], parent)
+        try:
+            code = process.wait(timeout)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise TimeoutError(f"{script} took more than {timeout} s") from None
         for stream in streams[1:]:
             stream.seek(0)
-        return Answer(code, streams[1].read(), streams[2].read(), process)
+        return Answer(code, streams[1].read(), streams[2].read(), process.pid)
 
 
-def _cold(
-    script: Sequence[str], environment: Mapping[str, str], streams: Sequence[IO[str]], timeout: float
-) -> tuple[int, int]:
-    stdin, stdout, stderr = streams
+def begin(
+    script: Sequence[str], environment: Mapping[str, str], streams: Sequence[int], parent: Modules
+) -> "Running | subprocess.Popen[bytes]":
+    """The same, under way: with these descriptors as its streams. `parent` is the one that it is forked from."""
+    if not environment.get(TRACING) and "FEDSITE_COMMAND" not in os.environ:
+        return Running(script, environment, streams, parent)
     command = script if script[0] == FEDSITE else [sys.executable, *script]
-    process = subprocess.Popen(
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
         command, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, cwd="/"
     )
-    try:
-        return process.wait(timeout), process.pid
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise TimeoutError(f"{script} took more than {timeout} s") from None
 
 
-def _warm(
-    script: Sequence[str], environment: Mapping[str, str], streams: Sequence[IO[str]], timeout: float
-) -> tuple[int, int]:
-    mine, theirs = socket.socketpair()
-    with mine, theirs:
-        request = json.dumps([list(script), dict(environment)]).encode()
-        socket.send_fds(_parent(), [request], [theirs.fileno(), *(stream.fileno() for stream in streams)])
-        theirs.close()
-        with mine.makefile() as answers:
-            process = int(answers.readline())
-            mine.settimeout(timeout)
-            try:
-                return int(answers.readline()), process
-            except TimeoutError:
-                os.killpg(process, signal.SIGKILL)
-                raise TimeoutError(f"{script} took more than {timeout} s") from None
-
-
-_parents: list[tuple[socket.socket, "subprocess.Popen[bytes]"]] = []
+_parents: dict[Modules, tuple[socket.socket, "subprocess.Popen[bytes]"]] = {}
 _one_at_a_time = threading.Lock()
 
 
-def _parent() -> socket.socket:
+def _parent(modules: Modules) -> socket.socket:
     """Where this test process asks for its processes. What answers there ends with it."""
     with _one_at_a_time:
-        if not _parents:
+        if modules not in _parents:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 # -P: or `site` would be the module beside this one.
-                command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+                command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
                 environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
                 process = subprocess.Popen(
                     command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
                 )
-            _parents.append((mine, process))
-            atexit.register(_stop)
-        return _parents[0][0]
+            _parents[modules] = mine, process
+            atexit.register(_stop, mine, process)
+        return _parents[modules][0]
 
 
-def _stop() -> None:
-    for requests, process in _parents:
-        requests.close()
-        process.wait()
+def _stop(requests: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    requests.close()
+    process.wait()
 
 
-def _serve(requests: socket.socket) -> None:
+def _serve(requests: socket.socket, modules: Sequence[str]) -> None:
     """Forks for each request one that starts the command and waits for it."""
-    for module in MODULES:
+    for module in modules:
         __import__(module)
     gc.collect()
     gc.freeze()
@@ -191,4 +221,4 @@ def _end(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

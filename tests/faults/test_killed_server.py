@@ -1,0 +1,114 @@
+"""A server that dies at any of its durable steps, or whose disk fails there: the series ends as if nothing had been.
+
+Promised: the models are byte-equal to those of the undisturbed series, receipts are the same when they are asked for
+again, each site's update counts once, and no half file is left. Clients are the library's, over real TLS, and try again
+by themselves; the server is the installed command, which its supervisor starts again.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from support.faulty import Fault
+from support.postgresql import PostgreSQL, postgresql
+from support.series import NEVER, ROUNDS, Bench, Ended, Supervised, bench, copied
+
+from fedsite.wire import transfer
+
+STATES = {
+    "an update is announced": "commit *into uploads*",
+    "bytes have arrived": "write incoming/*",
+    "an update has arrived": "rename updates/*",
+    "it has its receipt": "commit *update uploads*receipt=*",
+    "the round is closed": "commit *update rounds*'closing'*",
+    "the screen has looked": "commit *into screens*",
+    "the model is made": "rename models/*",
+    "the next round is open": "commit *into rounds*",
+    "what nobody needs any more is removed": "remove updates/*",
+}
+"""The boundaries of a round at a server, by the step that crosses them."""
+QUICK = ("it has its receipt", "the next round is open")
+LEAST_STEPS = {"kill-after": 60, "power-cut": 60, "kill-within": 9, "eio": 30, "full": 30}
+"""How many steps a round has at least to which such a thing can happen: a walk that misses most would be told."""
+
+
+@pytest.fixture(autouse=True)
+def several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update arrives in two parts, each of some blocks."""
+    monkeypatch.setattr(transfer, "PART_BYTES", 4000)
+    monkeypatch.setattr(transfer, "BLOCK_BYTES", 1500)
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("light"))
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgreSQL]:
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def heavy(postgres: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("heavy"), database=postgres.database("template_of_all"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(light: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    ended, deaths = play(light, tmp_path_factory.mktemp("undisturbed"), NEVER)
+    assert not deaths
+    return ended
+
+
+def play(
+    bench: Bench, scratch: Path, fault: Fault, rounds: int = ROUNDS, database: str = ""
+) -> tuple[Ended, list[int]]:
+    """A series under one fault, and how often the server died."""
+    server = Supervised(copied(bench, scratch / "server", database), fault=fault)
+    with server.supervised():
+        ended = bench.play(server, scratch, rounds)
+        bench.assert_whole(server, ended)
+    assert fault.what in ("eio", "full") or "Traceback" not in server.log
+    return ended, server.deaths
+
+
+def walk(what: str, scratch: Path, undisturbed: Ended, again: Callable[[int, Fault], tuple[Ended, list[int]]]) -> int:
+    """One round again and again, each time with the fault a step later, until there is no such step; how many were."""
+    for nth in count(1):
+        told = scratch / f"{nth}.told"
+        ended, deaths = again(nth, Fault(what, nth, told=str(told)))
+        if not told.exists():
+            return nth - 1
+        assert deaths == ([] if what in ("eio", "full") else [-9]), told.read_text()
+        assert ended.models == undisturbed.models[:1], told.read_text()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("crossing", [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.exhaustive) for name in STATES
+])  # fmt: skip
+def test_kill_at_a_boundary(light: Bench, undisturbed: Ended, tmp_path: Path, crossing: str) -> None:
+    ended, deaths = play(light, tmp_path, Fault("kill-after", pattern=STATES[crossing]))
+    assert deaths == [-9]
+    assert ended.models == undisturbed.models
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("what", "least"), LEAST_STEPS.items())
+def test_a_fault_at_each_step(light: Bench, undisturbed: Ended, tmp_path: Path, what: str, least: int) -> None:
+    steps = walk(what, tmp_path, undisturbed, lambda nth, fault: play(light, tmp_path / str(nth), fault, 1))
+    assert steps >= least
+
+
+@pytest.mark.exhaustive
+def test_kill_at_each_step_on_postgresql(
+    postgres: PostgreSQL, heavy: Bench, undisturbed: Ended, tmp_path: Path
+) -> None:
+    def again(nth: int, fault: Fault) -> tuple[Ended, list[int]]:
+        postgres.say(f"CREATE DATABASE n{nth} TEMPLATE template_of_all", "postgres")
+        return play(heavy, tmp_path / str(nth), fault, 1, postgres.url(f"n{nth}"))
+
+    assert walk("kill-after", tmp_path, undisturbed, again) >= LEAST_STEPS["kill-after"]
