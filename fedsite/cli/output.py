@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -21,19 +21,9 @@ from fedsite.errors import FedsiteError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fedsite.jobs.progress import Progress
+
 OUTCOME_OF_ERRORS = {75: "pending", 80: "refused", 81: "refused"}
-
-
-class Progress(Protocol):
-    """Told how far a step is, and in a few words how it goes."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """So many of so many are done."""
-        ...
-
-
-def _silent(done: int, total: int, note: str = "") -> None:
-    """Draws nothing."""
 
 
 @dataclass
@@ -99,10 +89,12 @@ class Output:
             self.stderr.print(error.mend, markup=False)
 
     @contextmanager
-    def step(self, description: str) -> Iterator[Progress]:
+    def step(self, description: str) -> "Iterator[Progress]":
         """A step that may take a while: gives the callback (done, total, note) that moves its bar."""
         if self.quiet or not sys.stderr.isatty():
-            yield _silent
+            from fedsite.jobs.progress import silent
+
+            yield silent
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar

@@ -57,7 +57,7 @@ def test_a_rounds_release_is_shown_before_and_after(
     assert site.ledger() == charged, "a dry run charges nothing"
     assert not record.exists(), "nothing left: there is nothing to keep"
 
-    site.killed("upload:1000", "train-round")
+    site.killed("upload:1", "train-round")
     assert files(site.state / "checkpoints") == [], "raw weights go once the payload is sealed"
     assert files(site.state / "outbox") == [f"round-{number}.safetensors"], "the payload stays until it is acknowledged"
     done = site.ok("train-round")["data"]

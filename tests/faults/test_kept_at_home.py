@@ -17,9 +17,9 @@ from support.site import Site, prepare_blobs
 from fedsite.errors import RecordsDamaged
 from fedsite.files import sha256_of
 from fedsite.jobs.models import initial, kept
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.jobs.training.local_work import Progress
 from fedsite.server import participation, reports
 from fedsite.site.policy import NO_PRIVACY_SENTENCE
 from fedsite.site.state import State

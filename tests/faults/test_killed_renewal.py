@@ -1,4 +1,4 @@
-"""`kill -9` of a renewal, and of an enrolment, after each thing of theirs that lasts.
+"""`kill -9` of a renewal, and of an enrolment, after each step of theirs that lasts.
 
 Promised: one working identity at any moment, and the next run finishes what was begun.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.certificates import files_of, generous, grow_old
+from support.faulty import Fault, forked
 from support.federation import Server
-from support.identity_killer import killed
 from support.site import Site
 
 from fedsite.errors import NotAuthorised
@@ -36,7 +36,7 @@ def killed_at_each_step(site: Site, begin: Callable[[], Callable[[], None]], str
     for step in range(1, MOST_STEPS, stride):
         shutil.rmtree(site.state)
         shutil.copytree(before, site.state)
-        if not killed(step, begin()):
+        if forked(Fault("kill-after", step), begin()) == 0:
             assert step > 10, "it was to be killed more often"
             return
         yield

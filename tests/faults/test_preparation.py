@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.bids_maker import head, write_subject
 from support.dicom_maker import names
-from support.site import PREPARE_KILLER, Site
+from support.site import Site
 from support.study_maker import write_dicom
 
 from fedsite.dataset import cases, folder, manifest
@@ -68,8 +68,8 @@ def prepare(site: Site, source: Path, **options: object) -> job.Done:
 
 
 def killed(site: Site, where: str, source: Path) -> None:
-    """Runs the command and has it killed at `where` (see prepare_killer.py)."""
-    site.killed(where, "prepare-data", str(source), "--task", "stroke-dwi", killer=PREPARE_KILLER)
+    """Runs the command and has it killed at `where` (see faulty.py)."""
+    site.killed(where, "prepare-data", str(source), "--task", "stroke-dwi")
 
 
 @contextmanager

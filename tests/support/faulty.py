@@ -66,9 +66,27 @@ class Fault:
         return {"FAULT": json.dumps(asdict(self))}
 
 
-def round_is(state: str) -> str:
-    """The commit that makes a state of a site's round durable, as a pattern."""
-    return f"commit *insert into rounds values (*, '{state}', *"
+NAMED = {
+    "record": ("kill-after", "fsync */journal.jsonl"),
+    "line": ("kill-within", "write */journal.jsonl"),
+    "store": ("kill-within", "write cases/*"),
+    "commit": ("kill-before", "rename */manifest.json"),
+    "sweep": ("kill-after", "rename */manifest.json"),
+    "report": ("kill-within", "write */.report.html*"),
+    "withdrawn": ("kill-after", "commit *patient-withdrawn*"),
+    "upload": ("kill-within", "send * bytes"),
+    "step": ("kill-after", "rename checkpoints/*.training.safetensors*"),
+}
+"""Kills at places of a site's work that have a name: `record:2` is once the second study is in the journal."""
+
+
+def named(place: str) -> Fault:
+    """A kill at one of these, or `before:STATE` or `after:STATE`: around the commit of a round's state."""
+    name, _, which = place.partition(":")
+    if name in ("before", "after"):
+        return Fault(f"kill-{name}", pattern=f"commit *insert into rounds values (*, '{which}', *")
+    what, pattern = NAMED[name]
+    return Fault(what, int(which or 1), pattern)
 
 
 def forked(fault: Fault, act: Callable[[], object]) -> int:

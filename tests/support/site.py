@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from support import processes
+from support import faulty, processes
 from support.case_maker import content_of
+from support.faulty import Fault
 from support.processes import FEDSITE, TRACING, Answer
 
 from fedsite import __version__
@@ -22,7 +23,6 @@ from fedsite.tasks import registry
 from fedsite.tasks.description import Task
 
 INHERITED = ("PATH", "HOME", TRACING, "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
-ROUND_KILLER, PREPARE_KILLER = (str(Path(__file__).with_name(f"{name}.py")) for name in ("killer", "prepare_killer"))
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class Site:
         """Runs `fedsite ARGS` without --json: what a person sees."""
         return self._run([FEDSITE, *args], {}, "", timeout)
 
-    def killed(self, where: str, *args: str, killer: str = ROUND_KILLER, timeout: float = 120) -> Answer:
-        """Runs the command under a killer, which sends SIGKILL at `where` (see killer.py and prepare_killer.py)."""
-        # What is killed leaves no coverage: there is no use in tracing it.
-        answer = self._run([killer, *args, "--json"], {"KILL_AT": where, TRACING: ""}, stdin="", timeout=timeout)
+    def killed(self, where: str, *args: str, timeout: float = 120) -> Answer:
+        """Runs the command, which SIGKILL ends at a named place (see faulty.py)."""
+        answer = self.under(faulty.named(where), *args, timeout=timeout)
         assert answer.code == -9, f"not killed at {where}: {answer}"
         return answer
+
+    def under(self, fault: Fault, *args: str, timeout: float = 120) -> Answer:
+        """Runs the command under a fault."""
+        # What is killed leaves no coverage: there is no use in tracing it.
+        return self._run([faulty.SCRIPT, *args, "--json"], fault.environment | {TRACING: ""}, "", timeout)
 
     def ok(self, *args: str, stdin: str = "", timeout: float = 120) -> dict[str, Any]:
         """Runs the command, which must succeed; gives its JSON answer."""

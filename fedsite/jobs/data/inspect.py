@@ -2,8 +2,6 @@
 
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,18 +16,14 @@ from fedsite.dicom.scan import scan
 from fedsite.dicom.voxels.reading import read_volume
 from fedsite.errors import DataNotFit
 from fedsite.files import make_folder
+from fedsite.jobs.progress import Steps, silent_steps
 from fedsite.jobs.site import header_index
 from fedsite.site import config as configuration
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.pseudonyms import Pseudonyms as KeyedPseudonyms
 
-Step = Callable[[str], AbstractContextManager[Progress]]
 INT16 = np.iinfo(np.int16)
-
-
-def _silent(_description: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ def inspect(
     config_path: Path | None,
     source: Path,
     volumes: Path | None = None,
-    step: Step = _silent,
+    step: Steps = silent_steps,
     *,
     resample: frozenset[str] = frozenset(),
 ) -> Inspection:

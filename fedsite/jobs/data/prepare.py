@@ -1,7 +1,5 @@
 """`fedsite prepare-data`: collects the studies of a source, prepares them, writes the report."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +8,12 @@ from fedsite.dataset.manifest import InputState
 from fedsite.dataset.pictures import Album
 from fedsite.dataset.prepare import NothingUsable, Prepared, Request, Withdrawn, check, prepare
 from fedsite.dataset.sources import collect
-from fedsite.dataset.studies import Progress, Pseudonyms
+from fedsite.dataset.studies import Pseudonyms
 from fedsite.dicom.index import Index
 from fedsite.errors import CannotWrite, UsageError
 from fedsite.files import PRIVATE_FOLDER, make_folder
 from fedsite.jobs import places
+from fedsite.jobs.progress import Steps, silent_steps
 from fedsite.jobs.site import header_index, open_site
 from fedsite.site import identity, withdrawals
 from fedsite.site.state import State
@@ -22,11 +21,6 @@ from fedsite.tasks import registry
 
 REPORT = "report.html"
 CHECK_REPORT = "check.html"
-Step = Callable[[str], AbstractContextManager[Progress]]
-
-
-def _silent(_description: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Done:
     report: Path
 
 
-def prepare_data(config_path: Path | None, order: Order, step: Step = _silent) -> Done:
+def prepare_data(config_path: Path | None, order: Order, step: Steps = silent_steps) -> Done:
     """Prepares a source into the site's data folder (or merely checks it) and writes the report.
 
     Raises what `collect` and `prepare` do: UsageError, DataNotFit, SourceMissing, CannotWrite, TryAgainLater. Where
@@ -87,7 +81,7 @@ def run(
     out: Path,
     request: Request,
     pseudonyms: Pseudonyms,
-    step: Step = _silent,
+    step: Steps = silent_steps,
     withdrawn: Withdrawn = frozenset,
     index: Index | None = None,
 ) -> Done:

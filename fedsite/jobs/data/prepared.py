@@ -1,7 +1,5 @@
 """`fedsite data`: what is prepared, where a study came from, and how a patient is withdrawn."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,18 +9,12 @@ from fedsite.dataset.manifest import Manifest
 from fedsite.errors import SourceMissing, UsageError
 from fedsite.jobs.models import evaluations, kept, personal
 from fedsite.jobs.pages import writing
+from fedsite.jobs.progress import Steps, silent_steps
 from fedsite.jobs.site import header_index, open_site
 from fedsite.site import identity, withdrawals
 
 if TYPE_CHECKING:
     from fedsite.dataset.locate import Located
-
-Progress = Callable[[int, int], None]
-Step = Callable[[str], AbstractContextManager[Progress]]
-
-
-def _silent(_description: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ def listed(config_path: Path | None, folder: Path | None = None) -> Manifest:
     return manifests.load(folder)
 
 
-def find_files(config_path: Path | None, name: str, source: Path, step: Step = _silent) -> "list[Located]":
+def find_files(config_path: Path | None, name: str, source: Path, step: Steps = silent_steps) -> "list[Located]":
     """The files of what this site calls `name`. For the operator's eyes alone: it holds paths (law 8).
 
     Raises UsageError when `name` is no pseudonym, SourceMissing when the source holds nothing of that name.
@@ -93,7 +85,9 @@ def find_withdrawal(config_path: Path | None, name: str, folder: Path | None = N
         )
 
 
-def withdraw(config_path: Path | None, patient: str, folder: Path | None = None, step: Step = _silent) -> Withdrawn:
+def withdraw(
+    config_path: Path | None, patient: str, folder: Path | None = None, step: Steps = silent_steps
+) -> Withdrawn:
     """Withdraws a patient: recorded first, for ever; then every trace in the prepared folder is removed.
 
     Harmless to repeat: a run that was cut off is finished by the next. Weights in training that have seen the patient
@@ -115,7 +109,7 @@ def withdraw(config_path: Path | None, patient: str, folder: Path | None = None,
     return Withdrawn(patient, recorded, removed)
 
 
-def _remove(place: Path, patient: str, step: Step) -> int:
+def _remove(place: Path, patient: str, step: Steps) -> int:
     """Cases, progress, and the pages with their pictures; the report is made anew. Gives how many case files went."""
     from fedsite.dataset import folder as folders
     from fedsite.dataset import report as reports

@@ -12,8 +12,8 @@ from fedsite.errors import DataNotFit, ServerBrokeProtocol, TryAgainLater, Usage
 from fedsite.files import sha256_of
 from fedsite.jobs.models import kept
 from fedsite.jobs.plan import algorithms
+from fedsite.jobs.progress import Steps
 from fedsite.jobs.site import Site
-from fedsite.jobs.training.local_work import Steps
 from fedsite.tasks import networks
 from fedsite.tasks.description import Task
 from fedsite.wire import payload, signing

@@ -24,9 +24,10 @@ from fedsite.jobs import places
 from fedsite.jobs.models import choice, evaluation_page, evaluations
 from fedsite.jobs.models.choice import Model
 from fedsite.jobs.pages import writing
+from fedsite.jobs.progress import Progress, Steps, silent
 from fedsite.jobs.site import Site
 from fedsite.jobs.training import local_work
-from fedsite.jobs.training.local_work import PreparedData, Progress, Steps
+from fedsite.jobs.training.local_work import PreparedData
 from fedsite.tasks import outputs
 from fedsite.tasks.description import Task
 from fedsite.wire.messages import utc_now
@@ -91,10 +92,6 @@ class Segmenter:
         return decode(sure), to_source_grid(sure, affine, source, decode)
 
 
-def _silent(done: int, total: int, note: str = "") -> None:
-    """No progress is shown."""
-
-
 def _unseen(record: CaseRecord, case: Case, prediction: Labels) -> None:
     """Nobody looks."""
 
@@ -103,7 +100,7 @@ def evaluate(
     model: Model,
     data: PreparedData,
     device: str,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     look: Look = _unseen,
     split: Split = "validation",
 ) -> Evaluation:

@@ -20,9 +20,10 @@ from fedsite.jobs.lock import only_run
 from fedsite.jobs.models import choice, evaluate, personal
 from fedsite.jobs.models.choice import Model
 from fedsite.jobs.models.personal import Gain, Record
+from fedsite.jobs.progress import Progress, Steps
 from fedsite.jobs.site import Site
 from fedsite.jobs.training import local_work
-from fedsite.jobs.training.local_work import PreparedData, Steps
+from fedsite.jobs.training.local_work import PreparedData
 from fedsite.tasks import registry
 from fedsite.wire import payload
 
@@ -106,7 +107,7 @@ def divided(records: Sequence[CaseRecord], seed: int) -> tuple[list[CaseRecord],
 
 
 def _train(
-    site: Site, base: Model, data: PreparedData, asked: Asked, progress: local_work.Progress
+    site: Site, base: Model, data: PreparedData, asked: Asked, progress: Progress
 ) -> "TrainingRecord":
     """Trains every layer, and writes the weights where the candidate lies. Cut off by a kill, it goes on from there."""
     from fedsite.training import devices, fit, weights

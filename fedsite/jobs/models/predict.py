@@ -30,8 +30,8 @@ from fedsite.jobs import places
 from fedsite.jobs.models import choice, personal
 from fedsite.jobs.models.choice import Model
 from fedsite.jobs.models.evaluate import Segmenter
+from fedsite.jobs.progress import Steps
 from fedsite.jobs.site import Site, Warn, header_index, open_site, unheard
-from fedsite.jobs.training.local_work import Steps
 from fedsite.site import identity, withdrawals
 from fedsite.tasks import outputs
 from fedsite.tasks.description import Task

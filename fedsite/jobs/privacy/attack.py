@@ -24,9 +24,10 @@ from fedsite.jobs.models import choice
 from fedsite.jobs.pages import writing
 from fedsite.jobs.plan import algorithms, charging
 from fedsite.jobs.privacy import attack_page
+from fedsite.jobs.progress import Steps
 from fedsite.jobs.site import Site
 from fedsite.jobs.training import local_work
-from fedsite.jobs.training.local_work import PreparedData, Steps
+from fedsite.jobs.training.local_work import PreparedData
 from fedsite.privacy import accountant, attacks, lower_bounds
 from fedsite.privacy.attacks import Floats, Inversion, Membership, PatchGradient, SumRelease, UpdateRelease
 from fedsite.privacy.dpsgd import Settings

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from fedsite.errors import OutsideHours, PolicyRefused, TryAgainLater
-from fedsite.jobs.training.local_work import Progress, Steps
+from fedsite.jobs.progress import Progress, Steps
 from fedsite.site import hours
 from fedsite.site.identity import Pinned
 from fedsite.site.policy import Policy

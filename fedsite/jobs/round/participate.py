@@ -23,11 +23,11 @@ from fedsite.jobs.models import evaluations
 from fedsite.jobs.pages import own_rounds, writing
 from fedsite.jobs.plan import approve, charging
 from fedsite.jobs.plan.verification import TELL, Expired, Offer, verify_chain, verify_offer
+from fedsite.jobs.progress import Steps
 from fedsite.jobs.round import egress, receipts, rehearsal, state_machine
 from fedsite.jobs.round.guard import Guard
 from fedsite.jobs.round.state_machine import Round
 from fedsite.jobs.site import Site
-from fedsite.jobs.training.local_work import Steps
 from fedsite.privacy.statement import guarantee
 from fedsite.site.identity import Pinned
 from fedsite.site.state import RoundRecord

@@ -23,10 +23,11 @@ from fedsite.jobs.models import choice, evaluate, evaluations, kept
 from fedsite.jobs.models.choice import Model
 from fedsite.jobs.plan import algorithms, charging
 from fedsite.jobs.plan.verification import Offer, verify_receipt
+from fedsite.jobs.progress import Steps
 from fedsite.jobs.round import egress
 from fedsite.jobs.site import Site
 from fedsite.jobs.training import launch, local_work
-from fedsite.jobs.training.local_work import PreparedData, Steps
+from fedsite.jobs.training.local_work import PreparedData
 from fedsite.jobs.training.worker import Task
 from fedsite.privacy import accountant, mechanism
 from fedsite.privacy.ledger import Spent

@@ -9,8 +9,8 @@ from typing import Any
 
 from fedsite.errors import FedsiteError, WorkersLost
 from fedsite.jobs import devices
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.training import worker
-from fedsite.jobs.training.local_work import Progress
 from fedsite.jobs.training.worker import Broken, Task
 from fedsite.site.config import TrainingSettings
 from fedsite.wire.plans import DpSgd

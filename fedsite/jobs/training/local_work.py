@@ -4,11 +4,10 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from fedsite.errors import DataNotFit, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, atomic_writer
 from fedsite.jobs.plan import algorithms
 from fedsite.jobs.plan.algorithms import Carried
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.site import Site
 from fedsite.site import withdrawals
 from fedsite.site.config import SiteConfig
@@ -37,17 +37,6 @@ if TYPE_CHECKING:
     from fedsite.training.fit import Machine, Recipe
     from fedsite.training.private import Private
 
-
-class Progress(Protocol):
-    """Told how far a step of a round is, and in a few words how it goes (a loss: for this site's eyes alone)."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """So many of so many are done."""
-        ...
-
-
-# Opens a step of a round by what it is called, and gives what is told how far it is.
-Steps = Callable[[str], AbstractContextManager[Progress]]
 
 # An update's values, float64, as a function of a slice; and the layout of the files that they come from.
 Update = tuple[Callable[[slice], NDArray[np.float64]], payload.Layout]

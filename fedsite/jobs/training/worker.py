@@ -24,6 +24,7 @@ from fedsite.files import sha256_of
 from fedsite.jobs import tasks
 from fedsite.jobs.plan import algorithms
 from fedsite.jobs.plan.algorithms import Carried
+from fedsite.jobs.progress import Progress, silent
 from fedsite.jobs.training import local_work
 from fedsite.jobs.training.local_work import DEFAULT_MEANS, Means, PreparedData
 from fedsite.site.config import SiteConfig
@@ -130,7 +131,7 @@ def work(meeting: str, devices: Sequence[str], local: bool, task: bytes, voice: 
 
 
 def train(
-    task: Task, device: str, progress: local_work.Progress, group: "Group | None" = None
+    task: Task, device: str, progress: Progress, group: "Group | None" = None
 ) -> dict[str, Any] | None:
     """Trains, alone or as one of a group; gives what the training was. Raises as `local_work.train` does."""
     tasks.add_own(task.own_tasks)
@@ -161,19 +162,15 @@ def _prepared(folder: Path, sha256: str) -> PreparedData:
 
 
 def _in_group(
-    meeting: str, device: "torch.device", content: bytes, progress: local_work.Progress
+    meeting: str, device: "torch.device", content: bytes, progress: Progress
 ) -> dict[str, Any] | None:
     """What the training was, from the leader; nothing from the others, who took the same steps."""
     from fedsite.training import distributed
 
     with distributed.joined(meeting, device) as group:
         task = Task.model_validate_json(distributed.tell(content, device))
-        record = train(task, str(device), progress if group.leads else _unheard, group)
+        record = train(task, str(device), progress if group.leads else silent, group)
         return record if group.leads else None
-
-
-def _unheard(done: int, total: int, note: str = "") -> None:
-    """The leader tells of the steps."""
 
 
 def _broken(error: Exception) -> Broken:
@@ -198,7 +195,7 @@ def main() -> None:
     if device.type == "cuda":
         device = torch.device("cuda", distributed.get_node_local_rank())
     try:
-        _in_group("env://", device, b"", _unheard)
+        _in_group("env://", device, b"", silent)
     except FedsiteError as error:
         sys.exit(f"Error: {error}")
 

@@ -13,7 +13,7 @@ import pytest
 from support.bids_maker import head, write_subject
 from support.dicom_maker import classic, names, write
 from support.processes import FEDSITE, Answer
-from support.site import PREPARE_KILLER, Site
+from support.site import Site
 
 from fedsite.dataset import cases, folder, manifest
 from fedsite.errors import DataNotFit, FedsiteError, TryAgainLater
@@ -252,7 +252,7 @@ def test_weights_that_have_seen_the_patient_are_thrown_away(site: Site) -> None:
 def test_a_kill_in_the_middle_of_a_withdrawal(site: Site, where: str) -> None:
     """Once it is recorded nobody trains on the patient, and the next run finishes it."""
     patient = patient_of(site, "Qwyjibo")
-    site.killed(where, "data", "exclude", patient, "--yes", killer=PREPARE_KILLER)
+    site.killed(where, "data", "exclude", patient, "--yes")
     assert [body["event"] for body in audited(site)] == ["patient-withdrawn"]
     assert list(cases.stored(site.data / "cases"))
     if where != "sweep":

@@ -14,7 +14,7 @@ from PIL import Image
 from support.bids_maker import head, write_nifti, write_subject
 from support.dicom_maker import names
 from support.processes import Answer
-from support.site import PREPARE_KILLER, Site
+from support.site import Site
 from support.study_maker import write_dicom
 
 from fedsite.dataset import cases, folder, manifest
@@ -35,7 +35,7 @@ def prepare(site: Site, source: Path, *options: str, **settings: float) -> Answe
 
 
 def killed(site: Site, where: str, source: Path, *options: str) -> None:
-    done = site.killed(where, "prepare-data", str(source), "--task", "stroke-dwi", *options, killer=PREPARE_KILLER)
+    done = site.killed(where, "prepare-data", str(source), "--task", "stroke-dwi", *options)
     assert_nobody_is_left(done.process)
 
 

@@ -15,9 +15,9 @@ from support.site import Site
 
 from fedsite.errors import UpdateRefused
 from fedsite.jobs.plan import verification
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.jobs.training.local_work import Progress
 from fedsite.server import reports, rounds
 from fedsite.wire import payload
 from fedsite.wire.payload import tensors_of

@@ -16,9 +16,9 @@ from support.plan_attacks import ATTACKS
 from support.site import Site
 
 from fedsite.errors import FedsiteError, OutsideHours
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.jobs.training.local_work import Progress
 
 PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},

@@ -111,7 +111,7 @@ def test_what_left_without_a_receipt_is_noticed_and_charged(server: Server, site
     """The upload was announced, and the line went dead: noise of that draw may be out there."""
     copy = set_aside(site, tmp_path / "copy")
     number = server.open_round(tmp_path, shapes=LARGE, **PLAN)
-    site.killed("upload:50000", "train-round")
+    site.killed("upload:1", "train-round")
     bring_back(site, copy)
 
     stopped = site.run("train-round")

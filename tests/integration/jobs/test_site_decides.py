@@ -15,10 +15,10 @@ from support.site import Site, prepare_blobs
 from fedsite.errors import OutsideHours, PolicyRefused, TryAgainLater
 from fedsite.jobs.checks import policy
 from fedsite.jobs.plan import approve
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.round.guard import Guard
 from fedsite.jobs.site import open_site
-from fedsite.jobs.training.local_work import Progress
 from fedsite.server import reports
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}

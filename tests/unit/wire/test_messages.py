@@ -89,7 +89,7 @@ def test_a_good_plan_is_read_and_written_back() -> None:
         (b'{"reason":"policy"', "not JSON"),
         (b"[]", "Refusal: the message"),
         (b"null", "Refusal: the message"),
-        (b"{}", "Refusal: reason: Field required"),
+        (b"{}", "Refusal: reason is missing"),
         (b'{"reason":"data"}', "Refusal: reason"),
         (b'{"reason":"policy","more":1}', "Refusal: more: Extra inputs"),
         ('{"reason":"policy"}'.encode("utf-16"), "Refusal"),

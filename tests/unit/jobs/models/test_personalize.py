@@ -17,8 +17,8 @@ from fedsite.jobs.lock import only_run
 from fedsite.jobs.models import choice, initial, personal
 from fedsite.jobs.models.personal import Gain, Record
 from fedsite.jobs.models.personalize import Asked, Personalised, divided, gained, personalise
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.site import open_site
-from fedsite.jobs.training.local_work import Progress
 from fedsite.site.state import State
 from fedsite.wire.plans import read_draft
 

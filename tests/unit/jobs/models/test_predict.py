@@ -25,7 +25,7 @@ from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.models import initial
 from fedsite.jobs.models import predict as job
 from fedsite.jobs.models.predict import Order, Predicted, Refused, predict
-from fedsite.jobs.training.local_work import Progress
+from fedsite.jobs.progress import Progress
 from fedsite.site import identity, withdrawals
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.state import State

@@ -18,8 +18,8 @@ from fedsite.jobs.models import choice
 from fedsite.jobs.pages import writing
 from fedsite.jobs.privacy import attack
 from fedsite.jobs.privacy.attack import Found, Order, StatementRefuted
+from fedsite.jobs.progress import Progress
 from fedsite.jobs.site import open_site
-from fedsite.jobs.training.local_work import Progress
 from fedsite.privacy import accountant, lower_bounds, mechanism
 from fedsite.privacy.accountant import Release
 from fedsite.privacy.statement import guarantee
