@@ -20,7 +20,7 @@ al. 2021). Norm and outliers still tell who sends something of another size.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,22 +80,23 @@ def conspicuous(verdict: Verdict) -> list[str]:
 
 def measure(paths: Sequence[Path], encoded: Layout) -> tuple[list[Measured], int]:
     """Norm, cosine and outliers of each update, in float64; and how many values move: frozen ones are zero everywhere,
-    and have no direction. Memory: twice what a rule by rank needs.
+    and have no direction. Memory: three times what a rule by rank needs.
     """
     sites, moved = len(paths), 0
     squares, outliers = np.zeros(sites), np.zeros(sites, np.int64)
     dots, others = np.zeros((2, sites)), np.zeros((2, sites))
     for part in chunks(encoded.values, slice_length(sites)):
         stack = stacked(paths, encoded, part)
-        ordered = np.sort(stack, axis=0)
+        ordered = _in_order(stack)
         moved += int(np.count_nonzero((ordered[0] != 0) | (ordered[-1] != 0)))
+        without = _medians_without_one(ordered)
         for place, own in enumerate(stack):
             squares[place] += float(own @ own)
-            for which, other in enumerate(_compared_with(place, stack, ordered)):
+            for which, other in enumerate(_compared_with(place, stack, without)):
                 dots[which, place] += float(own @ other)
                 others[which, place] += float(other @ other)
         stack -= coordinate_median(ordered)
-        outliers += _outlying(np.abs(stack, out=stack), ordered)
+        outliers += _outlying(np.abs(stack, out=stack))
     lengths = np.sqrt(squares) * np.sqrt(others)
     cosines = np.divide(dots, lengths, out=np.full_like(dots, -np.inf), where=lengths > 0).max(axis=0)
     found = [
@@ -157,33 +158,47 @@ def _too_few(sites: int) -> str | None:
     return None if sites >= FEWEST else f"it takes {FEWEST} updates or more, there are {sites}"
 
 
-def _compared_with(place: int, stack: Values, ordered: Values) -> list[Values]:
+def _in_order(stack: Values) -> Values:
+    """Each value's column over the sites, sorted; twice as fast where a column lies in one piece."""
+    columns = np.ascontiguousarray(stack.T)
+    columns.sort(axis=1)
+    return columns.T
+
+
+def _compared_with(place: int, stack: Values, median_without: Callable[[Values], Values]) -> list[Values]:
     """The median of the others; of two others, each of them."""
     if len(stack) == FEWEST:
         return [other for number, other in enumerate(stack) if number != place]
-    return [_median_without(stack[place], ordered)]
+    return [median_without(stack[place])]
 
 
-def _median_without(own: Values, ordered: Values) -> Values:
-    """The coordinate median of all sites but one, from all sites' values in order; zero where there is no other.
+def _medians_without_one(ordered: Values) -> Callable[[Values], Values]:
+    """From all sites' values in order: what gives the coordinate median of all but one, zero where there is no other.
 
-    Without a value, those after it move up by one place.
+    Without a value, those after it move up by one place: of two neighbours in the middle it is the lower for a value
+    that lies above that, and else the higher. (Where the number of the others is even, the mean of two such choices.)
+    The choice is a multiplication: NumPy's `where` takes four times as long.
     """
     rest = len(ordered) - 1
-    if rest == 0:
-        return np.zeros_like(own)
-    low, high = (
-        np.where(own > ordered[place], ordered[place], ordered[place + 1]) for place in ((rest - 1) // 2, rest // 2)
-    )
-    median: Values = (low + high) / 2
-    return median
+    median, room = np.zeros((2, ordered.shape[1]))
+    places = sorted({(rest - 1) // 2, rest // 2}) if rest else []
+    choices = [(ordered[place].copy(), (ordered[place] - ordered[place + 1]) / len(places)) for place in places]
+    higher = sum((ordered[place + 1] / len(places) for place in places), np.zeros_like(median))
+
+    def without(own: Values) -> Values:
+        median[:] = higher
+        for lower, difference in choices:
+            np.greater(own, lower, out=room)
+            np.multiply(room, difference, out=room)
+            np.add(median, room, out=median)
+        return median
+
+    return without
 
 
-def _outlying(distances: Values, room: Values) -> NDArray[np.int64]:
-    """How many values of each site lie far from the median; `distances` are those from it, `room` is overwritten."""
-    np.copyto(room, distances)
-    room.sort(axis=0)
-    far = coordinate_median(room) * (OUTLIER * NORMAL_MAD)
+def _outlying(distances: Values) -> NDArray[np.int64]:
+    """How many values of each site lie far from the median; `distances` are those from it."""
+    far = coordinate_median(_in_order(distances)) * (OUTLIER * NORMAL_MAD)
     counts: NDArray[np.int64] = np.count_nonzero(distances > far, axis=1)
     return counts
 
