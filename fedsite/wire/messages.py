@@ -59,7 +59,8 @@ def parse(kind: type[Message], content: bytes, limit: int = MAX_MESSAGE_BYTES) -
         first = error.errors(include_input=False, include_url=False)[0]
         # A field's name is the sender's: it goes to terminals and logs.
         place = _UNPRINTABLE.sub("?", ".".join(str(part) for part in first["loc"]))[:100] or "the message"
-        raise MalformedMessage(f"{kind.__name__}: {place}: {first['msg']}") from None
+        wrong = f"{place} is missing" if first["type"] == "missing" else f"{place}: {first['msg']}"
+        raise MalformedMessage(f"{kind.__name__}: {wrong}") from None
 
 
 def check_json(content: bytes) -> None:

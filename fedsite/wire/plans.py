@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, Tag, model_validator
 
 from fedsite.errors import ConfigurationError, SourceMissing
 from fedsite.wire import server_rules
+from fedsite.wire.forms import WORD, by_name
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, Sha256, parse
 from fedsite.wire.server_rules import Aggregation, Screen, ServerAdam, Stop
 
@@ -52,22 +53,16 @@ class PersonalLayers(Closed):
 
 
 PlainAlgorithm = Literal["fedavg", "scaffold", "fedbn"]
-
-
-def _algorithm_kind(value: object) -> str | None:
-    """Which of the algorithm's forms a value must be; None for none."""
-    if isinstance(value, str):
-        return "plain" if value in get_args(PlainAlgorithm) else None
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if name in ("fedprox", "personal") else None
-
-
-_FORMS = "fedavg, scaffold, fedbn, {name: fedprox, mu: M} or {name: personal, keep: head|decoder}"
 Algorithm = Annotated[
-    Annotated[PlainAlgorithm, Tag("plain")]
+    Annotated[PlainAlgorithm, Tag(WORD)]
     | Annotated[FedProx, Tag("fedprox")]
     | Annotated[PersonalLayers, Tag("personal")],
-    Discriminator(_algorithm_kind, custom_error_type="algorithm", custom_error_message=_FORMS),
+    by_name(
+        "algorithm",
+        get_args(PlainAlgorithm),
+        ("fedprox", "personal"),
+        "fedavg, scaffold, fedbn, {name: fedprox, mu: M} or {name: personal, keep: head|decoder}",
+    ),
 ]
 
 
@@ -271,7 +266,7 @@ def read_draft(path: Path) -> PlanDraft:
         raise ConfigurationError(f"The plan {path} is no YAML: {error}") from error
     except (MalformedMessage, TypeError) as error:
         raise ConfigurationError(
-            f"The plan {path} cannot be used: {error}.", "See sample_configs/plan.yaml."
+            f"The plan {path} cannot be used: {str(error).removeprefix('PlanDraft: ')}.", "See sample_configs/plan.yaml."
         ) from error
     except (ValueError, AttributeError, LookupError, RecursionError):
         raise ConfigurationError(

@@ -111,10 +111,10 @@ def test_brackets_in_strings_are_no_nesting() -> None:
     [b'"' + b'\\"' * 500_000, b'"' * 1_000_000, b'"\\' * 500_000, b"\\" * 1_000_000, b'"' + b"[" * 1_000_000],
 )
 def test_hostile_strings_are_refused_in_linear_time(content: bytes) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(MalformedMessage):
         messages.check_json(content)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_what_is_too_large_is_not_even_looked_at() -> None:

@@ -82,6 +82,7 @@ def test_a_kind_hangs_on_all_else(changes: dict[str, Any]) -> None:
     [
         ("[", "no YAML"),
         ("", "cannot be used"),
+        (yaml.safe_dump({key: value for key, value in plan().items() if key != "rounds"}), "used: rounds is missing"),
         (yaml.safe_dump(plan() | {"more": 1}), "more"),
         (yaml.safe_dump(plan(rounds={"quorum": 3, "enough": 2, "deadline_seconds": 5})), "enough"),
         (yaml.safe_dump(plan(local={"steps": 1, "patch_voxels": [17, 16, 16]})), "patch_voxels"),
