@@ -6,8 +6,9 @@ The sites need none of it to do their part; it stands in the signed plan so that
 import math
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
+from fedsite.wire.forms import WORD, by_name
 from fedsite.wire.messages import Closed
 
 if TYPE_CHECKING:
@@ -32,22 +33,16 @@ class NormBounded(Closed):
 
 
 PlainAggregation = Literal["mean", "median"]
-
-
-def _aggregation_kind(value: object) -> str | None:
-    """Which of the rule's forms a value must be; None for none."""
-    if isinstance(value, str):
-        return "plain" if value in get_args(PlainAggregation) else None
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if name in ("trimmed-mean", "norm-bounded") else None
-
-
-_FORMS = "mean, median, {name: trimmed-mean, share: S} or {name: norm-bounded, bound: B}"
 Aggregation = Annotated[
-    Annotated[PlainAggregation, Tag("plain")]
+    Annotated[PlainAggregation, Tag(WORD)]
     | Annotated[TrimmedMean, Tag("trimmed-mean")]
     | Annotated[NormBounded, Tag("norm-bounded")],
-    Discriminator(_aggregation_kind, custom_error_type="aggregation", custom_error_message=_FORMS),
+    by_name(
+        "aggregation",
+        get_args(PlainAggregation),
+        ("trimmed-mean", "norm-bounded"),
+        "mean, median, {name: trimmed-mean, share: S} or {name: norm-bounded, bound: B}",
+    ),
 ]
 
 
