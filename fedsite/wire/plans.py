@@ -266,7 +266,8 @@ def read_draft(path: Path) -> PlanDraft:
         raise ConfigurationError(f"The plan {path} is no YAML: {error}") from error
     except (MalformedMessage, TypeError) as error:
         raise ConfigurationError(
-            f"The plan {path} cannot be used: {error}.", "See sample_configs/plan.yaml."
+            f"The plan {path} cannot be used: {str(error).removeprefix('PlanDraft: ')}.",
+            "See sample_configs/plan.yaml.",
         ) from error
     except (ValueError, AttributeError, LookupError, RecursionError):
         raise ConfigurationError(

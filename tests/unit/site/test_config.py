@@ -116,8 +116,16 @@ def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
         ({"privacy": {"epsilon": 8, "delta": 0.5, "nominal_patients": 5}}, "privacy.delta", ""),
         ({"policy": {"minimum_noise_multiplier": float("nan")}}, "policy.minimum_noise_multiplier", ""),
         ({"policy": {"maximum_epsilon": -1}}, "policy.maximum_epsilon", ""),
-        ({"policy": {"maximum_steps": True}}, "policy.maximum_steps: true (YAML also writes it yes, no, on, off) is no number", "explain policy.maximum_steps"),
-        ({"privacy": {"epsilon": True, "nominal_patients": 5}}, "privacy.epsilon: true (YAML", "explain privacy.epsilon"),
+        (
+            {"policy": {"maximum_steps": True}},
+            "policy.maximum_steps: true (YAML also writes it yes, no, on, off) is no number",
+            "explain policy.maximum_steps",
+        ),
+        (
+            {"privacy": {"epsilon": True, "nominal_patients": 5}},
+            "privacy.epsilon: true (YAML",
+            "explain privacy.epsilon",
+        ),
         (
             {"policy": {"tasks": "stroke-dwi"}},
             "policy.tasks: must be a list, in brackets: [stroke-dwi]",
