@@ -42,7 +42,7 @@ FLAGS = ("--json", "--quiet", "--verbose", "--version")
 class FedsiteGroup(TyperGroup):
     """Lets the global options stand before and after the command, by moving them to the front."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's context is vendored
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its contexts' class to itself
         """Called by typer with everything that follows `fedsite`."""
         return super().parse_args(ctx, hoist(args))
 
@@ -162,7 +162,7 @@ def _run(commands: TyperGroup, args: list[str], output: Output) -> int:
         return 143
     except BrokenPipeError:
         return 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported as one, exit code 1
+    except Exception as error:  # noqa: BLE001 - whatever nobody foresaw is reported as a bug, without its text
         output.error(_BugError(f"A bug in fedsite: {type(error).__name__}.", "Run again with --verbose and report it."))
         return _BugError.exit_code
 

@@ -78,7 +78,7 @@ def prepare_there(version: str, work: Work, settings: Settings) -> Result | Exce
         with _ONE_STUDY:
             torch.set_num_threads(1)
             return prepare_study(work, settings)
-    except Exception as error:  # noqa: BLE001 - answered, and raised where it was asked for
+    except Exception as error:  # noqa: BLE001 - whatever it is, `prepare` raises it on the machine that asked
         return error
 
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from fedsite.errors import DataNotFit, SourceMissing
 from fedsite.files import atomic_writer
 
+Image = Any
+"""An image of nibabel's, which carries no types."""
+
 ENDINGS = (".nii.gz", ".nii")
 _BROKEN = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, gzip.BadGzipFile, OverflowError)
 _FLAT = 1e-9
@@ -139,7 +142,7 @@ def write(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64], mode: i
         image.to_stream(stream)
 
 
-def _load(path: Path) -> Any:  # noqa: ANN401 - nibabel carries no types
+def _load(path: Path) -> Image:
     try:
         return nib.load(path)
     except FileNotFoundError:

@@ -75,7 +75,7 @@ class Album:
     """Looks at cases, kept on disk in a file without a name: any number of them costs no memory."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit, as the album is
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the album's own __exit__ closes it
         self._places: dict[str, tuple[int, int]] = {}
 
     def keep(self, case: str, look: Look) -> None:

@@ -81,7 +81,7 @@ class Memory:
         self._path = index.path
         self._names = hmac.digest(index.key, b"names", "sha256")
         self._seal = AESGCM(hmac.digest(index.key, b"contents", "sha256"))
-        self._source = self._name(os.path.abspath(source))  # noqa: PTH100 - links are not followed
+        self._source = self._name(os.path.abspath(source))  # links are not followed: as `walk.tree` names it
         self._met: set[bytes] = set()
         self._database = _connect(index.path)
 
@@ -153,7 +153,7 @@ class Memory:
 def stamp(place: Place) -> Stamp | None:
     """Size and time of change of a file; None where there is none."""
     try:
-        status = os.stat(place[0])  # noqa: PTH116 - paths are kept as text
+        status = os.stat(place[0])
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns

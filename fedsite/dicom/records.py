@@ -14,6 +14,9 @@ from fedsite.dicom.header.frames import Read
 from fedsite.dicom.model import Frame, Instance, PixelLayout, Traces
 
 # Where a file lies is known to whoever asks for it; a frame's instance comes before it.
+Json = Any
+"""What `json` reads and writes."""
+
 _INSTANCE = [field.name for field in fields(Instance) if field.name not in ("path", "member")]
 _MEMBER = [field.name for field in fields(Instance)].index("member") - 1  # how many of them stand before it
 _FRAME = [field.name for field in fields(Frame) if field.name != "instance"]
@@ -37,7 +40,7 @@ def pack(reads: Iterable[Read]) -> dict[str, Any]:
                 found += [field, new]
         return found
 
-    def packed(read: Read) -> Any:  # noqa: ANN401 - as JSON has it
+    def packed(read: Read) -> Json:
         if isinstance(read, str):
             return read
         instance = changes(_instance_values(read[0].instance), instance_before)
@@ -68,7 +71,7 @@ def unpack(packed: Mapping[str, Any], places: Iterable[tuple[str, str]]) -> Iter
             yield tuple(Frame(instance, *apply(frame, of_frame)) for frame in file[1:])
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - as above
+def _plain(value: object) -> Json:
     """As JSON knows it: a list says first what it stands for."""
     if isinstance(value, tuple):
         return ["tuple", *map(_plain, value)]
@@ -79,7 +82,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - as above
     return value
 
 
-def _value(plain: Any) -> Any:  # noqa: ANN401 - as above
+def _value(plain: Json) -> Json:
     if not isinstance(plain, list):
         return plain
     kind, *parts = plain

@@ -53,7 +53,7 @@ def scan(
     """
     groups, broken = walk.tree(source)
     done, total = 0, sum(len(group.names) for group in groups)
-    named = os.path.abspath(source)  # noqa: PTH100 - as `walk.tree` has it
+    named = os.path.abspath(source)  # as `walk.tree` names it
     by_series: dict[str, list[Frame]] = {}
     with (
         tolerant_reading(),

@@ -191,14 +191,14 @@ class State:
             text = canonical_json(body)
             record = Record(sequence, previous, time, text, body, hash_of(sequence, previous, time, text))
             self._database.execute(
-                f"insert into {chain} values (?, ?, ?, ?, ?)",  # noqa: S608 - `chain` is one of two literals
+                f"insert into {chain} values (?, ?, ?, ?, ?)",
                 (sequence, previous, time, text, record.hash),
             )
             if chain == "ledger":
                 self.audit("ledger", ledger_sequence=sequence, ledger_hash=record.hash, kind=body["kind"])
         return record
 
-    def audit(self, event: str, **details: Any) -> Record:  # noqa: ANN401 - whatever JSON can hold
+    def audit(self, event: str, **details: Any) -> Record:
         """Writes an event into the audit chain, and who runs this."""
         return self.append("audit", {"event": event, "operator": operator(), **details})
 
@@ -224,7 +224,7 @@ class State:
         """Where the chains end."""
         ends: dict[Chain, Head] = {}
         for chain in CHAINS:
-            newest = self._select(f"select sequence, hash from {chain} order by sequence desc limit 1")  # noqa: S608
+            newest = self._select(f"select sequence, hash from {chain} order by sequence desc limit 1")
             ends[chain] = next((Head(*row) for row in newest), Head())
         return ends
 
@@ -242,8 +242,7 @@ class State:
 
     def rows(self, chain: Chain, after: int = 0) -> Iterator[tuple[Any, ...]]:
         """The records of a chain as stored, nothing of them believed: sequence, previous, time, body, hash."""
-        # A chain is one of two words of our own.
-        select = f"select sequence, previous, time, body, hash from {chain} where sequence"  # noqa: S608
+        select = f"select sequence, previous, time, body, hash from {chain} where sequence"
         try:
             for row in self._select(f"{select} > ? order by sequence", (after,)):
                 yield row
@@ -258,7 +257,7 @@ class State:
         if self._grown:
             return
         for chain, end in head.read(self.folder, MEND).items():
-            found = self._select(f"select hash from {chain} where sequence = ?", (end.sequence,))  # noqa: S608
+            found = self._select(f"select hash from {chain} where sequence = ?", (end.sequence,))
             if end.sequence and next(found, None) != (end.hash,):
                 raise RecordsDamaged(
                     f"Record {end.sequence} of the {chain}, which {head.NAME} remembers, is missing or was altered.",

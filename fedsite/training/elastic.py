@@ -108,7 +108,7 @@ class _Alone(StaticTCPRendezvous):
 class _Agent(LocalElasticAgent):
     """An agent that listens whenever it looks after its workers."""
 
-    def __init__(self, *args: Any, hear: Callable[[], None], **settings: Any) -> None:  # noqa: ANN401 - torch's own
+    def __init__(self, *args: Any, hear: Callable[[], None], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._hear = hear
 

@@ -15,7 +15,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 from fedsite.dicom.header import csa
-from fedsite.dicom.header.values import Header, number, numbers, text, value_at
+from fedsite.dicom.header.values import Header, Value, number, numbers, text, value_at
 from fedsite.dicom.model import Vector
 
 # GE adds 10^9 to the b-value to say that it stems from the gradient table.
@@ -132,12 +132,12 @@ def diffusion(header: Header, image_type: tuple[str, ...]) -> tuple[float | None
     return b_value, directionality, (vector[0], vector[1], vector[2])
 
 
-Private = dict[tuple[str, int], Any]
+Private = dict[tuple[str, int], Value]
 
 
 def _private(dataset: Dataset) -> Private:
     """The values of the private attributes above, by creator and offset; those of other creators are left out."""
-    tags = [tag for tag in dataset.keys() if tag.group in _GROUPS]  # noqa: SIM118 - iterating converts the elements
+    tags = [tag for tag in dataset.keys() if tag.group in _GROUPS]  # noqa: SIM118 - iterating the data set would convert its elements
     found: Private = {}
     for tag in tags:
         block, offset = tag.element >> 8, tag.element & 0xFF
@@ -208,7 +208,7 @@ def _word(value: object) -> str:
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")).strip(" \0").upper()
 
 
-def _numbers(value: Any) -> tuple[float, ...]:  # noqa: ANN401 - pydicom types no values
+def _numbers(value: Value) -> tuple[float, ...]:
     """The numbers of a private value, which is bytes when neither the file nor pydicom knows its representation."""
     if isinstance(value, bytes):
         return _numbers_of_bytes(value)

@@ -126,7 +126,7 @@ def read_frames(path: str, member: str = "") -> Read:
     Must run inside `values.tolerant_reading`.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 - paths are kept as text
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             return "not-dicom"  # opening a named pipe would wait for ever
         with open_file(path, member) as file:
@@ -137,7 +137,7 @@ def read_frames(path: str, member: str = "") -> Read:
         return "unreadable-file"
     except (zipfile.BadZipFile, zlib.error):
         return "damaged-archive"
-    except Exception:  # noqa: BLE001 - a damaged file makes pydicom raise nearly anything; each is the same finding
+    except Exception:  # noqa: BLE001 - pydicom raises nearly anything on damaged files: one finding
         return "damaged-header"
 
 

@@ -24,6 +24,8 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 Header = Mapping[str, Any]
+Value = Any
+"""What pydicom gives as an element's value: it types none of them."""
 
 # The longest value of a long string (LO, PS3.5 section 6.2).
 LONGEST_SHOWN = 64
@@ -88,9 +90,9 @@ def tag_of(keyword: str) -> BaseTag:
     return BaseTag(tag)
 
 
-def value_at(dataset: Dataset, tag: BaseTag) -> Any:  # noqa: ANN401 - pydicom types no values
+def value_at(dataset: Dataset, tag: BaseTag) -> Value:
     """The value of one element, or None."""
-    if tag not in dataset.keys():  # noqa: SIM118 - asking the data set itself would convert the tag
+    if tag not in dataset.keys():  # noqa: SIM118 - `in dataset` would convert every tag that is asked for
         return None
     try:
         return dataset[tag].value
@@ -143,7 +145,7 @@ def _holds_something(element: DataElement | RawDataElement) -> bool:
     return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
-def _plain_value(element: DataElement | RawDataElement, representation: str) -> Any:  # noqa: ANN401 - as `value_at`
+def _plain_value(element: DataElement | RawDataElement, representation: str) -> Value:
     """What pydicom would make of a value in its plainest form, several times faster; None where it is not plain.
 
     Numbers in text stay text, checked: whoever wants the number converts it.
@@ -171,7 +173,7 @@ def _parts(characters: str) -> str | list[str]:
     return characters.split("\\") if "\\" in characters else characters
 
 
-def _binary(value: bytes, little: bool, kind: str) -> Any:  # noqa: ANN401 - as `value_at`
+def _binary(value: bytes, little: bool, kind: str) -> Value:
     count, rest = divmod(len(value), struct.calcsize(f"={kind}"))
     if rest:
         return None
@@ -198,7 +200,7 @@ _PLAIN: dict[str, Callable[[bytes, bool], Any]] = {
 def flatten_groups(item: Dataset) -> dict[str, Any]:
     """The values in the functional groups of one item, by keyword."""
     header: dict[str, Any] = {}
-    for tag in item.keys():  # noqa: SIM118 - as above
+    for tag in item.keys():  # noqa: SIM118 - iterating the data set would convert its elements
         if _described(tag)[0] in _GROUPS:
             for nested in (value_at(item, tag) or [])[:1]:
                 header |= flatten(nested)

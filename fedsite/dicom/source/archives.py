@@ -48,7 +48,7 @@ def members(path: str) -> tuple[list[str], Counter[str]]:
     except (*DAMAGE, NotImplementedError):
         return [], Counter(["damaged-archive"])
     unpacked = sum(entry.file_size for entry in entries)
-    ratio = unpacked / max(os.path.getsize(path), 1)  # noqa: PTH202 - paths are kept as text
+    ratio = unpacked / max(os.path.getsize(path), 1)
     if len(entries) > MAX_MEMBERS or unpacked > MAX_BYTES or (unpacked > RATIO_COUNTS_FROM and ratio > MAX_RATIO):
         return [], Counter(["archive-too-large"])
     names = Counter(entry.filename for entry in entries)
@@ -75,7 +75,7 @@ def _broken_by(entry: zipfile.ZipInfo, names: Counter[str]) -> str:
 
 def _directory_bytes(path: str) -> int:
     """The length of the central directory, before anything of it is parsed."""
-    with open(path, "rb") as file:  # noqa: PTH123 - as above
+    with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _END.size - _LONGEST_COMMENT))
         tail = file.read()

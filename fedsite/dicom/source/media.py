@@ -15,13 +15,13 @@ def referenced_files(path: str) -> tuple[dict[str, set[str]], int]:
     File IDs are in capitals, as on a CD; how the system that copied it spells them is its own affair. They lead
     nowhere but below the DICOMDIR's folder. Raises whatever pydicom raises on a damaged one.
     """
-    top = os.path.dirname(path)  # noqa: PTH120 - paths are kept as text
+    top = os.path.dirname(path)
     found: dict[str, set[str]] = defaultdict(set)
     missing = 0
     for file_id in _file_ids(path):
         folder, name = top, ""
         for part in file_id:
-            folder = os.path.join(folder, name) if name else top  # noqa: PTH118 - as above
+            folder = os.path.join(folder, name) if name else top
             name = _listing(folder).get(_spelling(part), "")
             if not name:
                 break
@@ -45,7 +45,7 @@ def _file_ids(path: str) -> Iterator[list[str]]:
 def _listing(folder: str) -> dict[str, str]:
     """The names in a folder, by how a File ID may spell them."""
     try:
-        return {_spelling(name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208 - as above
+        return {_spelling(name): name for name in sorted(os.listdir(folder))}
     except OSError:
         return {}
 

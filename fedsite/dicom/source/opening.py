@@ -17,13 +17,13 @@ def open_file(path: str, member: str = "") -> BinaryIO:
     NotImplementedError on a damaged archive, RuntimeError on an encrypted member, KeyError where there is no such one.
     """
     if not member:
-        return open(path, "rb")  # noqa: PTH123 - a Path for each of 100,000 files would cost more than the rest
+        return open(path, "rb")
     return cast("BinaryIO", archive(path).open(member))
 
 
 def archive(path: str) -> zipfile.ZipFile:
     """A zip archive with its directory parsed. It is shared and stays open: do not close it. May be used by threads."""
-    status = os.stat(path)  # noqa: PTH116 - as above
+    status = os.stat(path)
     # A forked process must not share the parent's place in the file.
     return _archive(path, status.st_size, status.st_mtime_ns, os.getpid())
 

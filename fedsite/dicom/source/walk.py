@@ -31,7 +31,7 @@ class Group:
         """Path and member of each file, as `opening.open_file` takes them."""
         if self.is_archive:
             return [(self.container, name) for name in self.names]
-        folder = os.path.join(self.container, "")  # noqa: PTH118 - 100,000 files: text, not Path
+        folder = os.path.join(self.container, "")
         return [(folder + name, "") for name in self.names]
 
 
@@ -42,10 +42,10 @@ def tree(source: Path) -> tuple[list[Group], Counter[str]]:
     """
     if not os.access(source, os.R_OK):
         raise SourceMissing("The source is not there or cannot be read.", "Check the path and its permissions.")
-    top = os.path.abspath(source)  # noqa: PTH100 - resolve() would follow links: the operator's name of it counts
+    top = os.path.abspath(source)  # resolve() would follow links: the operator's name of it counts
     broken: Counter[str] = Counter()
     if not source.is_dir():
-        return [Group(os.path.dirname(top), "", (os.path.basename(top),))], broken  # noqa: PTH119, PTH120 - as above
+        return [Group(os.path.dirname(top), "", (os.path.basename(top),))], broken
     return [group for folder, names in _folders(top, broken) for group in groups(folder, names)], broken
 
 
@@ -68,7 +68,7 @@ def _folders(top: str, broken: Counter[str]) -> Iterator[tuple[str, list[str]]]:
     while pending:
         folder = pending.pop()
         try:
-            status = os.stat(folder)  # noqa: PTH116 - as above
+            status = os.stat(folder)
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:

@@ -275,5 +275,5 @@ def _said(body: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in facts)
 
 
-def _plain(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
+def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else "not set" if value is None else str(value)

@@ -32,7 +32,7 @@ def forget_pictures(state: State) -> None:
         (state.folder / FOLDER / name).unlink(missing_ok=True)
 
 
-def write(path: Path, template: str, **content: Any) -> None:  # noqa: ANN401 - whatever a template is given
+def write(path: Path, template: str, **content: Any) -> None:
     """Writes a page from one of the templates. Raises CannotWrite."""
     if not path.parent.is_dir():
         raise CannotWrite(

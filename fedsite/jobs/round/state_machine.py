@@ -79,7 +79,7 @@ class Round:
         """What leaves."""
         return self.site.state.folder / "outbox" / f"round-{self.number}.safetensors"
 
-    def move(self, state: str, **facts: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    def move(self, state: str, **facts: Any) -> None:
         """Makes the next state durable."""
         self.body = {**self.body, **facts}
         self.site.state.put_round(self.offer.plan.federation, self.number, state, self.body)
