@@ -8,6 +8,7 @@
      +- CannotWrite           73   no permission, disk full; progress is kept
      +- RecordsDamaged        74   this site's own records are damaged, rolled back or unknown to it
      +- TryAgainLater         75   a lock is held, a window is closed, an approval is awaited
+     |   +- AnotherRun        75   another run is at work in this state folder
      |   +- OutsideHours      75   the site's hours are over, or have not begun; progress is kept
      |   +- WorkersLost       75   one of several training processes ended before its time; progress is kept
      +- ServerBrokeProtocol   76   the server sent something that it must not send
@@ -23,7 +24,10 @@ The numbers follow BSD's sysexits.h where it has one. `code` is the stable word 
 `mend` the sentence that tells a person what to do.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+OUTCOMES = {75: "pending", 80: "refused", 81: "refused"}
+"""What a command's JSON calls its end, by exit code, where that is not `failed`."""
 
 
 class FedsiteError(Exception):
@@ -31,11 +35,20 @@ class FedsiteError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    expected: ClassVar[bool] = False
+    """Part of an ordinary night: --quiet says nothing of it, and nobody is told."""
 
     def __init__(self, message: str, mend: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.mend = mend
+        self.data: dict[str, Any] = {}
+        """What `--json` gives beside it."""
+
+    @property
+    def outcome(self) -> str:
+        """`pending`, `refused` or `failed`."""
+        return OUTCOMES.get(self.exit_code, "failed")
 
     def __str__(self) -> str:
         return f"{self.message} {self.mend}".strip()
@@ -90,10 +103,18 @@ class TryAgainLater(FedsiteError):
     exit_code = 75
 
 
+class AnotherRun(TryAgainLater):
+    """Another run holds the lock of this state folder."""
+
+    code = "another-run"
+    expected = True
+
+
 class OutsideHours(TryAgainLater):
     """The site's policy lets it take part at other hours. What was reached so far is kept."""
 
     code = "outside-hours"
+    expected = True
 
 
 class WorkersLost(TryAgainLater):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fedsite.jobs.progress import Progress
 
-OUTCOME_OF_ERRORS = {75: "pending", 80: "refused", 81: "refused"}
+ERROR, WARNING, INFORMATION = 3, 4, 6  # priorities of the journal (sd-daemon(3))
 
 
 @dataclass
@@ -70,23 +70,36 @@ class Output:
     def note(self, text: str) -> None:
         """Something worth knowing, for people."""
         if not self.quiet:
-            self.stderr.print(text, markup=False)
+            self._say(text, INFORMATION)
 
     def warn(self, text: str) -> None:
         """Something that wants attention, for people; --quiet does not hide it."""
-        self.stderr.print(f"Warning: {text}", style="yellow", markup=False)
+        self._say(f"Warning: {text}", WARNING, "yellow")
 
     def error(self, error: FedsiteError) -> None:
-        """The one or two lines of an error: what and where, then the mend. A traceback only with --verbose."""
+        """The few lines of an error: what and where, since when, then the mend. A traceback only with --verbose.
+
+        --quiet says nothing of what an ordinary night brings: another run is at work, or it is not the hour.
+        """
         if self.as_json:
             body = {"code": error.code, "message": error.message, "mend": error.mend}
-            self._print_json(OUTCOME_OF_ERRORS.get(error.exit_code, "failed"), getattr(error, "data", {}), body)
+            self._print_json(error.outcome, error.data, body)
+        if self.quiet and error.expected:
+            return
         if self.verbose:
             # A bug is reported under another name; its frames are those of what is being handled.
-            self.stderr.print(_frames(sys.exception() or error), markup=False)
-        self.stderr.print(f"Error: {error.message}", style="red", markup=False)
-        if error.mend:
-            self.stderr.print(error.mend, markup=False)
+            self._say(_frames(sys.exception() or error), ERROR)
+        self._say(f"Error: {error.message}", ERROR, "red")
+        for line in (*getattr(error, "__notes__", ()), error.mend):
+            if line:
+                self._say(line, ERROR)
+
+    def _say(self, text: str, priority: int, style: str = "") -> None:
+        """To people; to the journal each line with its priority, by which it can be asked for failures."""
+        if _is_journal(sys.stderr):
+            sys.stderr.write("".join(f"<{priority}>{line}\n" for line in text.splitlines()))
+        else:
+            self.stderr.print(text, style=style or None, markup=False)
 
     @contextmanager
     def step(self, description: str) -> "Iterator[Progress]":
@@ -117,6 +130,16 @@ class Output:
     def _print_json(self, outcome: str, data: dict[str, Any], error: dict[str, str] | None) -> None:
         envelope = {"schema": 1, "command": self.command, "outcome": outcome, "data": data, "error": error}
         _write(json.dumps(envelope, allow_nan=False, default=str) + "\n")
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd has connected this very stream to its journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    named = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        status = os.fstat(stream.fileno()) if named else None
+    except (OSError, ValueError):  # no file at all
+        return False
+    return status is not None and named == f"{status.st_dev}:{status.st_ino}"
 
 
 def _write(text: str) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedsite.errors import TryAgainLater
+from fedsite.errors import AnotherRun
 from fedsite.files import PRIVATE_FILE, cannot_write
 
 
 @contextmanager
 def only_run(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Holds the folder's lock. Raises TryAgainLater when another run still has it after `wait_seconds`."""
+    """Holds the folder's lock. Raises AnotherRun when another run still has it after `wait_seconds`."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     except OSError as error:
@@ -22,7 +22,7 @@ def only_run(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
         deadline = time.monotonic() + wait_seconds
         while not _take(descriptor):
             if time.monotonic() >= deadline:
-                raise TryAgainLater(
+                raise AnotherRun(
                     "Another fedsite run is at work in this state folder.", "It will finish by itself; try again later."
                 )
             time.sleep(0.2)

@@ -37,6 +37,7 @@ MAY_READ_THE_ENVIRONMENT = {
     "jobs/data/inspect.py",
     "jobs/network.py",
     "cli/main.py",
+    "cli/output.py",
     "dicom/voxels/decoder.py",
 }
 
