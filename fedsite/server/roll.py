@@ -32,7 +32,7 @@ def call(session: Session, row: RoundRow, now: datetime) -> dict[str, Any]:
     for site in sorted(uploads.keys() | attendance.keys() | _members(certificates, row.opened, until)):
         upload, attended = uploads.get(site), attendance.get(site)
         own = [one for one in certificates if one.site == site]
-        part, entry = _of_update(upload, own) if upload else ("", {})
+        part, entry = _of_update(upload, attended, own) if upload else ("", {})
         if not part:
             part, entry = _without_update(row, attended, own, until)
         found[part].append({"site": site, **entry})
@@ -40,7 +40,7 @@ def call(session: Session, row: RoundRow, now: datetime) -> dict[str, Any]:
     return found
 
 
-def _of_update(upload: UploadRow, own: Sequence[CertificateRow]) -> tuple[str, Entry]:
+def _of_update(upload: UploadRow, attended: AttendanceRow | None, own: Sequence[CertificateRow]) -> tuple[str, Entry]:
     """What became of a site that has announced an update; nothing while it is under way."""
     if upload.state == "accepted":
         revoked = own[-1].revoked if own else None
@@ -48,7 +48,10 @@ def _of_update(upload: UploadRow, own: Sequence[CertificateRow]) -> tuple[str, E
         return ("left_out", entry | {"reason": upload.left_out}) if upload.left_out else ("took_part", entry)
     if upload.state == "receiving":
         return "", {}
-    return {"refused": "rejected", "late": "late"}[upload.state], {"reason": upload.reason}
+    if upload.state == "refused":
+        return "rejected", {"reason": upload.reason}
+    declined = attended.refusal if attended else ""
+    return "late", {"reason": f"{upload.reason}; it says: {declined}" if declined else upload.reason}
 
 
 def _without_update(

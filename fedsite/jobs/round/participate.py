@@ -11,6 +11,7 @@ from fedsite.errors import (
     DataNotFit,
     FedsiteError,
     NotAuthorised,
+    OutsideHours,
     PolicyRefused,
     RecordsDamaged,
     ServerBrokeProtocol,
@@ -110,6 +111,7 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
         return Outcome("previewed", {"round": here.number, **rehearsal.rehearse(here)})
     state_machine.clear_overtaken(site, here.offer)
     state_machine.reopen(here)
+    _tell_of_missed_hours(here)
     with _telling_refusals(here):
         state_machine.admit(here)
         approve.require(site, here.offer.plan)
@@ -210,13 +212,28 @@ def _telling_refusals(here: Round) -> Iterator[None]:
     try:
         yield
     except tuple(REASONS) as error:
-        reason = next(word for kind, word in REASONS.items() if isinstance(error, kind))
-        try:
-            here.client.refuse(here.number, reason)
-            here.site.state.audit("refusal told", round=here.number, reason=reason)
-        except FedsiteError as failure:
-            here.site.state.audit("refusal not delivered", round=here.number, message=failure.message)
+        _tell(here, here.number, next(word for kind, word in REASONS.items() if isinstance(error, kind)))
         raise
+    except OutsideHours:
+        here.move(here.state, outside_hours=True)  # nothing more leaves today, and the round may still go well
+        raise
+
+
+def _tell_of_missed_hours(here: Round) -> None:
+    """Tells the server, now that the hours allow it, which rounds ended without this site because its hours had."""
+    federation = here.offer.plan.federation
+    for record in here.site.state.rounds(federation):
+        if record.state in ("abandoned", "late") and record.body.pop("outside_hours", False):
+            _tell(here, record.round, "window")
+            here.site.state.put_round(federation, record.round, record.state, record.body)
+
+
+def _tell(here: Round, number: int, reason: RefusalReason) -> None:
+    try:
+        here.client.refuse(number, reason)
+        here.site.state.audit("refusal told", round=number, reason=reason)
+    except FedsiteError as failure:
+        here.site.state.audit("refusal not delivered", round=number, message=failure.message)
 
 
 def _forget_old_models(here: Round) -> None:

@@ -175,6 +175,30 @@ def test_hours_that_end_in_the_middle_cost_nothing_twice(
     assert kinds == ["reserved", "released", "acknowledged"]
 
 
+def test_a_round_that_was_missed_for_the_hours_is_told_of_within_them(
+    server: Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missed = [server.open_round(tmp_path, **PLAN)]
+    site.configure(policy=opened())
+    for last in ("Training", "Clipping"):
+        evening = Evening(last)
+        with monkeypatch.context() as patch, open_site(site.config) as here:
+            patch.setattr(participate, "Guard", evening.guard)
+            with pytest.raises(OutsideHours):
+                participate.take_part(here, evening.step)
+        missed.append(server.open_round(tmp_path, plan=last.lower(), **PLAN))
+    *missed, number = missed
+    with open_site(site.config) as here:
+        assert participate.take_part(here, quietly).data["round"] == number
+    before, sent = (reports.round_report(server.federation, one) for one in missed)
+    assert before["refused"] == [{"site": "site-a", "reason": "window"}]
+    assert sent["late"] == [
+        {"site": "site-a", "reason": "it was announced after the round had closed; it says: window"}
+    ]
+    told = [(one["round"], one["reason"]) for one in events(site) if one["event"] == "refusal told"]
+    assert told[-2:] == [(one, "window") for one in missed], "each once"
+
+
 def test_a_training_that_the_hours_have_cut_is_kept(
     server: Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
