@@ -102,7 +102,7 @@ def retire(
     text = [
         f"Site {name} is retired on this machine: its key is gone. Its ledger, audit and pseudonyms are kept.",
         f"1. Tell the coordinator of {pinned.federation}, who runs: fedsite server site revoke {name}",
-        "2. Remove fedsite from this machine's crontab or timers.",
+        "2. Let nothing start it any more: fedsite schedule remove",
         "3. Keep the state folder: the ledger is the record of what was promised to the patients.",
         "To come back later: a new invitation, and fedsite enroll --invitation FILE. It goes on with the same ledger.",
     ]

@@ -27,6 +27,7 @@ from fedsite.cli import (
     predict,
     prepare_data,
     privacy,
+    schedule,
     server,
     status,
     tasks,
@@ -114,6 +115,7 @@ app.command("prepare-data")(prepare_data.prepare_data)
 app.add_typer(data.app, name="data")
 app.command("train-round")(train_round.train_round)
 app.command("approve")(approve.approve)
+app.add_typer(schedule.app, name="schedule")
 app.command("status")(status.status)
 app.add_typer(privacy.app, name="privacy")
 audit.app.command("tickets")(tickets.tickets)

@@ -74,8 +74,19 @@ def in_words(hours: list[Hours], days: list[Day]) -> str:
     return f"{when} on {', '.join(days)}" if days else when
 
 
-def _within(text: str, minute: int) -> bool:
+def read_hours(text: str) -> Hours:
+    """Hours as a person types them. Raises ValueError on what site.yaml would refuse."""
+    return _has_length(str(_is_span(text)))
+
+
+def minutes_of(text: Hours) -> tuple[int, int]:
+    """When they begin and end, in minutes after midnight."""
     start, end = (60 * int(clock[:2]) + int(clock[3:]) for clock in text.split("-"))
+    return start, end
+
+
+def _within(text: str, minute: int) -> bool:
+    start, end = minutes_of(text)
     return start <= minute < end if start < end else minute >= start or minute < end
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedsite.dataset import manifest
 from fedsite.errors import CannotWrite, DataNotFit, FedsiteError
-from fedsite.jobs.checks import identity, network, policy
+from fedsite.jobs.checks import identity, network, policy, schedule
 from fedsite.jobs.checks.findings import Check
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
@@ -104,6 +104,7 @@ CHECKS: dict[str, Callable[[Site], Check]] = {
     "agreement": policy.agreement,
     "hours": policy.open_hours,
     "plans": policy.plans,
+    "schedule": schedule.schedule,
     "key": identity.key,
     "proxy": network.proxy,
     "network": network.network,
