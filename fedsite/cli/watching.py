@@ -49,7 +49,7 @@ def follow(out: Output, federation: "Federation", number: int, text: Callable[[R
 def _is_over(federation: "Federation", report: Report) -> bool:
     """Whether neither sites nor a person are waited for."""
     held = report["status"] == "held" and report["screen"]["held_until"]
-    return datetime.fromisoformat(held or report["expires"]) < federation.clock()
+    return datetime.fromisoformat(held or report["takes_until"]) < federation.clock()
 
 
 @contextmanager

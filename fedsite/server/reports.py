@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from fedsite.errors import UsageError
 from fedsite.server import roll, stops
 from fedsite.server.federation import Federation
-from fedsite.server.rows import counted, plan_of, series_of
+from fedsite.server.rows import counted, plan_of, series_of, takes_until
 from fedsite.server.storage import ModelRow, RoundRow, ScreenRow, SeriesRow
 from fedsite.wire.plans import Plan
 
@@ -134,6 +134,7 @@ def _summary(federation: Federation, session: Session, row: RoundRow) -> dict[st
         "enough": plan.rounds.enough,
         "opened": row.opened.isoformat(),
         "expires": row.expires.isoformat(),
+        "takes_until": takes_until(plan, row).isoformat(),
         "closed": row.closed and row.closed.isoformat(),
         "model_sha256": row.model_sha256,
         "result_sha256": row.result_sha256,

@@ -21,7 +21,7 @@ def call(session: Session, row: RoundRow, now: datetime) -> dict[str, Any]:
     `revoked`: it was revoked meanwhile, without an update. `at_work`: has the round, which is open. `dropped`: had it,
     and sent nothing. `absent`: was enrolled, and never came.
     """
-    until = row.closed or now
+    until, is_open = row.closed or now, row.status == "open"
     certificates = session.scalars(select(CertificateRow).order_by(CertificateRow.number)).all()
     uploads = {one.site: one for one in session.scalars(select(UploadRow).where(UploadRow.round == row.number))}
     attendance = {
@@ -32,22 +32,23 @@ def call(session: Session, row: RoundRow, now: datetime) -> dict[str, Any]:
     for site in sorted(uploads.keys() | attendance.keys() | _members(certificates, row.opened, until)):
         upload, attended = uploads.get(site), attendance.get(site)
         own = [one for one in certificates if one.site == site]
-        part, entry = _of_update(upload, attended, own) if upload else ("", {})
-        if not part:
-            part, entry = _without_update(row, attended, own, until)
+        if upload is None:
+            part, entry = _without_update(attended, own, until, is_open=is_open)
+        else:
+            part, entry = _of_update(upload, attended, own)
         found[part].append({"site": site, **entry})
     found["asked"] = {one.site: one.offered.isoformat() for one in attendance.values() if one.offered}
     return found
 
 
 def _of_update(upload: UploadRow, attended: AttendanceRow | None, own: Sequence[CertificateRow]) -> tuple[str, Entry]:
-    """What became of a site that has announced an update; nothing while it is under way."""
+    """What became of a site that has announced an update."""
     if upload.state == "accepted":
         revoked = own[-1].revoked if own else None
         entry = _contribution(upload) | {"revoked": revoked and revoked.isoformat()}
         return ("left_out", entry | {"reason": upload.left_out}) if upload.left_out else ("took_part", entry)
     if upload.state == "receiving":
-        return "", {}
+        return "at_work", {}
     if upload.state == "refused":
         return "rejected", {"reason": upload.reason}
     declined = attended.refusal if attended else ""
@@ -55,7 +56,7 @@ def _of_update(upload: UploadRow, attended: AttendanceRow | None, own: Sequence[
 
 
 def _without_update(
-    row: RoundRow, attended: AttendanceRow | None, own: Sequence[CertificateRow], until: datetime
+    attended: AttendanceRow | None, own: Sequence[CertificateRow], until: datetime, *, is_open: bool
 ) -> tuple[str, Entry]:
     if attended and attended.refused:
         return "refused", {"reason": attended.refusal}
@@ -63,7 +64,7 @@ def _without_update(
         return "revoked", {"reason": f"on {revoked:%Y-%m-%d %H:%M} UTC"}
     if attended is None:
         return "absent", {}
-    return "at_work" if row.status == "open" else "dropped", {}
+    return "at_work" if is_open else "dropped", {}
 
 
 def _members(certificates: Sequence[CertificateRow], begin: datetime, end: datetime) -> set[str]:

@@ -320,6 +320,7 @@ def test_an_upload_that_has_begun_may_end_within_the_grace(bench) -> None:
     bench.clock.pass_by(seconds=60)
     rounds.advance(bench.federation)
     assert standing(bench, number)[0] == "open"
+    assert round_report(bench.federation, number)["at_work"] == [{"site": "quick"}, {"site": "slow"}]
     assert not is_given(bench, "another"), "the time to begin is over"
     with pytest.raises(Refused):
         bench.announce("another", number, file)
