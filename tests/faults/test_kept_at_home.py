@@ -120,6 +120,12 @@ def control_of_server(server: Server, number: int) -> dict[str, np.ndarray]:
     return values(federation.models.path(digest) if digest else None)
 
 
+@pytest.mark.fault(
+    part="site",
+    what="a power cut of a SCAFFOLD round",
+    where="six boundaries around charge, release and receipt",
+    promised="the site's control advances with the receipt, once, or not at all",
+)
 def test_a_control_advances_once_with_the_receipt(server: Server, ready: Site, tmp_path: Path) -> None:
     """It is c_i - c - update / (K lr) of what was really released, and with one site the server's is the same."""
     first, plan = open_series(server, tmp_path, algorithm="scaffold")
@@ -165,6 +171,12 @@ def test_the_servers_control_is_the_mean_of_the_sites(server: Server, ready: Sit
             assert np.abs(mine[name] - theirs[name]).max() > 1e-3
 
 
+@pytest.mark.fault(
+    part="site",
+    what="a power cut of a round with layers that stay at home",
+    where="six boundaries around charge, release and receipt",
+    promised="they advance with the receipt, once, or not at all",
+)
 def test_layers_at_home_advance_once_with_the_receipt(server: Server, ready: Site, tmp_path: Path) -> None:
     no_noise = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 0.0}
     first, plan = open_series(server, tmp_path, algorithm={"name": "personal", "keep": "head"}, privacy=no_noise)
@@ -191,6 +203,12 @@ def test_layers_at_home_advance_once_with_the_receipt(server: Server, ready: Sit
             assert all((values(before)[name] != values(after)[name]).any() for name in values(after))
 
 
+@pytest.mark.fault(
+    part="site",
+    what="a control that a site keeps is gone or damaged",
+    where="a file in kept/, between two rounds",
+    promised="the site stops (exit 74) rather than go on from another",
+)
 def test_what_is_kept_and_lost_stops_the_site(server: Server, ready: Site, tmp_path: Path) -> None:
     first, plan = open_series(server, tmp_path, algorithm="scaffold")
     take_part(ready)

@@ -54,6 +54,12 @@ def assert_once(server: Server, site: Site, number: int) -> str:
     return digest
 
 
+@pytest.mark.fault(
+    part="training",
+    what="kill -9 of a dp-sgd round, and in the middle of its training",
+    where="its boundaries, the second training step",
+    promised="charged before the first private step, once; nothing of a training that was cut off leaves",
+)
 @pytest.mark.parametrize(
     ("where", "charged", "released"),
     [

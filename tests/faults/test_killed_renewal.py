@@ -59,6 +59,12 @@ def in_use(site: Site, event: str = "") -> str:
         return found
 
 
+@pytest.mark.fault(
+    part="site",
+    what="kill -9 of a certificate's renewal",
+    where="each step that lasts",
+    promised="one working identity at any moment; the next run finishes it",
+)
 def test_a_renewal(server: Server, site: Site) -> None:
     grow_old(server, site, days=61)
     old = in_use(site)
@@ -79,6 +85,12 @@ def test_a_renewal(server: Server, site: Site) -> None:
     assert set(switched) == {True, False}
 
 
+@pytest.mark.fault(
+    part="site",
+    what="kill -9 of an enrolment",
+    where="every other step that lasts",
+    promised="no identity or a working one; enrolling again finishes it",
+)
 def test_an_enrolment(server: Server, tmp_path: Path) -> None:
     site = Site(tmp_path / "new")
     site.init()

@@ -40,6 +40,12 @@ def assert_once(server: Server, site: Site, number: int) -> str:
     return digest
 
 
+@pytest.mark.fault(
+    part="site",
+    what="kill -9 at each boundary of a round",
+    where="`fedsite train-round`, once each of the seven states is durable",
+    promised="the next run ends the round exactly once; charged before any noise is drawn",
+)
 @pytest.mark.parametrize("state", STATES)
 def test_kill_at_a_state_boundary(server: Server, site: Site, tmp_path: Path, state: str) -> None:
     number = server.open_round(tmp_path, **PLAN)
@@ -62,6 +68,12 @@ def test_kill_at_a_state_boundary(server: Server, site: Site, tmp_path: Path, st
     assert not list((site.state / "checkpoints").iterdir()), "raw weights must not outlive the release"
 
 
+@pytest.mark.fault(
+    part="site",
+    what="kill -9 in the middle of the upload",
+    where="half of a block is on the line",
+    promised="the next run sends the same bytes, once",
+)
 def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: Path) -> None:
     number = server.open_round(tmp_path, shapes=LARGE, **PLAN)
 
@@ -74,6 +86,12 @@ def test_kill_in_the_middle_of_the_upload(server: Server, site: Site, tmp_path: 
     assert assert_once(server, site, number) == before
 
 
+@pytest.mark.fault(
+    part="site",
+    what="a model or weights are gone between two runs",
+    where="models/, checkpoints/ emptied after a kill",
+    promised="made again under the same charge; exactly once",
+)
 @pytest.mark.parametrize(
     ("state", "lost"),
     [("fetched", "models"), ("trained", "checkpoints"), ("reserved", "models"), ("reserved", "checkpoints")],
@@ -89,6 +107,12 @@ def test_weights_that_went_missing_are_made_again(
     assert_once(server, site, number)
 
 
+@pytest.mark.fault(
+    part="site",
+    what="a model or weights are damaged between two runs",
+    where="models/, checkpoints/ overwritten after a kill",
+    promised="nothing of them leaves (exit 74); the next run makes them again",
+)
 @pytest.mark.parametrize(("state", "lost"), [("trained", "models"), ("reserved", "checkpoints")])
 def test_damaged_weights_are_never_released(server: Server, site: Site, tmp_path: Path, state: str, lost: str) -> None:
     number = server.open_round(tmp_path, **PLAN)
@@ -102,6 +126,12 @@ def test_damaged_weights_are_never_released(server: Server, site: Site, tmp_path
     assert_once(server, site, number)
 
 
+@pytest.mark.fault(
+    part="site",
+    what="reboot after reboot",
+    where="one round, killed at each boundary in turn",
+    promised="it ends exactly once",
+)
 def test_killed_again_and_again(server: Server, site: Site, tmp_path: Path) -> None:
     """A machine that dies at every boundary in turn still ends with one update and one charge."""
     number = server.open_round(tmp_path, **PLAN)

@@ -29,8 +29,6 @@ STATES = {
 }
 """The boundaries of a round at a server, by the step that crosses them."""
 QUICK = ("it has its receipt", "the next round is open")
-LEAST_STEPS = {"kill-after": 60, "power-cut": 60, "kill-within": 9, "eio": 30, "full": 30}
-"""How many steps a round has at least to which such a thing can happen: a walk that misses most would be told."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +85,16 @@ def walk(what: str, scratch: Path, undisturbed: Ended, again: Callable[[int, Fau
     raise AssertionError
 
 
-@pytest.mark.parametrize("crossing", [
-    pytest.param(name, marks=[] if name in QUICK else pytest.mark.exhaustive) for name in STATES
-])  # fmt: skip
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of the server at each boundary of a round",
+    where="`fedsite server run`, after announcement, bytes, receipt, closing, screen, model, next round, tidying",
+    promised="restarted, the series ends with byte-equal models and the same receipts, nothing twice",
+)
+@pytest.mark.parametrize(
+    "crossing",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.exhaustive) for name in STATES],
+)
 def test_kill_at_a_boundary(light: Bench, undisturbed: Ended, tmp_path: Path, crossing: str) -> None:
     ended, deaths = play(light, tmp_path, Fault("kill-after", pattern=STATES[crossing]))
     assert deaths == [-9]
@@ -97,12 +102,77 @@ def test_kill_at_a_boundary(light: Bench, undisturbed: Ended, tmp_path: Path, cr
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("what", "least"), LEAST_STEPS.items())
+@pytest.mark.parametrize(
+    ("what", "least"),
+    [
+        pytest.param(
+            "kill-after",
+            60,
+            id="kill-after",
+            marks=pytest.mark.fault(
+                part="server",
+                what="kill -9 of the server at the N-th step, for all N",
+                where="after each step that lasts, before its answer",
+                promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+            ),
+        ),
+        pytest.param(
+            "kill-within",
+            9,
+            id="kill-within",
+            marks=pytest.mark.fault(
+                part="server",
+                what="kill -9 of the server in the middle of the N-th write, for all N",
+                where="half of the bytes are written",
+                promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+            ),
+        ),
+        pytest.param(
+            "power-cut",
+            60,
+            id="power-cut",
+            marks=pytest.mark.fault(
+                part="server",
+                what="power cut at the server at the N-th step, for all N",
+                where="what no fsync had made durable is lost",
+                promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+            ),
+        ),
+        pytest.param(
+            "eio",
+            30,
+            id="eio",
+            marks=pytest.mark.fault(
+                part="server",
+                what="EIO at the server",
+                where="each fsync, each commit",
+                promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+            ),
+        ),
+        pytest.param(
+            "full",
+            30,
+            id="full",
+            marks=pytest.mark.fault(
+                part="server",
+                what="disk full at the server",
+                where="each file, write and commit",
+                promised="sites come back later (507); the round ends with the byte-equal model, nothing twice",
+            ),
+        ),
+    ],
+)
 def test_a_fault_at_each_step(light: Bench, undisturbed: Ended, tmp_path: Path, what: str, least: int) -> None:
     steps = walk(what, tmp_path, undisturbed, lambda nth, fault: play(light, tmp_path / str(nth), fault, 1))
     assert steps >= least
 
 
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of a server on PostgreSQL at the N-th step, for all N",
+    where="after each step that lasts, before its answer",
+    promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+)
 @pytest.mark.exhaustive
 def test_kill_at_each_step_on_postgresql(
     postgres: PostgreSQL, heavy: Bench, undisturbed: Ended, tmp_path: Path
@@ -111,4 +181,4 @@ def test_kill_at_each_step_on_postgresql(
         postgres.say(f"CREATE DATABASE n{nth} TEMPLATE template_of_all", "postgres")
         return play(heavy, tmp_path / str(nth), fault, 1, postgres.url(f"n{nth}"))
 
-    assert walk("kill-after", tmp_path, undisturbed, again) >= LEAST_STEPS["kill-after"]
+    assert walk("kill-after", tmp_path, undisturbed, again) >= 60

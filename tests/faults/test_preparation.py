@@ -132,6 +132,12 @@ def assert_names_nobody(error: Exception) -> None:
 # --- the disk is full -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="data",
+    what="the disk is full while data are prepared",
+    where="a small disk (tmpfs), as root",
+    promised="what was done is kept, no half case; the next run ends it",
+)
 def test_a_full_disk_keeps_what_was_done(site: Site, source: Path, small_disk: Callable[[int], Path]) -> None:
     out = small_disk(800) / "data"
     with pytest.raises(CannotWrite, match="free some space") as error:
@@ -178,6 +184,12 @@ def test_a_case_that_the_disk_does_not_take(site: Site, source: Path) -> None:
 # --- the source vanishes ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="data",
+    what="a share with the images is unmounted in the middle",
+    where="after the second study",
+    promised="exit 66; what was done is kept, the next run ends it",
+)
 def test_a_source_that_vanishes_in_the_middle(
     site: Site, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +223,12 @@ def test_dicom_and_masks_that_vanish_in_the_middle(site: Site, tmp_path: Path, m
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="data",
+    what="kill -9 in the middle of a line of the journal, and of the report",
+    where="half of a write",
+    promised="no half case; the next run ends it",
+)
 def test_a_kill_in_the_middle_of_a_line_and_of_the_report(site: Site, source: Path) -> None:
     killed(site, "line:3", source)
     before = finished(site.data)

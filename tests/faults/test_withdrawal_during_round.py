@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import pytest
 from support.federation import Server, plan_file
 from support.site import Site, prepare_blobs
 
@@ -12,6 +13,12 @@ PREPARATION = {"input_state": "whole-head", "spacing_mm": [3.0, 3.0, 3.0]}
 LOCAL = {"steps": 1, "batch_size": 1, "patch_voxels": [16, 16, 16]}
 
 
+@pytest.mark.fault(
+    part="training",
+    what="a patient is withdrawn while a round waits to go on",
+    where="after the charge, before the release",
+    promised="the round trains again without the patient, under the same charge",
+)
 def test_the_round_trains_again_without_the_patient(server: Server, site: Site, tmp_path: Path) -> None:
     prepare_blobs(site)
     patient = manifest.load(site.data).of_split("training")[0].patient

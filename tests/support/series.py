@@ -104,12 +104,15 @@ class Bench:
     identities: Mapping[str, TlsIdentity]
     updates: Mapping[str, Path]
 
-    def play(self, server: Server, scratch: Path, rounds: int = ROUNDS) -> Ended:
+    def play(self, server: Server, scratch: Path, rounds: int = ROUNDS, url: str = "") -> Ended:
         """The coordinator opens the series, all sites take part, and each asks for its receipts again at the end."""
         server.open_series(self.folder / "plan.yaml", self.folder / "model.safetensors", rounds)
         receipts: dict[tuple[int, str], Envelope] = {}
         with ExitStack() as stack:
-            clients = {site: stack.enter_context(server.client(tls, 60)) for site, tls in self.identities.items()}
+            clients = {
+                site: stack.enter_context(FederationClient(url or server.url, tls, patience=60))
+                for site, tls in self.identities.items()
+            }
             models = []
             for number in range(1, rounds + 1):
                 for site, client in clients.items():

@@ -248,6 +248,12 @@ def test_weights_that_have_seen_the_patient_are_thrown_away(site: Site) -> None:
     assert not weights.exists()
 
 
+@pytest.mark.fault(
+    part="data",
+    what="kill -9 in the middle of a withdrawal",
+    where="its record, before and after the manifest",
+    promised="nobody trains on the patient; the next run finishes it",
+)
 @pytest.mark.parametrize("where", ["withdrawn", "commit", "sweep"])
 def test_a_kill_in_the_middle_of_a_withdrawal(site: Site, where: str) -> None:
     """Once it is recorded nobody trains on the patient, and the next run finishes it."""

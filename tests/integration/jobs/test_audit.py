@@ -110,6 +110,12 @@ def test_the_receipts_agree(site: Site, number: int) -> None:
     assert site.ok("audit", "verify", "--server")["data"]["receipts"] == 1
 
 
+@pytest.mark.fault(
+    part="records",
+    what="the server is restored from an older copy",
+    where="it has forgotten a receipt",
+    promised="the site notices (exit 76) and sends nothing until the newest copy is back",
+)
 def test_a_server_that_was_set_back_is_noticed(tmp_path: Path) -> None:
     """It was restored from a backup that is one round old; nothing is due, and still the site can tell."""
     folder, copy = tmp_path / "federation" / "server", tmp_path / "copy"

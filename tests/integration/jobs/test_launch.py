@@ -63,6 +63,12 @@ def test_two_processes_give_the_weights_of_one(task: Task) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.fault(
+    part="training",
+    what="one of several training processes dies",
+    where="SIGKILL in the middle of a training",
+    promised="the others end at once (exit 75), progress is kept",
+)
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_it_by_name_and_the_next_run_goes_on(task: Task, killed: int) -> None:
     longer = task.model_copy(update={"plan": plan_of(60), "seed": killed})

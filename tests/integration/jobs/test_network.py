@@ -124,12 +124,24 @@ def test_through_a_proxy_with_a_login_that_is_nowhere_told(server: Server, site:
     assert PASSWORD.encode() not in told
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a proxy that wants a login (407)",
+    where="squid, without credentials",
+    promised="named, with the setting that is missing",
+)
 def test_without_the_login(server: Server, site: Site) -> None:
     with squid(*BASIC) as (port, _):
         site.configure(network={"proxy": f"http://127.0.0.1:{port}"})
         assert_said(site, 78, "asks for a user and a password", mend="network.proxy_login")
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a proxy that refuses the login (407)",
+    where="squid, with a wrong password",
+    promised="named; tried once, so that no account is locked",
+)
 def test_with_a_wrong_password(server: Server, site: Site, tmp_path: Path) -> None:
     with squid(*BASIC) as (port, log):
         site.configure(network={"proxy": f"http://127.0.0.1:{port}", "proxy_login": login(tmp_path, "of yesterday")})
@@ -175,6 +187,12 @@ def test_an_invitation_is_not_shown_to_who_inspects_tls(server: Server, tmp_path
         assert new.enroll(invitation)["outcome"] == "enrolled"
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a proxy that inspects TLS",
+    where="squid with an authority of its own",
+    promised="named with issuer and fingerprint; nothing is sent through it",
+)
 def test_a_proxy_that_inspects_tls(server: Server, site: Site) -> None:
     with inspecting() as (port, log):
         site.configure(network={"proxy": f"http://127.0.0.1:{port}"})
@@ -196,6 +214,12 @@ def test_a_proxy_that_speaks_tls(server: Server, site: Site, tmp_path: Path) -> 
         assert "TCP_TUNNEL/200" in log.read_text()
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a proxy that is down",
+    where="its port",
+    promised="told from a server that is down",
+)
 def test_a_proxy_that_is_dead(server: Server, site: Site) -> None:
     site.configure(network={"proxy": f"http://127.0.0.1:{free_port()}"})
     assert_said(site, 69, "the proxy http://127.0.0.1:", "refuses connections", mend="network.proxy")
@@ -228,6 +252,12 @@ def test_a_name_that_cannot_be_found(server: Server, site: Site) -> None:
 # --- clocks ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="time",
+    what="this machine's clock is wrong by hours, or by 40 days",
+    where="the server's Date",
+    promised="`fedsite check` says by how much, and what to do",
+)
 @pytest.mark.parametrize(("hours", "words"), [(-3, "ahead of"), (24 * 40, "behind")])
 def test_a_clock_that_is_wrong(server: Server, site: Site, hours: float, words: str) -> None:
     federation = server.federation
@@ -243,6 +273,12 @@ def test_a_clock_that_is_wrong(server: Server, site: Site, hours: float, words: 
     assert "NTP" in row["mend"]
 
 
+@pytest.mark.fault(
+    part="time",
+    what="a certificate seems to have expired by a clock that is off by 400 days",
+    where="this machine's clock, both ways",
+    promised="the clock is named, not the certificate",
+)
 def test_a_certificate_that_only_a_wrong_clock_ends(server: Server, tmp_path: Path) -> None:
     tls = server.enrol("a-wrong-clock", tmp_path / "identity")
     for days, words in ((400, "400 days, 0:00:0"), (-400, "399 days, 23:59:5")):

@@ -73,6 +73,12 @@ def assert_costs(site: Site, before: dict[str, Any]) -> None:
 # --- an older copy --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="records",
+    what="a site's state folder is restored from an older copy",
+    where="two rounds are forgotten",
+    promised="noticed (exit 74); `fedsite privacy recover` charges them again",
+)
 def test_a_restored_snapshot_is_charged_what_it_has_forgotten(
     server: Server, site: Site, play: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -150,6 +156,12 @@ def test_what_nobody_can_price_takes_all_that_is_left(
 # --- a new disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="records",
+    what="a site's disk is lost",
+    where="the whole state folder",
+    promised="what left is charged again from what the server knows",
+)
 def test_a_state_folder_that_is_gone_begins_anew_under_the_terms_of_the_configuration(
     server: Server, site: Site, play: Callable[..., int], name: str
 ) -> None:
@@ -168,6 +180,12 @@ def test_a_state_folder_that_is_gone_begins_anew_under_the_terms_of_the_configur
 # --- damaged records ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="records",
+    what="a ledger's record is altered",
+    where="SQL, past the triggers",
+    promised="the site stops (exit 74); records are made anew and charged",
+)
 def test_damaged_records_are_made_anew(server: Server, site: Site, play: Callable[..., int], tmp_path: Path) -> None:
     play(), play()
     before = spent(site)

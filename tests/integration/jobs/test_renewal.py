@@ -179,6 +179,12 @@ def test_two_runs_do_not_renew_at_once(server: Server, site: Site, opened: sites
     assert works(opened)
 
 
+@pytest.mark.fault(
+    part="time",
+    what="a site's certificate has expired",
+    where="before a run",
+    promised="told, with the way back (exit 77); nothing is tried",
+)
 def test_an_expired_one_is_told_its_way_back(server: Server, site: Site, opened: sites.Site) -> None:
     grow_old(server, site, days=91)
     answer = site.run("train-round")

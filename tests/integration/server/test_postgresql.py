@@ -111,6 +111,12 @@ def test_migrations_lead_to_the_tables_of_the_models(postgres: PostgreSQL) -> No
             made.create(lambda session: None)
 
 
+@pytest.mark.fault(
+    part="server",
+    what="PostgreSQL is restarted, and crashes, in the middle of a round",
+    where="while bytes come in; between a receipt and the next update",
+    promised="the model is byte-equal to the undisturbed one's, receipts the same",
+)
 def test_a_round_ends_rightly_though_postgresql_is_restarted_in_its_middle(
     postgres: PostgreSQL, server: Server, sites: dict[str, TlsIdentity], tmp_path: Path
 ) -> None:
@@ -143,6 +149,12 @@ def test_a_round_ends_rightly_though_postgresql_is_restarted_in_its_middle(
     assert "Traceback" not in server.log
 
 
+@pytest.mark.fault(
+    part="server",
+    what="PostgreSQL is away",
+    where="it is stopped while sites ask",
+    promised="they are asked to come back (503), and told nothing of it",
+)
 def test_while_it_is_away_sites_are_told_to_come_back_and_nothing_of_it(
     postgres: PostgreSQL, server: Server, sites: dict[str, TlsIdentity]
 ) -> None:

@@ -157,6 +157,12 @@ def test_an_upload_is_its_sites_own(server: Server, site: TlsIdentity, tmp_path:
         assert foreign.patch(f"/v1/uploads/{upload}", content=b"", headers=_part(0)).status_code == 404
 
 
+@pytest.mark.fault(
+    part="time",
+    what="a certificate is revoked in the middle of an upload",
+    where="after the second block",
+    promised="the next block is refused (exit 77); nothing is accepted",
+)
 def test_revocation_takes_effect_in_the_middle_of_an_upload(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +184,12 @@ def test_revocation_takes_effect_in_the_middle_of_an_upload(
     assert round_report(server.federation, number)["took_part"] == []
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a half-open connection: the site has come back, the server still waits",
+    where="an upload that hangs in its body",
+    promised="the newer request takes over; exactly once",
+)
 def test_newer_request_takes_over_from_a_dead_line(server: Server, site: TlsIdentity, tmp_path: Path) -> None:
     number = server.open_round(tmp_path, **NEVER)
     update = update_file(tmp_path / "update", tensors(1))
@@ -196,6 +208,12 @@ def test_newer_request_takes_over_from_a_dead_line(server: Server, site: TlsIden
     assert len(round_report(server.federation, number)["took_part"]) == 1
 
 
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of the server while 4 MB go up, and down",
+    where="half of a model's and of an update's bytes",
+    promised="both go on where they were cut",
+)
 def test_transfers_survive_kill_9_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "PART_BYTES", 1 << 19)
     update = update_file(tmp_path / "update", tensors(1, BIG))

@@ -23,6 +23,12 @@ with only_run(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.fault(
+    part="site",
+    what="two crons at once",
+    where="a second run, while one is at work",
+    promised="told to come back (exit 75); nothing is done twice",
+)
 def test_a_second_run_is_told_to_come_back(tmp_path: Path) -> None:
     with only_run(tmp_path), pytest.raises(TryAgainLater, match="Another fedsite run") as refused, only_run(tmp_path):
         pass
@@ -38,6 +44,12 @@ def test_the_lock_is_dropped_on_an_exception(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.fault(
+    part="site",
+    what="a lock is left by a run that was killed",
+    where="SIGKILL while it is held",
+    promised="the kernel has dropped it: nobody waits",
+)
 def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"

@@ -21,6 +21,12 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.fault(
+    part="server",
+    what="the server is restored from a backup in the middle of a round",
+    where="after the first receipt",
+    promised="the round ends with the same model",
+)
 def test_a_restored_federation_makes_the_same_model(bench, tmp_path: Path) -> None:
     """Of its second round, one update of which had come."""
     bench.open(count=2, **TWO, **ADAM)
@@ -123,6 +129,12 @@ def test_damage_is_not_carried_on(bench, tmp_path: Path) -> None:
     assert not (tmp_path / "restored").exists()
 
 
+@pytest.mark.fault(
+    part="server",
+    what="the server's database is damaged",
+    where="its file is cut",
+    promised="named; nothing is served from it",
+)
 @pytest.mark.parametrize("keep", [50, 5000])
 def test_a_damaged_database_is_named(bench, tmp_path: Path, keep: int) -> None:
     backups.backup(bench.federation, tmp_path / "backup")

@@ -64,6 +64,12 @@ def test_the_database_itself_forbids_change(state: State, chain: str, statement:
     assert state.verify() == {"ledger": 4, "audit": 9}
 
 
+@pytest.mark.fault(
+    part="records",
+    what="a line of the audit or ledger is altered, cut off or left out",
+    where="SQL, past the triggers",
+    promised="the first record that is wrong is named (exit 74)",
+)
 @pytest.mark.parametrize(
     ("statements", "complaint"),
     [
@@ -190,6 +196,12 @@ def test_what_is_no_json_number_is_not_stored(state: State) -> None:
 # --- the end of the chains ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    part="records",
+    what="a ledger loses its end",
+    where="an older state.db, one without its write-ahead log",
+    promised="noticed before anything is written after it",
+)
 def test_an_older_copy_of_the_database_is_told_by_the_head(state: State) -> None:
     """Whole in itself: only what remembers from outside how far it went can tell."""
     filled(state, 2)
@@ -484,6 +496,12 @@ def test_records_of_the_first_version_are_taken_over(state: State) -> None:
         cut.verify()
 
 
+@pytest.mark.fault(
+    part="records",
+    what="pages of state.db are damaged",
+    where="bytes of the file",
+    promised="named (exit 74)",
+)
 def test_damaged_pages_are_named(state: State) -> None:
     for _ in range(300):
         state.audit("x", text="hello" * 20)

@@ -80,6 +80,12 @@ def test_a_correction_reaches_the_gradient(fitted):
     assert same(fitted(replace(RECIPE, optimizer="sgd"), correction=still), begun)
 
 
+@pytest.mark.fault(
+    part="training",
+    what="the GPU's memory runs out",
+    where="an out-of-memory error in a step",
+    promised="the batch is halved, the steps and the weights are the same, the record says so",
+)
 def test_memory_that_runs_out_is_recorded_and_the_training_is_the_same(fitted, task_loss):
     left = [1]
 

@@ -182,6 +182,12 @@ def test_it_goes_on_where_it_was_kept(network):
     assert kept.kept == [3, 4]
 
 
+@pytest.mark.fault(
+    part="training",
+    what="the disk is full when a checkpoint is due",
+    where="the checkpoint's write",
+    promised="the training goes on and says so; the checkpoint before is whole",
+)
 def test_a_full_disk_is_told_and_the_training_goes_on(network):
     kept = Kept(error=CannotWrite("Cannot write in /state: No space left on device."))
     record = loop.train(network, lambda number: number, lambda batch: 1.0, 2, checkpoints=kept)

@@ -77,6 +77,12 @@ def test_no_variable_of_the_environment_has_a_say(monkeypatch: pytest.MonkeyPatc
         assert ask(http, "GET", "/v1/federation", Patience(0)).status == 200
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a firewall drops everything",
+    where="no answer to the first packet",
+    promised="named after the patience that was set (exit 69), nothing is lost",
+)
 def test_a_black_hole() -> None:
     with swallowing() as port:
         error = failure(port)
@@ -87,6 +93,12 @@ def test_a_black_hole() -> None:
     assert "network.proxy" in error.mend
 
 
+@pytest.mark.fault(
+    part="line",
+    what="DNS is gone, or gives no answer",
+    where="the resolver's two errors",
+    promised="named (exit 69), told from a server that is down",
+)
 @pytest.mark.parametrize(
     ("number", "words"),
     [
@@ -123,6 +135,12 @@ def test_another_service_that_waits_to_be_spoken_to() -> None:
     assert "firewall" in error.mend
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a firewall that cuts TLS",
+    where="in the handshake",
+    promised="named, with what to ask the network's people for",
+)
 def test_a_firewall_that_cuts_tls() -> None:
     with listening(saying(b"")) as port:
         error = failure(port)

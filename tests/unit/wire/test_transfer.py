@@ -303,6 +303,12 @@ def _upload_over(folder: Path, clock: Clock, line: _SlowLine) -> Envelope:
         return transfer.upload(http, update(folder), Patience(60.0, clock, clock.sleep), transfer.silent)
 
 
+@pytest.mark.fault(
+    part="line",
+    what="a slow line that is cut again and again",
+    where="every 50 seconds",
+    promised="what arrived is kept; it gets there",
+)
 def test_a_slow_line_that_is_cut_again_and_again_gets_there(tmp_path: Path) -> None:
     clock = Clock()
     line = _SlowLine(clock, 2, lambda sent: transfer.BLOCK_BYTES)

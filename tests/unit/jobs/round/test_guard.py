@@ -57,6 +57,12 @@ def test_hours_that_end_end_the_run() -> None:
         held.require()
 
 
+@pytest.mark.fault(
+    part="time",
+    what="the clock is set back in the middle of a run",
+    where="between two steps of a round",
+    promised="hours that are over stay over: the deadline is monotonic",
+)
 @pytest.mark.parametrize("back", [timedelta(hours=3), timedelta(days=7)])
 def test_a_clock_that_is_set_back_in_the_middle_opens_nothing(back: timedelta) -> None:
     machine = Machine(MIDNIGHT)
@@ -67,6 +73,12 @@ def test_a_clock_that_is_set_back_in_the_middle_opens_nothing(back: timedelta) -
         held.require()
 
 
+@pytest.mark.fault(
+    part="time",
+    what="the clock is set forward in the middle of a run",
+    where="between two steps of a round",
+    promised="what may not run at that hour stops",
+)
 def test_a_clock_that_is_set_forward_closes_at_once() -> None:
     machine = Machine(MIDNIGHT)
     held = machine.guard()

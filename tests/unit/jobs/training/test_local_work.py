@@ -144,6 +144,12 @@ def test_a_loss_that_is_no_number_leaves_nothing(
     assert list(tmp_path.iterdir()) == [model]
 
 
+@pytest.mark.fault(
+    part="training",
+    what="a prepared case is corrupted",
+    where="a bit of a case file, before a training",
+    promised="named (exit 65), nothing is trained on it and nothing leaves",
+)
 def test_a_corrupt_case_is_named_and_leaves_nothing(
     train: Callable[..., Any], data: PreparedData, tmp_path: Path, model: Path
 ) -> None:
