@@ -1,5 +1,6 @@
 """Start-up is part of the product: what looks at a site imports nothing that computes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,17 +9,43 @@ import pytest
 from example_site import make_site
 
 PROBE = """
-import sys
+import json, sys
 from fedsite.cli.main import main
-listing = sys.argv.pop(1)
-try:
-    main()
-finally:
-    with open(listing, "w") as file:
-        file.write("\\n".join(sys.modules))
+given, listing, config = sys.argv[1:]
+seen = {}
+for command in json.loads(given):
+    sys.argv[1:] = ["--config", config, *command.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, command
+    seen[command] = [*sys.modules]
+with open(listing, "w") as file:
+    json.dump(seen, file)
 """
 TRAINING = {"torch", "monai"}
 COMPUTING = TRAINING | {"dp_accounting", "scipy", "nibabel", "pydicom", "fastapi"}
+LOOKING = (
+    "--version",
+    "status",
+    "identity show",
+    "privacy show",
+    "privacy history",
+    "privacy history --calendar",
+    "audit show",
+    "audit verify",
+    "tasks list",
+    "tasks show stroke-dwi",
+    "config show",
+    "config validate",
+)
+ARITHMETIC = (
+    "data list",
+    "privacy export --out {}/ledger.json",
+    "audit export {0}/audit.jsonl --report {0}/audit.html",
+    "privacy plan --mechanism gaussian-update --rounds 9 --epsilon 8",
+)
+HELP = ("--help", "status --help", "train-round --help", "privacy cost --help")
 
 
 @pytest.fixture(scope="module")
@@ -27,57 +54,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_site(tmp_path_factory.mktemp("site"), rounds=2, cases=3)
 
 
-def modules_of(site: Path, tmp_path: Path, command: str) -> set[str]:
-    """The top-level modules that a command leaves behind in its process."""
+def modules_after(site: Path, tmp_path: Path, *commands: str) -> dict[str, set[str]]:
+    """The top-level modules that each command leaves behind, one command after another in one new process."""
     listing = tmp_path / "modules"
-    command_line = [sys.executable, "-c", PROBE, str(listing), "--config", str(site), *command.split()]
-    result = subprocess.run(command_line, capture_output=True, text=True, timeout=60)
+    command_line = [sys.executable, "-c", PROBE, json.dumps(commands), str(listing), str(site)]
+    result = subprocess.run(command_line, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    return {name.partition(".")[0] for name in listing.read_text().split()}
+    seen = json.loads(listing.read_text())
+    return {command: {name.partition(".")[0] for name in modules} for command, modules in seen.items()}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "--version",
-        "status",
-        "identity show",
-        "privacy show",
-        "privacy history",
-        "privacy history --calendar",
-        "audit show",
-        "audit verify",
-        "tasks list",
-        "tasks show stroke-dwi",
-        "config show",
-        "config validate",
-    ],
-)
-def test_looking_computes_nothing(site: Path, tmp_path: Path, command: str) -> None:
-    assert modules_of(site, tmp_path, command) & COMPUTING == set()
+def test_looking_computes_nothing(site: Path, tmp_path: Path) -> None:
+    for command, modules in modules_after(site, tmp_path, *LOOKING).items():
+        assert modules & COMPUTING == set(), command
 
 
-def test_a_list_of_cases_needs_no_torch(site: Path, tmp_path: Path) -> None:
-    assert modules_of(site, tmp_path, "data list") & TRAINING == set()
+def test_lists_and_arithmetic_need_no_torch(site: Path, tmp_path: Path) -> None:
+    found = modules_after(site, tmp_path, *(command.format(tmp_path) for command in ARITHMETIC))
+    for command, modules in found.items():
+        assert modules & TRAINING == set(), command
+    assert "dp_accounting" in found[ARITHMETIC[-1]], "the probe sees what a command imports"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "privacy plan --mechanism gaussian-update --rounds 9 --epsilon 8",
-        "privacy export --out {}/ledger.json",
-        "audit export {0}/audit.jsonl --report {0}/audit.html",
-    ],
-)
-def test_arithmetic_needs_no_torch(site: Path, tmp_path: Path, command: str) -> None:
-    assert modules_of(site, tmp_path, command.format(tmp_path)) & TRAINING == set()
-
-
-@pytest.mark.parametrize("command", ["--help", "status --help", "train-round --help", "privacy cost --help"])
-def test_help_opens_no_room(site: Path, tmp_path: Path, command: str) -> None:
+def test_help_opens_no_room(site: Path, tmp_path: Path) -> None:
     unneeded = COMPUTING | {"numpy", "cryptography", "httpx", "yaml", "platformdirs"}
-    assert modules_of(site, tmp_path, command) & unneeded == set()
-
-
-def test_the_probe_sees_what_a_command_imports(site: Path, tmp_path: Path) -> None:
-    assert "dp_accounting" in modules_of(site, tmp_path, "privacy cost --noise-multiplier 1 --delta 1e-6")
+    for command, modules in modules_after(site, tmp_path, *HELP).items():
+        assert modules & unneeded == set(), command
