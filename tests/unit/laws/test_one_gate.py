@@ -22,7 +22,7 @@ def calls(source: str, method: str) -> list[ast.Call]:
 
 def callers(method: str) -> dict[str, int]:
     """The modules that call something that ends in `.method`, and how often."""
-    found = {name: len(calls(source, method)) for name, source in SOURCES.items()}
+    found = {name: len(calls(source, method)) for name, source in SOURCES.items() if method in source}
     return {name: count for name, count in found.items() if count}
 
 

@@ -39,8 +39,10 @@ def test_a_text_that_is_not_there_once_is_told(source: str) -> None:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A project of one function, which one test knows and another does not."""
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of one function, which one test knows and another does not; pytest starts there without plugins."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setattr(mutants, "PYTEST", [word for word in mutants.PYTEST if word != "-n0"])
     (tmp_path / "code_of_it.py").write_text("def f() -> int:\n    return 1\n")
     for name, expected in (("knows", "== 1"), ("cares_not", "is not None")):
         text = f"from code_of_it import f\n\n\ndef test_{name}() -> None:\n    assert f() {expected}\n"
