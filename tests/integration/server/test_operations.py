@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.federation import Server, environment, make, tensors, update_file
-from support.processes import FEDSITE
+from support.federation import Server, make, tensors, update_file
 
 from fedsite.files import sha256_of
 from fedsite.server import reports
@@ -31,10 +29,7 @@ class Watched(Server):
     def start(self) -> None:
         options = ["--port", "0", "--metrics-port", "0", "--log-format", "json"]
         with self.folder.with_suffix(".log").open("a") as log:
-            self.process = subprocess.Popen(
-                [FEDSITE, "server", "run", "--dir", str(self.folder), *options],
-                stderr=log, text=True, env=environment(),
-            )  # fmt: skip
+            self.process = self._begin(["server", "run", "--dir", str(self.folder), *options], log)
         end = time.monotonic() + 60
         while "serving %s on %s" not in (told := {one["event"]: one["message"] for one in self.records}):
             assert self.process.poll() is None, self.log

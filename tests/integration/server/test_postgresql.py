@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -48,7 +49,8 @@ def postgres() -> Iterator[PostgreSQL]:
 @pytest.fixture(scope="module")
 def server(postgres: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Made and run by the installed command."""
-    server = Server(tmp_path_factory.mktemp("server") / "federation")
+    by_itself = [sys.executable, FEDSITE]  # not forked: what stands in its command line is looked at
+    server = Server(tmp_path_factory.mktemp("server") / "federation", by_itself)
     names = ("--federation", NAME, "--name", "localhost", "--database", postgres.database("served"))
     made = subprocess.run(
         [FEDSITE, "server", "init", str(server.folder), *names],
