@@ -30,14 +30,11 @@ def train_round(
     ] = "",
 ) -> None:
     """Takes part in one round: fetch, train, clip, add noise, charge the ledger, upload once."""
-    from fedsite.jobs.round import participate
-    from fedsite.jobs.site import open_site
+    from fedsite.jobs.unattended import watch
 
     out = Output.of(context)
-    with open_site(out.config_path, out.warn) as site:
-        if devices:
-            site = site.on_devices(devices)
-        outcome = participate.take_part(site, out.step, dry_run=dry_run, wait_seconds=duration(wait))
+    job = watch.rehearse if dry_run else watch.take_part
+    outcome = job(out.config_path, out.step, out.warn, devices=devices, wait_seconds=duration(wait))
     out.result(outcome.outcome, outcome.data, _sentence(outcome))
 
 

@@ -107,7 +107,8 @@ def _scalar(path: Path) -> str:
 
 _TEMPLATE = """\
 # fedsite: this site's configuration. Every key: fedsite config schema; one key: fedsite config explain KEY
-# A setting can be overridden by FEDSITE_SECTION__KEY, except paths.state and those of policy and privacy.
+# A setting can be overridden by FEDSITE_SECTION__KEY, except paths.state and those of
+# policy, privacy, notifications and hooks.
 
 paths:
   state: {state}   # identity, ledger, audit. One per site and federation; back it up
@@ -136,6 +137,18 @@ network:
   proxy_login: null      # a file for this user's eyes only (chmod 600) with USER:PASSWORD
   proxy_ca: null         # a PEM file, where proxy is https:// and the operating system does not know its authority
   patience_seconds: 120  # how long a run keeps trying while nothing moves
+
+notifications:                # who is told how train-round went; nothing of it depends on patients
+  ping: null                  # a healthchecks address, https://hc-ping.com/...; a sign of life after each run
+  webhook: null               # https://..., gets a JSON object for each of events; keep the address to yourself
+  mail_to: []                 # such as [ward-it@hospital.example]; by this machine's own mail
+  mail_from: null             # null: the user who runs fedsite
+  events: [pending, failure]  # of webhook and mail; also start, success
+
+hooks:                # this site's own programs around a round, by absolute path, without shell; see README
+  before_round: null  # where it fails, the round is not begun
+  after_round: null
+  seconds: 300        # how long each may take
 
 # What this site allows. A plan asks; the stricter of plan and policy wins.
 policy:

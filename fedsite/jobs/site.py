@@ -109,7 +109,13 @@ def client_of(
 @contextmanager
 def open_site(config_path: Path | None, warn: Warn = unheard) -> Iterator[Site]:
     """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
-    config = configuration.load(config_path)
+    with open_loaded(configuration.load(config_path), warn) as site:
+        yield site
+
+
+@contextmanager
+def open_loaded(config: SiteConfig, warn: Warn = unheard) -> Iterator[Site]:
+    """The same, for whoever must know the configuration even where the site cannot be opened."""
     tasks.add_own(config.paths.tasks)
     with State.open(config.paths.state) as state:
         ledger = Ledger(state)

@@ -14,10 +14,13 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from fedsite.errors import ConfigurationError
 from fedsite.site.policy import Policy
 from fedsite.site.section import Section
+from fedsite.site.unattended import HookSettings, NotificationSettings
+from fedsite.site.values import AbsolutePath
 
 SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
-# Another state folder would be another ledger, and with it another budget.
-NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "hooks", "paths.state")
+# Another state folder would be another ledger, and with it another budget. Who is told, and what is run beside a round,
+# a site writes down too.
+NEVER_FROM_ENVIRONMENT = ("policy", "privacy", "ledger", "notifications", "hooks", "paths.state")
 DIRECT = "direct"
 LONGEST_ECHO = 60
 _PROXY = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", re.ASCII)
@@ -25,13 +28,6 @@ _PROXY = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", re.AS
 _UNBUILDABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path: cron and systemd start fedsite elsewhere")
-    return path
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 
 
@@ -159,6 +155,8 @@ class SiteConfig(Section):
     training: TrainingSettings = TrainingSettings()
     personalization: PersonalizationSettings = PersonalizationSettings()
     network: NetworkSettings = NetworkSettings()
+    notifications: NotificationSettings = NotificationSettings()
+    hooks: HookSettings = HookSettings()
     policy: Policy = Policy()
     privacy: PrivacySettings
 

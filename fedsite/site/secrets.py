@@ -9,23 +9,21 @@ keyring      an entry that one of three keyrings of Linux desktops holds; never 
 import os
 import re
 import secrets
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from fedsite.errors import ConfigurationError, NotAuthorised, RecordsDamaged
 from fedsite.files import PRIVATE_FILE, is_private, write_atomically
+from fedsite.site.waiting import Result, within
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
 Storage = Literal["credentials", "file", "keyring"]
 Wanted = Literal["auto", "credentials", "file", "keyring"]
-Result = TypeVar("Result")
 
 CREDENTIAL = "fedsite-passphrase"
 KEYRINGS = (
@@ -191,23 +189,13 @@ def _ask_keyring(name: str, act: "Callable[[KeyringBackend], Result]") -> Result
 
     Raises ConfigurationError when it is locked, cannot be used, or has not answered in time.
     """
-    future: Future[Result] = Future()
-
-    def ask() -> None:
-        try:
-            future.set_result(act(_open_keyring(name)))
-        except Exception as error:  # noqa: BLE001 - whatever a keyring and its bus can raise
-            future.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
     try:
-        error = future.exception(KEYRING_SECONDS)
-    except TimeoutError as waited:
-        error = waited
-    if error is None:
-        return future.result()
-    # Of foreign errors the kind alone: what they say is not known not to hold the secret.
-    why = "it is locked and waits for a person" if isinstance(error, TimeoutError) else type(error).__name__
+        return within(KEYRING_SECONDS, lambda: act(_open_keyring(name)))
+    except TimeoutError:
+        why = "it is locked and waits for a person"
+    except Exception as error:  # noqa: BLE001 - whatever a keyring and its bus can raise
+        # Of foreign errors the kind alone: what they say is not known not to hold the secret.
+        why = type(error).__name__
     raise ConfigurationError(f"The keyring {name.split('.')[2]} cannot be used here: {why}.", _OTHERS)
 
 

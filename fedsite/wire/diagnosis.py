@@ -70,6 +70,11 @@ def reason(error: httpx.TransportError) -> Trouble:
     return _broken(journey, cause)
 
 
+def in_short(error: httpx.TransportError) -> str:
+    """What the operating system, OpenSSL or a proxy said, and nothing beside."""
+    return _said(_cause(error))
+
+
 def _cause(error: BaseException) -> BaseException:
     """What the operating system or OpenSSL said, below the layers of httpx; the error itself where neither did."""
     below: BaseException | None = error

@@ -231,14 +231,18 @@ def open_http(
     """An HTTP/1.1 client for one server. No variable of the environment has a say: `proxy` is the way, or none."""
     if not server.startswith("https://"):
         raise ConfigurationError(f"The server's address {server!r} does not start with https://.")
-    url = usable(server)
-    if proxy and ":" in url.host:  # httpcore 1.0.9 leaves out the brackets when it asks a proxy
+    if proxy and ":" in usable(server).host:  # httpcore 1.0.9 leaves out the brackets when it asks a proxy
         raise ConfigurationError(
             f"The server's address {server} is one of IPv6, which fedsite cannot ask of a proxy.",
             "Ask the coordinator for the name by which sites reach the server.",
         )
+    return open_line(server, context, proxy, witness)
+
+
+def open_line(base: str, context: ssl.SSLContext, proxy: Proxy | None, witness: Witness = nobody) -> Connection:
+    """The same for any address: SCHEME://HOST:PORT."""
     http = httpx.Client(
-        base_url=url,
+        base_url=usable(base),
         verify=context,
         proxy=proxy.for_httpx() if proxy else None,
         trust_env=False,

@@ -1,7 +1,7 @@
 """`fedsite train-round`: check in, verify, decide, walk the round, tell the server when this site says no."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,15 @@ WRITTEN_DOWN: tuple[type[FedsiteError], ...] = (
 )
 
 
+Around = Callable[[int], AbstractContextManager[None]]
+"""What a round of that number happens within, once it is due and allowed; what it raises at its end, the round has."""
+
+
+def nothing(_number: int) -> AbstractContextManager[None]:
+    """No more than the round."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a participation ended: `uploaded`, `nothing-to-do` or `previewed`, and what there is to say of it."""
@@ -69,7 +78,9 @@ class Outcome:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: float = 0) -> Outcome:
+def take_part(
+    site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: float = 0, around: Around = nothing
+) -> Outcome:
     """One participation. With `dry_run` it stops before anything is charged and shows what would leave.
 
     Raises every error of cli.md's table; what was reached is kept, and the next run goes on from there.
@@ -86,10 +97,12 @@ def take_part(site: Site, step: Steps, *, dry_run: bool = False, wait_seconds: f
             step = guard.over(step)
             if not dry_run and (finished := _finish_pending(site, client, step, pinned)):
                 return finished
-            return _take_what_is_due(site, client, step, pinned, dry_run)
+            return _take_what_is_due(site, client, step, pinned, dry_run, around)
 
 
-def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned: Pinned, dry_run: bool) -> Outcome:
+def _take_what_is_due(
+    site: Site, client: FederationClient, step: Steps, pinned: Pinned, dry_run: bool, around: Around
+) -> Outcome:
     request = ParticipationRequest(protocol=PROTOCOL_VERSIONS[-1], ledger_sequence=site.ledger.sequence())
     answer = client.participate(request)
     _require_known(site, answer)
@@ -108,18 +121,21 @@ def _take_what_is_due(site: Site, client: FederationClient, step: Steps, pinned:
     if here.state in ("rejected", "recovered"):
         return Outcome("nothing-to-do", {"round": here.number, here.state: here.body.get("reason", "")})
     if dry_run:
-        return Outcome("previewed", {"round": here.number, **rehearsal.rehearse(here)})
+        with around(here.number):
+            return Outcome("previewed", {"round": here.number, **rehearsal.rehearse(here)})
     state_machine.clear_overtaken(site, here.offer)
     state_machine.reopen(here)
     _tell_of_missed_hours(here)
-    with _telling_refusals(here):
-        state_machine.admit(here)
-        approve.require(site, here.offer.plan)
-        if here.state == "offered":
-            facts = {"plan_sha256": here.offer.plan_sha256, "ticket_sha256": here.offer.ticket_sha256}
-            site.state.audit("accepted", round=here.number, **facts)
-        state_machine.advance(here)
-    return _ended(here)
+    with ExitStack() as end:
+        with _telling_refusals(here):
+            state_machine.admit(here)
+            approve.require(site, here.offer.plan)
+            if here.state == "offered":
+                facts = {"plan_sha256": here.offer.plan_sha256, "ticket_sha256": here.offer.ticket_sha256}
+                site.state.audit("accepted", round=here.number, **facts)
+            end.enter_context(around(here.number))
+            state_machine.advance(here)
+        return _ended(here)
 
 
 def _require_known(site: Site, answer: Participation) -> None:
