@@ -100,6 +100,7 @@ def forked(fault: Fault, act: Callable[[], object]) -> int:
             arm(fault)
             act()
         except FedsiteError as error:
+            print(f"{error} {error.mend}", file=sys.stderr)  # for whoever looks into a test that fails
             code = error.exit_code
         except BaseException:  # noqa: BLE001 - the child must not go on as a test
             traceback.print_exc()
