@@ -21,6 +21,9 @@ def check(
         bool,
         typer.Option("--as-cron", help="Only this: does the key open without environment, terminal, input, person?"),
     ] = False,
+    notify: Annotated[
+        bool, typer.Option("--notify", help="Also send a test to everybody who is told how runs go (notifications).")
+    ] = False,
 ) -> None:
     """Runs every pre-flight check and says what to mend before the next round."""
     out = Output.of(context)
@@ -32,7 +35,7 @@ def check(
         from fedsite.jobs.checks import preflight as job
 
         with out.step("Checking") as progress:
-            found = job.check(out.config_path, progress)
+            found = job.check(out.config_path, progress, notify=notify)
     worst = next((one for one in found if one.status == "error"), None)
     out.result(
         "failed" if worst else "ready",

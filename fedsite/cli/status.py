@@ -1,15 +1,19 @@
 """`fedsite status`."""
 
+import shutil
 import textwrap
+from datetime import datetime
 from typing import Any
 
 import typer
 
 from fedsite.cli.output import Output
 
+NAMES, WIDEST, BAR = 13, 110, 24
+
 
 def status(context: typer.Context) -> None:
-    """Shows on one screen who this site is, its data, its last rounds and its privacy budget."""
+    """Shows on one screen who this site is, its data, its last rounds, its privacy budget, and what is wrong."""
     from fedsite.jobs import status as job
 
     out = Output.of(context)
@@ -18,24 +22,59 @@ def status(context: typer.Context) -> None:
 
 
 def _screen(data: dict[str, Any]) -> str:
-    """One screen of 80 columns: a name, then what there is to say of it."""
-    identity, cases, privacy = data["identity"], data["data"], data["privacy"]
-    rows: list[tuple[str, str]] = []
-    if identity is None:
-        rows.append(("Site", "not enrolled; next: fedsite enroll --invitation FILE"))
-    else:
-        rows.append(("Site", f"{identity['site']} in federation {identity['federation']}"))
-        rows.append(("Server", identity["server"]))
-        rows.append(("Certificate", f"{identity['days_left']:.0f} days left"))
-    if cases is None:
-        rows.append(("Data", "none prepared; next: fedsite prepare-data SOURCE --task TASK"))
-    else:
-        rows.append(("Data", f"{cases['training']} training, {cases['validation']} held out ({cases['task']})"))
-    rows.append(("Privacy", privacy["guarantee"]))
-    rows.append(("Budget", f"epsilon {privacy['budget']:,.4g}, {privacy['releases']} releases so far"))
-    rows += [(f"Round {one['round']}", f"{one['state']}, {one['changed']}") for one in data["rounds"]]
-    if not data["rounds"]:
-        rows.append(("Rounds", "none yet"))
+    """One screen: a name, then what there is to say of it, in as many columns as there are."""
+    width = min(WIDEST, shutil.get_terminal_size().columns)
+    rows = [*_site(data["identity"]), _cases(data["data"]), *_privacy(data["privacy"]), *_rounds(data)]
+    for number, one in enumerate(data["warnings"]):
+        rows.append(("" if number else "Warning", f"{one['message']} {one['mend']}".strip()))
+    indent = " " * NAMES
     return "\n".join(
-        textwrap.fill(text, 80, initial_indent=f"{name:<13}", subsequent_indent=" " * 13) for name, text in rows
+        textwrap.fill(text, width, initial_indent=f"{name:<{NAMES}}", subsequent_indent=indent, break_long_words=False)
+        for name, text in rows
     )
+
+
+def _site(identity: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if identity is None:
+        return [("Site", "not enrolled; next: fedsite enroll --invitation FILE")]
+    renewal = f"to be renewed from {identity['renewed_from']} on"
+    return [
+        ("Site", f"{identity['site']} in federation {identity['federation']}"),
+        ("Server", identity["server"]),
+        ("Certificate", f"{identity['days_left']:.0f} days left, {renewal}"),
+    ]
+
+
+def _cases(cases: dict[str, Any] | None) -> tuple[str, str]:
+    if cases is None:
+        return "Data", "none prepared; next: fedsite prepare-data SOURCE --task TASK"
+    return "Data", f"{cases['training']} training, {cases['validation']} held out ({cases['task']})"
+
+
+def _privacy(privacy: dict[str, Any]) -> list[tuple[str, str]]:
+    share = privacy["left"] / privacy["budget"] if privacy["budget"] else 0.0
+    full = round(BAR * share)
+    told = f"epsilon {privacy['left']:,.4g} of {privacy['budget']:,.4g} left, {privacy['releases']} releases so far"
+    return [
+        ("Privacy", privacy["guarantee"]),
+        ("Budget", f"[{'#' * full}{'-' * (BAR - full)}] {told}"),
+    ]
+
+
+def _rounds(data: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("" if number else "Rounds", f"{one['round']:>4}  {_minute(one['changed'])}  {one['outcome']}")
+        for number, one in enumerate(reversed(data["rounds"]))
+    ] or [("Rounds", "none yet")]
+    if last := data["last_run"]:
+        told = last["outcome"].replace("-", " ") + (f" ({last['code']})" if last["code"] else "")
+        rows.append(("Last run", f"{_minute(last['time'])}  {told}, {last['seconds']:.0f} s"))
+    if data["next_run"]:
+        rows.append(("Next run", f"{datetime.fromisoformat(data['next_run']):%a %Y-%m-%d %H:%M} by this site's clock"))
+    else:
+        rows.append(("Next run", "none by itself; fedsite schedule install"))
+    return rows
+
+
+def _minute(time: str) -> str:
+    return f"{time[:16].replace('T', ' ')} UTC"

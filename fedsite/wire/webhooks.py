@@ -31,6 +31,11 @@ def post(address: str, content: bytes, content_type: str, proxy: Proxy | None) -
         raise Unreachable(f"{parts.hostname} answered {status}.")
 
 
+def host_of(address: str) -> str:
+    """The part of an address that may be shown."""
+    return urlsplit(address).hostname or ""
+
+
 def below(address: str, name: str) -> str:
     """An address with a further part of its path, before whatever is asked."""
     parts = urlsplit(address)

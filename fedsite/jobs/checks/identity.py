@@ -36,7 +36,15 @@ def key(site: Site) -> Check:
 
 def key_as_cron(config_path: Path | None) -> Check:
     """Whether it opens without environment, terminal, standard input or person, in two seconds."""
-    found = as_cron.opens(config_path)
+    return _as_cron(as_cron.opens(config_path))
+
+
+def key_unattended(site: Site) -> Check:
+    """The same of the key in use, wherever the configuration lies."""
+    return _as_cron(as_cron.opens(site.files.folder, site.version.number))
+
+
+def _as_cron(found: as_cron.Answer) -> Check:
     if found.error is not None:
         return Check("key-as-cron", "error", found.error, found.mend, found.exit_code)
     return Check(

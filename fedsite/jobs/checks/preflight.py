@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedsite.dataset import manifest
 from fedsite.errors import CannotWrite, DataNotFit, FedsiteError
-from fedsite.jobs.checks import identity, network, policy, schedule
+from fedsite.jobs.checks import identity, network, policy, schedule, unattended
 from fedsite.jobs.checks.findings import Check
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
@@ -16,15 +16,24 @@ from fedsite.jobs.training.local_work import require_nobody_withdrawn
 LOW_DISK_BYTES = 2 * 10**9
 
 
-def check(config_path: Path | None, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
-    """Runs all checks in order. Never raises for a finding; the first one with status `error` decides the exit."""
+def check(
+    config_path: Path | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    notify: bool = False,
+) -> list[Check]:
+    """Runs all checks in order; with `notify` a test is sent to whoever is told how runs go.
+
+    Never raises for a finding; the first one with status `error` decides the exit.
+    """
+    checks = CHECKS | ({"notifications": unattended.try_notifications} if notify else {})
     try:
         with open_site(config_path) as site:
             found = [Check("configuration", "ok", "The configuration and the state folder can be read.")]
-            for number, (name, run) in enumerate(CHECKS.items(), start=1):
+            for number, (name, run) in enumerate(checks.items(), start=1):
                 lacking = NEEDS.get(name) in {one.name for one in found if one.status in ("error", "skipped")}
                 found.append(Check(name, "skipped", f"Needs {NEEDS[name]}.") if lacking else _guarded(name, run, site))
-                progress(number, len(CHECKS))
+                progress(number, len(checks))
             return found
     except FedsiteError as error:
         skipped = [Check(name, "skipped", "Needs the configuration and the state folder.") for name in CHECKS]
@@ -105,7 +114,11 @@ CHECKS: dict[str, Callable[[Site], Check]] = {
     "hours": policy.open_hours,
     "plans": policy.plans,
     "schedule": schedule.schedule,
+    "hooks": unattended.own_programs,
+    "notifications": unattended.notifications,
+    "failures": unattended.failures,
     "key": identity.key,
+    "key-as-cron": identity.key_unattended,
     "proxy": network.proxy,
     "network": network.network,
     "clock": network.clock,
@@ -114,4 +127,4 @@ CHECKS: dict[str, Callable[[Site], Check]] = {
     "device": _device,
 }
 # What a check says nothing without: the same failure, told twice, would hide that it is one.
-NEEDS = {"network": "proxy", "clock": "network", "server": "network", "upload": "server"}
+NEEDS = {"key-as-cron": "key", "network": "proxy", "clock": "network", "server": "network", "upload": "server"}

@@ -3,7 +3,7 @@
 Where to is said by site.yaml alone. Every attempt has an end, and is written down (`Delivery`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedsite.errors import FedsiteError
@@ -11,9 +11,11 @@ from fedsite.jobs.network import proxy_for
 from fedsite.jobs.unattended import mail
 from fedsite.jobs.unattended.notices import Notice
 from fedsite.site.config import NetworkSettings
+from fedsite.site.state import State
 from fedsite.site.unattended import NotificationSettings
 from fedsite.site.waiting import within
 from fedsite.wire import webhooks
+from fedsite.wire.route import Proxy
 
 SECONDS = 10.0
 """What each way may take, name servers included."""
@@ -30,6 +32,17 @@ class Delivery:
 def tell(settings: NotificationSettings, network: NetworkSettings, notice: Notice, *, aloud: bool) -> list[Delivery]:
     """Sends a notice wherever the settings say, one way after the other; `aloud` means webhook and mail, too."""
     return [Delivery(way, _tried(act)) for way, act in _ways(settings, network, notice, aloud)]
+
+
+def write_down(state: State, notice: Notice, made: Sequence[Delivery]) -> None:
+    """What has left, and by which way, for the audit; to whom, site.yaml says."""
+    for one in made:
+        state.audit("notified", way=one.way, about=notice.event, problem=one.problem)
+
+
+def way_to(address: str, network: NetworkSettings) -> Proxy | None:
+    """The proxy for an address. Plain HTTP is to this machine alone. Raises ConfigurationError."""
+    return None if address.startswith("http://") else proxy_for(network, address)
 
 
 def _ways(
@@ -52,8 +65,7 @@ def _ways(
 
 
 def _post(address: str, body: bytes, content_type: str, network: NetworkSettings) -> None:
-    proxy = None if address.startswith("http://") else proxy_for(network, address)  # which is to this machine alone
-    webhooks.post(address, body, content_type, proxy)
+    webhooks.post(address, body, content_type, way_to(address, network))
 
 
 def _tried(act: Callable[[], None]) -> str:

@@ -30,11 +30,11 @@ class Streak:
     told: str = ""
 
     @property
-    def in_words(self) -> str:
-        """Such as `the 4th time in a row, since 2026-11-20 02:17 UTC`; "" the first time."""
+    def how_often(self) -> str:
+        """Such as `This was the 4th time in a row, since 2026-11-20 02:17 UTC.`"""
         if self.times == 1:
-            return ""
-        return f"{ordinal(self.times)} time in a row, since {clock(self.since)}"
+            return f"This was on {clock(self.last)}."
+        return f"This was the {ordinal(self.times)} time in a row, since {clock(self.since)}."
 
     def wants_telling(self, now: datetime) -> bool:
         """Whether people have not heard of it within a day; a clock that was set back hides nothing."""

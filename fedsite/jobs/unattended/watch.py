@@ -47,7 +47,7 @@ def take_part(
         if streak and isinstance(error, FedsiteError) and not error.expected:
             error.data = {**error.data, "since": streak.since, "times": streak.times}
             if streak.times > 1:
-                error.add_note(f"This was the {streak.in_words}.")
+                error.add_note(streak.how_often)
         raise
     run.ended(Ending(outcome.outcome), outcome.data.get("round"))
     return outcome
@@ -118,8 +118,7 @@ class _Run:
         """What has left: to whom, site.yaml says. Where the records are what went wrong, the log alone knows."""
         if made:
             with suppress(FedsiteError), State.open(self._state) as state:
-                for one in made:
-                    state.audit("notified", way=one.way, about=notice.event, problem=one.problem)
+                notify.write_down(state, notice, made)
 
     def _notice(self) -> Notice:
         """Who is speaking. A site that is not enrolled has no name yet."""
