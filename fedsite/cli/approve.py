@@ -1,10 +1,10 @@
 """`fedsite approve`."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsite.cli.asking import somebody_is_there
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def approve(
             data = {"plan": known.plan.plan, "kind": known.kind}
             out.result("taken-back" if done else "nothing-to-do", data, f"The plan {known.plan.plan} {text}.")
             return
-        if known.approval is None and not by and sys.stdin.isatty() and sys.stderr.isatty():
+        if known.approval is None and not by and somebody_is_there():
             out.note(_asks(known))
             by = typer.prompt("Who agrees to this? (empty: nobody)", default="", err=True)
         if by and known.approval is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsite.cli.asking import confirm
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -80,17 +81,11 @@ def exclude(
     if not (asked.prepared or asked.left_out or asked.recorded):
         out.warn("No study of this patient is known here: check the id.")
     if not yes:
-        _confirm()
+        confirm("Withdraw this patient?")
     done = job.withdraw(out.config_path, asked.patient, folder, out.step)
     outcome = "excluded" if done.recorded or done.files else "nothing-to-do"
     found = {"patient": done.patient, "recorded": done.recorded, "files_removed": done.files}
     out.result(outcome, found, _told(done))
-
-
-def _confirm() -> None:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError("--yes is needed: it is asked only on a terminal.", "This cannot be taken back.")
-    typer.confirm("Withdraw this patient? This cannot be taken back.", abort=True, err=True)
 
 
 def _question(asked: "Withdrawal") -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedsite.cli.asking import somebody_is_there
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -87,7 +88,7 @@ def _agreed(out: Output, site: "Site", found: "Enrolled", person: str) -> "Pinne
         out.note(f"Data-use agreement of federation {pinned.federation}:\n\n{agreement}\n")
         if pinned.agreement_expires:
             out.note(f"It ends at {pinned.agreement_expires}.\n")
-        if not person and sys.stdin.isatty() and sys.stderr.isatty():
+        if not person and somebody_is_there():
             person = typer.prompt("Who accepts it for this site? (empty: not now)", default="", err=True)
     if person:
         return job.accept_agreement(site, person)

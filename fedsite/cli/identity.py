@@ -1,10 +1,10 @@
 """`fedsite identity`."""
 
-import sys
 from typing import Annotated, Literal
 
 import typer
 
+from fedsite.cli.asking import somebody_is_there
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -93,7 +93,7 @@ def retire(
     out = Output.of(context)
     with open_site(out.config_path) as site:
         name = site.pinned.site
-        if not confirm and sys.stdin.isatty() and sys.stderr.isatty():
+        if not confirm and somebody_is_there():
             question = f"This machine will not act as {name} any more. To retire it, type its name"
             confirm = typer.prompt(question, default="", show_default=False, err=True)
         if confirm != name:

@@ -1,12 +1,12 @@
 """`fedsite init`."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
+from fedsite.cli.asking import somebody_is_there
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -67,7 +67,7 @@ def _ask(question: str, option: str, given: Value | None, kind: Callable[[str], 
     """The option's value; else an answer on a terminal; else, without a terminal, an error that names the option."""
     if given is not None:
         return given
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not somebody_is_there():
         raise UsageError(
             f"{option} is needed: it is asked only on a terminal.", "fedsite init --help lists the options."
         )

@@ -1,17 +1,19 @@
 """`fedsite server round`: series of rounds are opened, paused and resumed, rounds looked at, and ended by hand."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsite.cli.asking import confirm
 from fedsite.cli.federation import HERE, Folder, draw
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from fedsite.server.federation import Federation
 
 app = typer.Typer(help="The federation's rounds.", no_args_is_help=True)
 
@@ -128,14 +130,12 @@ def close(
 
     With --without its model is made without what a site has sent, say one that was revoked since.
     """
+    from fedsite.server import rounds
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import round_report
-    from fedsite.server.rounds import close_now
 
     federation = open_federation(folder)
-    close_now(federation, number, without or [])
-    report = round_report(federation, number)
-    Output.of(context).result("closed", report, _round_text(report))
+    rounds.close_now(federation, number, without or [])
+    _show_now(context, "closed", federation, number)
 
 
 @app.command()
@@ -148,12 +148,10 @@ def release(
     """Goes on with a round that its screen holds: with all updates, or without those of some sites."""
     from fedsite.server import rounds
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import round_report
 
     federation = open_federation(folder)
     rounds.release(federation, number, without or [])
-    report = round_report(federation, number)
-    Output.of(context).result("released", report, _round_text(report))
+    _show_now(context, "released", federation, number)
 
 
 @app.command()
@@ -180,10 +178,9 @@ def abort(
     )
     out.warn(spent)
     if not yes:
-        _confirm(number)
+        confirm(f"End round {number} without a model?")
     rounds.abort(federation, number, reason)
-    report = round_report(federation, number)
-    out.result("aborted", report | {"spent": spent}, _round_text(report))
+    _show_now(context, "aborted", federation, number, spent=spent)
 
 
 @app.command()
@@ -221,10 +218,12 @@ def resume(context: typer.Context, folder: Folder = HERE) -> None:
     Output.of(context).result("resumed", report, text)
 
 
-def _confirm(number: int) -> None:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError("--yes is needed: it is asked only on a terminal.", "This cannot be taken back.")
-    typer.confirm(f"End round {number} without a model? This cannot be taken back.", abort=True, err=True)
+def _show_now(context: typer.Context, outcome: str, federation: "Federation", number: int, **more: str) -> None:
+    """The result of a command that has changed a round: how it stands now."""
+    from fedsite.server.reports import round_report
+
+    report = round_report(federation, number)
+    Output.of(context).result(outcome, report | more, _round_text(report))
 
 
 def _one_line(reason: str) -> str:
