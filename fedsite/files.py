@@ -78,6 +78,15 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
         raise cannot_write(path, error) from error
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there, so that no power cut brings it back. Raises CannotWrite."""
+    try:
+        path.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def fsync_folder(path: Path) -> None:
     """Makes the names in a folder durable (a rename is only safe once its folder is)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -2,14 +2,33 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from fedsite.errors import ConfigurationError
+from fedsite.errors import ConfigurationError, TryAgainLater
 
 ASK_EVERY_SECONDS = 2.0
+
+
+class DeviceLost(TryAgainLater):
+    """A GPU failed in the middle of its work. What was kept is kept."""
+
+    code = "device-lost"
+
+
+@contextmanager
+def told_when_lost(device: torch.device) -> Iterator[None]:
+    """What a GPU's failure means, other than that its memory runs out: raises DeviceLost, with CUDA's first line."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceLost(
+            f"{device} failed in the middle of the training: {str(error).partition(chr(10))[0][:200]}.",
+            "The next run goes on from the last checkpoint. If it fails again, see nvidia-smi and the kernel's log.",
+        ) from error
 
 
 def choose_device(name: str = "auto") -> torch.device:

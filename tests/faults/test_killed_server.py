@@ -62,12 +62,12 @@ def undisturbed(light: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ended
 
 
 def play(
-    bench: Bench, scratch: Path, fault: Fault, rounds: int = ROUNDS, database: str = ""
+    bench: Bench, scratch: Path, fault: Fault, rounds: int = ROUNDS, database: str = "", *, mortal: bool = False
 ) -> tuple[Ended, list[int]]:
     """A series under one fault, and how often the server died."""
     server = Supervised(copied(bench, scratch / "server", database), fault=fault)
     with server.supervised():
-        ended = bench.play(server, scratch, rounds)
+        ended = bench.play(server, scratch, rounds, mortal=mortal)
         bench.assert_whole(server, ended)
     assert fault.what in ("eio", "full") or "Traceback" not in server.log
     return ended, server.deaths
@@ -99,6 +99,20 @@ def test_kill_at_a_boundary(light: Bench, undisturbed: Ended, tmp_path: Path, cr
     ended, deaths = play(light, tmp_path, Fault("kill-after", pattern=STATES[crossing]))
     assert deaths == [-9]
     assert ended.models == undisturbed.models
+
+
+@pytest.mark.exhaustive
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of the server and of all sites in one round",
+    where="the server at each boundary, each site at whatever it sends, one thing later in each life",
+    promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+)
+@pytest.mark.parametrize("crossing", [name for name in STATES if name != "the next round is open"])
+def test_both_are_killed(light: Bench, undisturbed: Ended, tmp_path: Path, crossing: str) -> None:
+    ended, deaths = play(light, tmp_path, Fault("kill-after", pattern=STATES[crossing]), 1, mortal=True)
+    assert deaths == [-9]
+    assert ended.models == undisturbed.models[:1]
 
 
 @pytest.mark.exhaustive

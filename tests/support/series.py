@@ -17,7 +17,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 from support import faulty
-from support.faulty import Fault
+from support.faulty import Fault, forked
 from support.federation import Server, environment, make, model_file, plan_file, tensors, update_file
 from support.processes import FEDSITE, SERVER, Running
 
@@ -104,8 +104,13 @@ class Bench:
     identities: Mapping[str, TlsIdentity]
     updates: Mapping[str, Path]
 
-    def play(self, server: Server, scratch: Path, rounds: int = ROUNDS, url: str = "") -> Ended:
-        """The coordinator opens the series, all sites take part, and each asks for its receipts again at the end."""
+    def play(
+        self, server: Server, scratch: Path, rounds: int = ROUNDS, url: str = "", *, mortal: bool = False
+    ) -> Ended:
+        """The coordinator opens the series, all sites take part, and each asks for its receipts again at the end.
+
+        Those that are `mortal` die at whatever they send, one thing later in each of their lives.
+        """
         server.open_series(self.folder / "plan.yaml", self.folder / "model.safetensors", rounds)
         receipts: dict[tuple[int, str], Envelope] = {}
         with ExitStack() as stack:
@@ -116,9 +121,8 @@ class Bench:
             models = []
             for number in range(1, rounds + 1):
                 for site, client in clients.items():
-                    ticket = _offered(client, number)
-                    model = ticket.model_sha256, ticket.model_bytes, scratch / f"{site}.safetensors"
-                    in_some_run(lambda client=client, model=model: client.download_model(*model))
+                    attend = self._attend_dying if mortal else self._attend
+                    attend(client, site, number, scratch)
                     receipts[number, site] = self._send(client, site, number)
                 models.append(_result(client, number))
             for (number, site), receipt in receipts.items():
@@ -128,6 +132,23 @@ class Bench:
                 assert known == {number: receipts[number, site] for number in known}
                 assert len(known) == rounds, "nothing twice, nothing lost"
         return Ended(tuple(models), receipts)
+
+    def _attend(self, client: FederationClient, site: str, number: int, scratch: Path) -> None:
+        """What a site does in a round."""
+        ticket = _offered(client, number)
+        model = ticket.model_sha256, ticket.model_bytes, scratch / f"{site}.safetensors"
+        in_some_run(lambda: client.download_model(*model))
+        self._send(client, site, number)
+
+    def _attend_dying(self, client: FederationClient, site: str, number: int, scratch: Path) -> None:
+        def live() -> None:
+            with FederationClient(client._server, self.identities[site], patience=60) as own:
+                self._attend(own, site, number, scratch)
+
+        deaths = 0
+        while forked(Fault("kill-within", deaths + 1, "send *"), live) != 0:
+            deaths += 1
+        assert deaths > 5
 
     def _send(self, client: FederationClient, site: str, number: int) -> Envelope:
         update = self.updates[site]

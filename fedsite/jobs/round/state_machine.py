@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsite.errors import OutsideHours, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
-from fedsite.files import sha256_of
+from fedsite.files import remove, sha256_of
 from fedsite.jobs.models import choice, evaluate, evaluations, kept
 from fedsite.jobs.models.choice import Model
 from fedsite.jobs.plan import algorithms, charging
@@ -301,8 +301,8 @@ def _release(here: Round) -> None:
 
 
 def _start_upload(here: Round) -> None:
-    """To `uploading`: from here on bytes may have left."""
-    here.checkpoint.unlink(missing_ok=True)
+    """To `uploading`: from here on bytes may have left, and the trained weights are gone for good."""
+    remove(here.checkpoint)
     here.move("uploading")
 
 
@@ -336,7 +336,7 @@ def _upload(here: Round) -> None:
     with here.site.state.transaction():
         here.site.ledger.acknowledge(reservation, digest)
         here.move("acknowledged", receipt=receipt.model_dump())
-    here.payload.unlink(missing_ok=True)
+    remove(here.payload)
 
 
 TO: dict[str, Callable[[Round], None]] = {

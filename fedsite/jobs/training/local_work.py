@@ -153,7 +153,7 @@ def train(
     weights. Layers that stay at home begin and end in the files of `carried`. Under dp-sgd each patient is in a step
     with chance `sampling_rate`, and every step is private; what it costs must have been charged before. Raises
     DataNotFit when a case is not what the manifest says or the loss diverges, MinutesSpent at the policy's limit,
-    DeviceTooSmall.
+    DeviceTooSmall, DeviceLost.
     """
     if plan.local.steps == 0 or data is None:
         with atomic_writer(destination, PRIVATE_FILE) as file, model.open("rb") as source:
@@ -172,19 +172,20 @@ def train(
     network.to(where)
     group.same(network)
     progress_file = kept_beside(destination)
-    record = fit(
-        network,
-        task,
-        data.cases("training", task.inputs),
-        registry.module(task.module).loss(),
-        recipe_of(plan, seed),
-        _machine(where, means, progress_file, f"{seed} {data.sha256}"),
-        progress,
-        group=group,
-        correction=algorithms.correction(network, plan, carried, group.same),
-        validate=validation(network, task, plan, data, where) if plan.local.early_stop else None,
-        private=_private(plan, network, data, sampling_rate),
-    )
+    with devices.told_when_lost(where):
+        record = fit(
+            network,
+            task,
+            data.cases("training", task.inputs),
+            registry.module(task.module).loss(),
+            recipe_of(plan, seed),
+            _machine(where, means, progress_file, f"{seed} {data.sha256}"),
+            progress,
+            group=group,
+            correction=algorithms.correction(network, plan, carried, group.same),
+            validate=validation(network, task, plan, data, where) if plan.local.early_stop else None,
+            private=_private(plan, network, data, sampling_rate),
+        )
     if group.leads:
         _write(network, kept, destination, carried.layers if algorithms.learns_at_home(plan) else None)
         progress_file.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ from fedsite.files import sha256_of
 from fedsite.jobs.training import local_work
 from fedsite.jobs.training.local_work import Means, PreparedData, kept_beside
 from fedsite.site.config import SiteConfig
+from fedsite.training.devices import DeviceLost
+from fedsite.training.steps import SupervisedStep
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage, parse
 from fedsite.wire.plans import Plan
@@ -162,6 +164,33 @@ def test_a_corrupt_case_is_named_and_leaves_nothing(
     finally:
         case.write_bytes(content)
     assert list(tmp_path.iterdir()) == [model]
+
+
+@pytest.mark.fault(
+    part="training",
+    what="the GPU is lost in the middle of a training",
+    where="an error of CUDA's in the third step, on a CPU",
+    promised="told (exit 75); the next run goes on from the checkpoint and ends with the same bits",
+)
+def test_a_gpu_that_fails_is_told_and_the_next_run_goes_on(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("alone.safetensors")
+    step, steps = SupervisedStep.__call__, []
+
+    def fails(self: SupervisedStep, *args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand what torch adds to it")
+        return step(self, *args)
+
+    monkeypatch.setattr(SupervisedStep, "__call__", fails)
+    with pytest.raises(DeviceLost, match=r"failed in the middle .*launch failure\.$") as lost:
+        train()
+    assert lost.value.exit_code == 75
+    train()
+    assert len(steps) == 3 + 2, "two steps were kept"
+    assert (tmp_path / "round-1.safetensors").read_bytes() == (tmp_path / "alone.safetensors").read_bytes()
 
 
 def test_a_full_disk_is_told_and_what_was_kept_is_kept(
