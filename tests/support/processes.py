@@ -40,6 +40,9 @@ SITE = (
 SERVER = ("fedsite.cli.main", "fedsite.server.run", "fedsite.server.app", "sqlalchemy.dialects.sqlite")
 """What a parent of commands has imported, and what one of servers."""
 Modules = tuple[str, ...]
+FAKED_TIME = ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC")
+FOR_PARENTS = ("PATH", "PYTHONPATH", *FAKED_TIME)
+"""What a parent finds in its environment. Where time is made up (scripts/soak), it must be so from its start."""
 LONGEST_REQUEST = 1 << 16
 DESCRIPTORS = 1 << 10
 
@@ -97,6 +100,9 @@ class Running:
         return int(line)
 
 
+Process = Running | subprocess.Popen[bytes]
+
+
 def run(
     script: Sequence[str],
     environment: Mapping[str, str],
@@ -124,9 +130,7 @@ def run(
         return Answer(code, streams[1].read(), streams[2].read(), process.pid)
 
 
-def begin(
-    script: Sequence[str], environment: Mapping[str, str], streams: Sequence[int], parent: Modules
-) -> "Running | subprocess.Popen[bytes]":
+def begin(script: Sequence[str], environment: Mapping[str, str], streams: Sequence[int], parent: Modules) -> Process:
     """The same, under way: with these descriptors as its streams. `parent` is the one that it is forked from."""
     if not environment.get(TRACING) and "FEDSITE_COMMAND" not in os.environ:
         return Running(script, environment, streams, parent)
@@ -149,7 +153,8 @@ def _parent(modules: Modules) -> socket.socket:
             with theirs:
                 # -P: or `site` would be the module beside this one.
                 command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
-                environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+                kept = {name: os.environ[name] for name in FOR_PARENTS if name in os.environ}
+                environment = {"OMP_NUM_THREADS": "1"} | kept
                 process = subprocess.Popen(
                     command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
                 )

@@ -17,6 +17,7 @@ from fedsite.dataset import manifest
 from fedsite.dataset.cases import write_case
 from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.files import write_atomically
+from fedsite.jobs.init import Answers, initialise
 from fedsite.site.policy import WEAK_PRIVACY_SENTENCE
 from fedsite.site.state import State
 from fedsite.tasks import registry
@@ -31,6 +32,7 @@ class Site:
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+    parent: processes.Modules = processes.SITE
 
     @property
     def config(self) -> Path:
@@ -80,6 +82,11 @@ class Site:
         self.configure(policy={"weak_privacy": WEAK_PRIVACY_SENTENCE}, network={"patience_seconds": 20})
         self.configure(**settings)
 
+    def set_up(self) -> None:
+        """What `fedsite init` makes, made in this process: for tests of what no command is needed for."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        initialise(self.config, Answers(self.state, self.data, ("stroke-dwi",), 8.0, 1e-6, 100))
+
     def configure(self, **settings: dict[str, Any]) -> None:
         """Changes site.yaml as its owner would."""
         content = yaml.safe_load(self.config.read_text())
@@ -124,7 +131,7 @@ class Site:
         if script[1:2] == ["init"]:
             environment.pop("FEDSITE_CONFIG")
             script = [*script, "--config", str(self.config)]
-        return processes.run(script, environment, stdin, timeout)
+        return processes.run(script, environment, stdin, timeout, self.parent)
 
 
 def blob(task: Task, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,55 @@
+"""What a process and a folder take: memory, file descriptors, files and bytes, as Linux tells them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process at a moment: resident memory now and at its most (bytes), open file descriptors, threads."""
+
+    number: int
+    memory: int
+    peak: int
+    descriptors: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with all below it."""
+
+    files: int
+    bytes: int
+
+
+def process(number: int) -> Process:
+    """A process of this user's."""
+    lines = (Path("/proc") / str(number) / "status").read_text().splitlines()
+    told = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    descriptors = len(list(Path(f"/proc/{number}/fd").iterdir()))
+    memory, peak = (int(told[name][0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return Process(number, memory, peak, descriptors, int(told["Threads"][0]))
+
+
+def folder(path: Path) -> Folder:
+    """A folder in which nothing happens at the moment."""
+    sizes = [one.stat().st_size for one in path.rglob("*") if one.is_file()]
+    return Folder(len(sizes), sum(sizes))
+
+
+def named_by(folder_of_theirs: Path) -> list[str]:
+    """The command lines of all other processes that name a folder, in their arguments or environment."""
+    wanted, found = os.fsencode(folder_of_theirs), []
+    for one in Path("/proc").iterdir():
+        if one.name.isdecimal() and int(one.name) != os.getpid():
+            try:
+                command, environment = (one / "cmdline").read_bytes(), (one / "environ").read_bytes()
+            except OSError:  # it has ended, or is another user's
+                continue
+            if wanted in command or wanted in environment:
+                found.append(command.replace(b"\0", b" ").decode(errors="replace").strip())
+    return found
