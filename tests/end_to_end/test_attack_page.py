@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from support.federation import plan_file
 from support.site import Site, prepare_blobs
 
 from fedsite.cli.attack import _text
-from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.privacy import attack
 from fedsite.jobs.privacy.attack import Found, Order
+from fedsite.jobs.progress import silent_steps
 from fedsite.jobs.site import open_site
 
 PLAN = {
@@ -27,13 +26,13 @@ FEW = {"CANARIES": 400, "GAMES": 40, "ITERATIONS": 10, "YARDSTICKS": 2}
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     """What a short attack found at a site that has met no federation yet."""
     site = Site(tmp_path_factory.mktemp("site"))
-    initialise(site.config, Answers(site.state, site.data, ("stroke-dwi",), 8.0, 1e-6, 100))
+    site.set_up()
     prepare_blobs(site, patients=4, size=24)
     with pytest.MonkeyPatch.context() as patch, open_site(site.config) as opened:
         for name, value in FEW.items():
             patch.setattr(attack, name, value)
         order = Order(plan_file(site.home, **PLAN))
-        yield attack.attack_at_home(opened, order, lambda _: nullcontext(lambda done, total, note="": None))
+        yield attack.attack_at_home(opened, order, silent_steps)
 
 
 def test_the_installed_command_needs_prepared_data(tmp_path: Path) -> None:

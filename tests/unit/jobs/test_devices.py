@@ -7,18 +7,10 @@ import pytest
 from support.training_task import task_at
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.site import open_site
 from fedsite.jobs.training import launch
 from fedsite.jobs.training.worker import Task
 from fedsite.site.config import TrainingSettings
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "site.yaml"
-    initialise(path, Answers(tmp_path / "state", tmp_path / "data", ("stroke-dwi",), 8.0, 1e-6, 100))
-    return path
 
 
 def test_devices_of_one_run(config: Path) -> None:

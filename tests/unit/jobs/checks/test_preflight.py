@@ -10,19 +10,11 @@ from fedsite.jobs.checks import network
 from fedsite.jobs.checks import preflight as job
 from fedsite.jobs.checks.findings import Check
 from fedsite.jobs.checks.preflight import CHECKS, check
-from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import Site, open_site
 from fedsite.wire.messages import FederationInfo
 
 PASSING = Check("passing", "ok", "Fine.")
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "site.yaml"
-    initialise(path, Answers(tmp_path / "state", tmp_path / "data", ("stroke-dwi",), 8.0, 1e-6, 100))
-    return path
 
 
 def refusing(_: Site) -> Check:

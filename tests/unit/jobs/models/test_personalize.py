@@ -1,7 +1,7 @@
 """`fedsite personalize`: the global model fits this site better afterwards, or nothing changes; and it stays here."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +12,11 @@ from support.site import Site, prepare_blobs
 from fedsite.errors import DataNotFit, RecordsDamaged, TryAgainLater
 from fedsite.files import sha256_of
 from fedsite.jobs.data import prepared as withdrawing
-from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.models import choice, initial, personal
 from fedsite.jobs.models.personal import Gain, Record
 from fedsite.jobs.models.personalize import Asked, Personalised, divided, gained, personalise
-from fedsite.jobs.progress import Progress
+from fedsite.jobs.progress import silent_steps
 from fedsite.jobs.site import open_site
 from fedsite.site.state import State
 from fedsite.wire.plans import read_draft
@@ -27,15 +26,11 @@ QUICK = Asked(steps=10, learning_rate=0.02)
 IDLE = Asked(steps=1, learning_rate=1e-30)
 
 
-def silent(_description: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total, note="": None)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site with six patients to train on and two held out."""
     site = Site(tmp_path_factory.mktemp("site"))
-    initialise(site.config, Answers(site.state, site.data, ("stroke-dwi",), 8.0, 1e-6, 100))
+    site.set_up()
     prepare_blobs(site, patients=6, held_out=2, size=24)
     return site
 
@@ -51,7 +46,7 @@ def run(prepared: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     def personalised(asked: Asked) -> Personalised:
         with open_site(prepared.config) as site:
-            return personalise(site, asked, silent)
+            return personalise(site, asked, silent_steps)
 
     yield personalised
     with State.open(prepared.state) as state:
@@ -162,11 +157,10 @@ def test_a_training_that_was_cut_off_goes_on(
 
 def test_nothing_to_compare_on(prepared: Site, run: Callable[[Asked], Personalised], tmp_path: Path) -> None:
     lonely = Site(tmp_path / "lonely")
-    lonely.home.mkdir()
-    initialise(lonely.config, Answers(lonely.state, lonely.data, ("stroke-dwi",), 8.0, 1e-6, 100))
+    lonely.set_up()
     prepare_blobs(lonely, patients=2, held_out=0, size=24)
     with open_site(lonely.config) as site, pytest.raises(DataNotFit, match="held-out"):
-        personalise(site, QUICK, silent)
+        personalise(site, QUICK, silent_steps)
 
 
 def test_one_run_at_a_time(prepared: Site, run: Callable[[Asked], Personalised]) -> None:

@@ -3,7 +3,6 @@
 import io
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,15 +16,15 @@ from support import dicom_maker
 from support.bids_maker import SHAPE, head, write_nifti, write_subject
 from support.dicom_maker import Grid, Names, classic, names, write
 from support.federation import plan_file
+from support.site import Site
 from support.study_maker import write_dicom
 
 from fedsite.dataset.manifest import Remark
 from fedsite.errors import CannotWrite, DataNotFit, NotAuthorised, SourceMissing, TryAgainLater, UsageError
-from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.models import initial
 from fedsite.jobs.models import predict as job
 from fedsite.jobs.models.predict import Order, Predicted, Refused, predict
-from fedsite.jobs.progress import Progress
+from fedsite.jobs.progress import silent_steps
 from fedsite.site import identity, withdrawals
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.state import State
@@ -49,22 +48,18 @@ class Bench:
 
     def predict(self, source: Path, **asked: object) -> Predicted:
         order = Order(source, self.out, model=self.model, plan=self.plan)
-        return predict(self.config, replace(order, **asked), silent)
-
-
-def silent(_description: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total, note="": None)
+        return predict(self.config, replace(order, **asked), silent_steps)
 
 
 @pytest.fixture(scope="module")
 def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Bench]:
-    folder = tmp_path_factory.mktemp("site")
-    config = folder / "site.yaml"
-    initialise(config, Answers(folder / "state", folder / "data", ("stroke-dwi",), 8.0, 1e-6, 100))
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.set_up()
+    folder = site.home
     preparation = {"input_state": "whole-head", "spacing_mm": [5.0, 5.0, 6.0]}
     plan = plan_file(folder, preparation=preparation, local={"steps": 1, "patch_voxels": [32, 32, 16]})
     initial.init(read_draft(plan), folder / "model.safetensors", SEED)
-    return lambda own: Bench(own, config, folder / "model.safetensors", plan)
+    return lambda own: Bench(own, site.config, folder / "model.safetensors", plan)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from fedsite.jobs.models import initial
 from fedsite.jobs.models.choice import Model, network_of
 from fedsite.jobs.plan import algorithms
 from fedsite.jobs.plan.algorithms import Carried
+from fedsite.jobs.progress import silent
 from fedsite.jobs.training import local_work
 from fedsite.jobs.training.local_work import PreparedData
 from fedsite.tasks.description import OutOfRange
@@ -58,10 +59,6 @@ def train(data: PreparedData, tmp_path: Path) -> Callable[..., tuple[Tensors, Te
         return read(tmp_path / "model"), read(tmp_path / "out")
 
     return run
-
-
-def silent(done: int, total: int, note: str = "") -> None:
-    """Nobody watches."""
 
 
 def read(path: Path) -> Tensors:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from support.federation import plan_file
 from support.site import Site, prepare_blobs
 
 from fedsite.errors import CannotWrite, DataNotFit, NotAuthorised, PolicyRefused, UsageError
-from fedsite.jobs.init import Answers, initialise
 from fedsite.jobs.models import choice
 from fedsite.jobs.pages import writing
 from fedsite.jobs.privacy import attack
 from fedsite.jobs.privacy.attack import Found, Order, StatementRefuted
-from fedsite.jobs.progress import Progress
+from fedsite.jobs.progress import silent_steps
 from fedsite.jobs.site import open_site
 from fedsite.privacy import accountant, lower_bounds, mechanism
 from fedsite.privacy.accountant import Release
@@ -33,15 +31,11 @@ DELTA = 1e-6
 Attack = Callable[..., Found]
 
 
-def silent(_description: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total, note="": None)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site with six patients to train on; it never met a federation."""
     site = Site(tmp_path_factory.mktemp("site"))
-    initialise(site.config, Answers(site.state, site.data, ("stroke-dwi",), 8.0, DELTA, 100))
+    site.set_up()
     prepare_blobs(site, patients=6, held_out=1, size=24)
     return site
 
@@ -55,7 +49,7 @@ def attacked(prepared: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def run(privacy: dict[str, Any], **changes: Any) -> Found:
         plan = plan_file(tmp_path, privacy=privacy, local=LOCAL, **changes)
         with open_site(prepared.config) as site:
-            return attack.attack_at_home(site, Order(plan, report=tmp_path / "page.html"), silent)
+            return attack.attack_at_home(site, Order(plan, report=tmp_path / "page.html"), silent_steps)
 
     return run
 
@@ -135,30 +129,29 @@ def test_what_is_frozen_is_not_attacked(attacked: Attack) -> None:
 
 def test_few_patients_are_told_so(prepared: Site, tmp_path: Path) -> None:
     few = Site(tmp_path / "few")
-    few.home.mkdir()
-    initialise(few.config, Answers(few.state, few.data, ("stroke-dwi",), 8.0, DELTA, 100))
+    few.set_up()
     prepare_blobs(few, patients=3, held_out=1, size=24)
     with open_site(few.config) as site, pytest.raises(DataNotFit, match="at least 4 training patients"):
-        attack.attack_at_home(site, Order(plan_file(tmp_path, privacy=UPDATE)), silent)
+        attack.attack_at_home(site, Order(plan_file(tmp_path, privacy=UPDATE)), silent_steps)
 
 
 def test_a_plan_is_needed(prepared: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with open_site(prepared.config) as site:
         with pytest.raises(NotAuthorised):
-            attack.attack_at_home(site, Order(), silent)
+            attack.attack_at_home(site, Order(), silent_steps)
         monkeypatch.setattr(choice, "accepted_plans", lambda site: {})
         with pytest.raises(UsageError, match="met no plan"):
-            attack.attack_at_home(site, Order(), silent)
+            attack.attack_at_home(site, Order(), silent_steps)
         newest = read_draft(plan_file(tmp_path, privacy=STEPS | {"batch_patients": 101}))
         monkeypatch.setattr(choice, "accepted_plans", lambda site: {"a digest": newest})
         with pytest.raises(PolicyRefused, match="101 patients a step"):
-            attack.attack_at_home(site, Order(), silent)
+            attack.attack_at_home(site, Order(), silent_steps)
 
 
 def test_the_page_goes_where_it_can(prepared: Site, tmp_path: Path) -> None:
     plan = plan_file(tmp_path)
     with open_site(prepared.config) as site, pytest.raises(CannotWrite):
-        attack.attack_at_home(site, Order(plan, report=plan / "page.html"), silent)
+        attack.attack_at_home(site, Order(plan, report=plan / "page.html"), silent_steps)
 
 
 def test_a_withdrawal_takes_the_page(prepared: Site) -> None:
