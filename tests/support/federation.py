@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import yaml
 from support import processes
-from support.processes import FEDSITE, SERVER, Running
+from support.processes import FEDSITE, SERVER, Process
 
 from fedsite.errors import UsageError
 from fedsite.server import enrolment as admissions
@@ -106,7 +106,7 @@ class Server:
     folder: Path
     command: list[str] = field(default_factory=lambda: [FEDSITE])
     port: int = 0
-    process: "subprocess.Popen[str] | subprocess.Popen[bytes] | Running | None" = None
+    process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -127,16 +127,16 @@ class Server:
         with self.folder.with_suffix(".log").open("a") as log:
             seen = log.tell()
             self.process = self._begin(["server", "run", "--dir", str(self.folder), "--port", str(self.port)], log)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not (found := re.search(r"Serving \S+ on https://[\d.]+:(\d+)", self.log[seen:])):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < end, self.log
             time.sleep(0.02)
         self.port = int(found.group(1))
 
-    def _begin(self, args: list[str], log: IO[str]) -> "subprocess.Popen[str] | subprocess.Popen[bytes] | Running":
+    def _begin(self, args: list[str], log: IO[str]) -> Process:
         if self.command != [FEDSITE]:
-            return subprocess.Popen([*self.command, *args], stderr=log, text=True, env=environment())
+            return subprocess.Popen([*self.command, *args], stderr=log, env=environment())
         with Path(os.devnull).open() as nothing:
             streams = [nothing.fileno(), log.fileno(), log.fileno()]
             return processes.begin([FEDSITE, *args], environment(), streams, SERVER)
@@ -145,7 +145,7 @@ class Server:
         """Ends it (SIGKILL: without a chance to tidy up) and gives its exit code."""
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs `fedsite ARGS --dir FOLDER`."""
