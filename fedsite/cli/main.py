@@ -27,6 +27,7 @@ from fedsite.cli import (
     predict,
     prepare_data,
     privacy,
+    report,
     schedule,
     server,
     status,
@@ -117,6 +118,7 @@ app.command("train-round")(train_round.train_round)
 app.command("approve")(approve.approve)
 app.add_typer(schedule.app, name="schedule")
 app.command("status")(status.status)
+app.command("report")(report.report)
 app.add_typer(privacy.app, name="privacy")
 audit.app.command("tickets")(tickets.tickets)
 app.add_typer(audit.app, name="audit")

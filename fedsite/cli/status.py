@@ -25,12 +25,13 @@ def _screen(data: dict[str, Any]) -> str:
     """One screen: a name, then what there is to say of it, in as many columns as there are."""
     width = min(WIDEST, shutil.get_terminal_size().columns)
     rows = [*_site(data["identity"]), _cases(data["data"]), *_privacy(data["privacy"]), *_rounds(data)]
-    for number, one in enumerate(data["warnings"]):
-        rows.append(("" if number else "Warning", f"{one['message']} {one['mend']}".strip()))
+    for one in data["warnings"]:
+        rows += [("Warning", one["message"]), ("", one["mend"])]
     indent = " " * NAMES
     return "\n".join(
         textwrap.fill(text, width, initial_indent=f"{name:<{NAMES}}", subsequent_indent=indent, break_long_words=False)
         for name, text in rows
+        if text
     )
 
 
@@ -54,7 +55,7 @@ def _cases(cases: dict[str, Any] | None) -> tuple[str, str]:
 def _privacy(privacy: dict[str, Any]) -> list[tuple[str, str]]:
     share = privacy["left"] / privacy["budget"] if privacy["budget"] else 0.0
     full = round(BAR * share)
-    told = f"epsilon {privacy['left']:,.4g} of {privacy['budget']:,.4g} left, {privacy['releases']} releases so far"
+    told = f"epsilon {privacy['left']:,.4g} of {privacy['budget']:,.4g} left, {privacy['releases']} releases"
     return [
         ("Privacy", privacy["guarantee"]),
         ("Budget", f"[{'#' * full}{'-' * (BAR - full)}] {told}"),
@@ -63,7 +64,7 @@ def _privacy(privacy: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _rounds(data: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
-        ("" if number else "Rounds", f"{one['round']:>4}  {_minute(one['changed'])}  {one['outcome']}")
+        ("" if number else "Rounds", f"{one['round']:<4} {_minute(one['changed'])}  {one['outcome']}")
         for number, one in enumerate(reversed(data["rounds"]))
     ] or [("Rounds", "none yet")]
     if last := data["last_run"]:

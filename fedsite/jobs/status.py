@@ -26,6 +26,8 @@ OUTCOMES = {
 }
 """What became of a round, by the state in which it ended; every other one is under way."""
 
+UNDER_WAY = "under way"
+
 Data = dict[str, Any]
 
 
@@ -44,7 +46,7 @@ def of(site: Site) -> Data:
             {
                 "round": record.round,
                 "state": record.state,
-                "outcome": OUTCOMES.get(record.state, "under way"),
+                "outcome": OUTCOMES.get(record.state, UNDER_WAY),
                 "changed": record.changed,
             }
             for record in _rounds(site)[-LAST_ROUNDS:]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedsite.training.summary import Estimate
 
 FOLDER = "reports"
-EVALUATION, ROUNDS, ATTACKS = "evaluation.html", "rounds.html", "attacks.html"
+EVALUATION, ROUNDS, ATTACKS, PARTICIPATION = "evaluation.html", "rounds.html", "attacks.html", "participation.html"
 
 
 def place(state: State, name: str) -> Path:

@@ -189,7 +189,7 @@ def train(
     if group.leads:
         _write(network, kept, destination, carried.layers if algorithms.learns_at_home(plan) else None)
         progress_file.unlink(missing_ok=True)
-    return record.summary()
+    return record.summary() | {"gpus": group.size if where.type == "cuda" else 0}
 
 
 def network_of(

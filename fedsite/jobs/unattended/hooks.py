@@ -19,7 +19,7 @@ from fedsite.site.unattended import HookSettings
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BEFORE, AFTER = "before_round", "after_round"
-HASTE_SECONDS = 5.0
+HASTE_SECONDS = 2.0
 """What the hook after a round may take where the run was interrupted: whoever did that waits."""
 
 

@@ -45,8 +45,27 @@ def last(state: Path) -> dict[str, Any] | None:
     try:
         with (state / FOLDER / NAME).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
-            line = file.read().splitlines()[-1]
+            return _parsed(file.read().splitlines()[-1])
+    except (OSError, IndexError):
+        return None
+
+
+def since(state: Path, time: str) -> list[dict[str, Any]]:
+    """The lines from a time on (UTC, ISO 8601), oldest first; what cannot be read is left out."""
+    files = [state / FOLDER / f"{NAME}.{number}" for number in range(OLDER_FILES, 0, -1)]
+    found = []
+    for path in (*files, state / FOLDER / NAME):
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found += [one for one in map(_parsed, lines) if one is not None]
+    return [one for one in found if str(one.get("time")) >= time]
+
+
+def _parsed(line: str | bytes) -> dict[str, Any] | None:
+    try:
         found = json.loads(line)
-    except (OSError, ValueError, IndexError):
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
