@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fedsite.jobs.models.evaluate import Done, Evaluation
+    from fedsite.jobs.models.evaluate import Done
+    from fedsite.jobs.models.evaluations import Evaluation
     from fedsite.training.summary import Estimate, Row, Summary
 
 

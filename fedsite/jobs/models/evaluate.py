@@ -23,6 +23,7 @@ from fedsite.errors import DataNotFit, FedsiteError
 from fedsite.jobs import places
 from fedsite.jobs.models import choice, evaluation_page, evaluations
 from fedsite.jobs.models.choice import Model
+from fedsite.jobs.models.evaluations import Evaluation
 from fedsite.jobs.pages import writing
 from fedsite.jobs.progress import Progress, Steps, silent
 from fedsite.jobs.site import Site
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedsite.training.metrics import CaseMeasures
-    from fedsite.training.summary import Estimate, MeasuredCase, Summary
 
 # After training a model is measured only where the round stands for so many times as long as measuring takes.
 TIMES_TO_SPARE = 10
@@ -45,23 +45,6 @@ CALLED: dict[Split, str] = {"validation": "held-out", "training": "training"}
 
 Labels = NDArray[np.uint8]
 Look = Callable[[CaseRecord, Case, Labels], None]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model was measured to be: every case, what they come to, the mean Dice, and how long it took.
-
-    `data_sha256` is the digest of the manifest that names the cases, and `split` says which of them these are.
-    """
-
-    model: Model
-    task: Task
-    data_sha256: str
-    split: Split
-    cases: tuple["MeasuredCase", ...]
-    summaries: tuple["Summary", ...]
-    dice: "Estimate"
-    seconds: float
 
 
 @dataclass(frozen=True)

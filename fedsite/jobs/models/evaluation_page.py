@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsite.dataset.manifest import CaseRecord
+from fedsite.jobs.models.evaluations import Evaluation
 from fedsite.jobs.pages import curves, writing
 from fedsite.jobs.pages.curves import RoundFacts
 
 if TYPE_CHECKING:
     from fedsite.dataset.pictures import Album, Look
-    from fedsite.jobs.models.evaluate import Evaluation
     from fedsite.training.summary import Detection, MeasuredCase
 
 _MOST_OF_A_KIND = 3
@@ -38,7 +38,7 @@ class Share:
 
 def write(
     path: Path,
-    found: "Evaluation",
+    found: Evaluation,
     records: Mapping[str, CaseRecord],
     album: "Album",
     called: str,

@@ -5,21 +5,40 @@ Nothing reads it but pages and commands for this site's people: no decision abou
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedsite.dataset.manifest import Split
+from fedsite.jobs.models.choice import Model
 from fedsite.jobs.pages.curves import Point, RoundFacts
 from fedsite.site.state import State
+from fedsite.tasks.description import Task
 
 if TYPE_CHECKING:
-    from fedsite.jobs.models.evaluate import Evaluation
     from fedsite.training.metrics import Measures
-    from fedsite.training.summary import MeasuredCase
+    from fedsite.training.summary import Estimate, MeasuredCase, Summary
 
 _BRIEF = ("mean_dice", "low", "high", "patients", "cases", "seconds")
 
 
-def keep(state: State, found: "Evaluation") -> None:
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model was measured to be: every case, what they come to, the mean Dice, and how long it took.
+
+    `data_sha256` is the digest of the manifest that names the cases, and `split` says which of them these are.
+    """
+
+    model: Model
+    task: Task
+    data_sha256: str
+    split: Split
+    cases: tuple["MeasuredCase", ...]
+    summaries: tuple["Summary", ...]
+    dice: "Estimate"
+    seconds: float
+
+
+def keep(state: State, found: Evaluation) -> None:
     """Keeps an evaluation under its model's digest, in place of an earlier one."""
     body = {
         "kind": found.model.kind,

@@ -106,9 +106,7 @@ def divided(records: Sequence[CaseRecord], seed: int) -> tuple[list[CaseRecord],
     )
 
 
-def _train(
-    site: Site, base: Model, data: PreparedData, asked: Asked, progress: Progress
-) -> "TrainingRecord":
+def _train(site: Site, base: Model, data: PreparedData, asked: Asked, progress: Progress) -> "TrainingRecord":
     """Trains every layer, and writes the weights where the candidate lies. Cut off by a kill, it goes on from there."""
     from fedsite.training import devices, fit, weights
 
