@@ -130,9 +130,7 @@ def work(meeting: str, devices: Sequence[str], local: bool, task: bytes, voice: 
         sys.exit(1)
 
 
-def train(
-    task: Task, device: str, progress: Progress, group: "Group | None" = None
-) -> dict[str, Any] | None:
+def train(task: Task, device: str, progress: Progress, group: "Group | None" = None) -> dict[str, Any] | None:
     """Trains, alone or as one of a group; gives what the training was. Raises as `local_work.train` does."""
     tasks.add_own(task.own_tasks)
     return local_work.train(
@@ -161,9 +159,7 @@ def _prepared(folder: Path, sha256: str) -> PreparedData:
     return data
 
 
-def _in_group(
-    meeting: str, device: "torch.device", content: bytes, progress: Progress
-) -> dict[str, Any] | None:
+def _in_group(meeting: str, device: "torch.device", content: bytes, progress: Progress) -> dict[str, Any] | None:
     """What the training was, from the leader; nothing from the others, who took the same steps."""
     from fedsite.training import distributed
 
