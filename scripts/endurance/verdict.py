@@ -52,7 +52,7 @@ def judge(world: World, coordinator: Coordinator, told: Told, over_budget: Seque
     """Holds all accounts against each other, while the server still runs; `over_budget`: whose budgets end."""
     verdict, reports = Verdict(), coordinator.reports()
     _count_runs(verdict, told, reports)
-    verdict.none("runs with an end that nobody foresaw", "runs", list(_unforeseen(told.runs, over_budget)))
+    verdict.none("runs with an end that nobody foresaw", "runs", list(unforeseen(told.runs, over_budget)))
     states = {one.name: _states(one.site) for one in world.members}
     rounds = [
         wrong
@@ -112,7 +112,7 @@ def _word(run: Run) -> str:
     return f"{run.fault}, {ends.get(run.code, f'code {run.code}')}"
 
 
-def _unforeseen(runs: Sequence[Run], over_budget: Sequence[str]) -> Iterator[str]:
+def unforeseen(runs: Sequence[Run], over_budget: Sequence[str]) -> Iterator[str]:
     """Runs that ended otherwise than their fault explains, or that went well and yet said something."""
     for run in runs:
         disturbed = run.server_disturbed or run.fault != "none"

@@ -1,6 +1,7 @@
 """What the soak holds against each other: each way in which server and sites may differ is seen."""
 
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from endurance import accounts, figures
 from endurance.chance import Chance
+from endurance.verdict import Verdict, after_the_end, unforeseen
+from endurance.world import Run
 
 from fedsite.wire.messages import Arrival, Envelope
 from fedsite.wire.signing import RECEIPT, digest, sign
@@ -131,3 +134,44 @@ def test_what_a_process_takes() -> None:
     assert 10_000_000 < own.memory <= own.peak
     with Path(__file__).open():
         assert figures.process(os.getpid()).descriptors == own.descriptors + 1
+
+
+def test_what_is_left_over_is_seen(tmp_path: Path) -> None:
+    folder, scratch = tmp_path / "federation", tmp_path / "federation" / "tmp"
+    scratch.mkdir(parents=True)
+    tidy = Verdict()
+    after_the_end(tidy, folder, scratch)
+    assert tidy.wrong == []
+    (folder / ".round-1.safetensors.x.tmp").touch()
+    (scratch / "forgotten").touch()
+    process = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], "TMPDIR": str(scratch)})
+    try:
+        found = Verdict()
+        after_the_end(found, folder, scratch)
+    finally:
+        process.kill()
+        process.wait()
+    assert [row.value for row in found.rows] == [1, 2]
+    assert found.wrong[0] == "sleep 60"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said", "disturbed", "foreseen"),
+    [
+        ("none", 0, "", False, True),
+        ("none", 0, "Warning: something", False, False),
+        ("cut", 0, "Warning: something", False, True),
+        ("killed", -9, "", False, True),
+        ("none", -9, "", False, False),
+        ("terminated", 143, "Error: Terminated.", False, True),
+        ("none", 69, "Error: No progress", False, False),
+        ("none", 69, "Error: No progress", True, True),
+        ("twice", 75, "", False, True),
+        ("none", 75, "Error: The moon is full.", False, False),
+        ("none", 1, "Error: A bug in fedsite: KeyError.", True, False),
+        ("none", 81, "Error: This round would bring the ledger to", False, False),
+    ],
+)
+def test_ends_that_nobody_foresaw(fault: str, code: int, said: str, *, disturbed: bool, foreseen: bool) -> None:
+    run = Run(1, "a", fault, code, 1.0, said, disturbed)
+    assert (list(unforeseen([run], over_budget=["b"])) == []) is foreseen
