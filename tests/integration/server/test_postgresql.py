@@ -292,7 +292,7 @@ def test_a_backup_of_one_kind_is_restored_on_the_other(
             assert session.scalar(text("SELECT max(size) FROM models")) == size
             certificate = session.get_one(CertificateRow, 1)
             assert (certificate.der, certificate.issued) == (b"\0c", days[0])
-            session.add(SeriesRow(plan_sha256="p", plan="p", rounds=1))
+            session.add(SeriesRow(plan_sha256="p", plan="p", rounds=1, changed=days[0]))
             session.flush()
             assert session.scalar(select(func.max(SeriesRow.id))) == 2
             assert session.scalar(select(func.max(RoundRow.number))) == 3
