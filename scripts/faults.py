@@ -28,6 +28,7 @@ PARTS = {
     "records": "Records and copies of them",
     "data": "Preparation of data",
 }
+EXHAUSTIVE = "pytest.mark.exhaustive"
 HEAD = """# What happens when
 
 Each row is a fault that a test brings about, and what fedsite promises of it. The whole matrix is one command,
@@ -74,23 +75,24 @@ def _rows_of(path: Path) -> Iterator[Row]:
             continue
         node = f"{path.relative_to(ROOT)}::{function.name}"
         for decorator in function.decorator_list:
-            for call, parameter in _marks(decorator):
+            for call, parameter, slow in _marks(decorator):
                 fields = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
-                alone = any(ast.unparse(one) == "pytest.mark.exhaustive" for one in function.decorator_list)
+                alone = slow or any(ast.unparse(one) == EXHAUSTIVE for one in function.decorator_list)
                 yield Row(f"{node}[{parameter}]" if parameter else node, exhaustive=alone, **fields)
 
 
-def _marks(tree: ast.AST, parameter: str = "") -> Iterator[tuple[ast.Call, str]]:
-    """The marks below, each with the id of the parameter that it belongs to."""
+def _marks(tree: ast.AST, parameter: str = "", slow: bool = False) -> Iterator[tuple[ast.Call, str, bool]]:
+    """The marks below, each with the id of the parameter that it belongs to, and whether that is exhaustive."""
     if isinstance(tree, ast.Call):
         name = ast.unparse(tree.func)
         if name == "pytest.mark.fault":
-            yield tree, parameter
+            yield tree, parameter, slow
             return
         if name == "pytest.param":
             parameter = next((ast.literal_eval(one.value) for one in tree.keywords if one.arg == "id"), "")
+            slow = EXHAUSTIVE in ast.unparse(tree)
     for child in ast.iter_child_nodes(tree):
-        yield from _marks(child, parameter)
+        yield from _marks(child, parameter, slow)
 
 
 def render(found: Sequence[Row]) -> str:

@@ -74,12 +74,15 @@ def counted(places: Iterator[int], left: list[int]) -> Iterator[int]:
         pytest.param(
             relay.swallowing,
             id="swallowing",
-            marks=pytest.mark.fault(
-                part="line",
-                what="connections stall, half-open",
-                where="nothing more arrives in either direction, and nobody is told: seven places",
-                promised="the round ends with the byte-equal model and the same receipts, nothing twice",
-            ),
+            marks=[
+                pytest.mark.exhaustive,
+                pytest.mark.fault(
+                    part="line",
+                    what="connections stall, half-open",
+                    where="nothing more arrives in either direction, and nobody is told: seven places",
+                    promised="the round ends with the byte-equal model and the same receipts, nothing twice",
+                ),
+            ],
         ),
     ],
 )
@@ -89,6 +92,7 @@ def test_connections_that_end_badly(light: Bench, good_line: tuple[str, ...], tm
     assert len(used) == len(PLACES), "it must have been met by all of them"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.fault(
     part="line",
     what="30% loss",
@@ -99,6 +103,7 @@ def test_a_line_that_loses_30_percent(light: Bench, good_line: tuple[str, ...], 
     assert play(light, tmp_path, relay.lossy(0.3, seed=1)) == good_line
 
 
+@pytest.mark.exhaustive
 @pytest.mark.fault(
     part="line",
     what="a slow link",

@@ -16,8 +16,6 @@ from support.site import Site
 
 from fedsite.server import reports
 
-pytestmark = pytest.mark.exhaustive
-
 PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},
     "rounds": {"quorum": 1, "enough": 2, "deadline_seconds": 3600},
@@ -62,6 +60,7 @@ def assert_ends_once(server: Server, site: Site, number: int) -> None:
     assert site.ok("audit", "verify")["outcome"] == "whole"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.fault(
     part="time",
     what="the site's clock is 30 days ahead, or behind",
@@ -76,6 +75,7 @@ def test_a_clock_that_is_wrong(server: Server, site: Site, tmp_path: Path, libra
     assert_ends_once(server, site, number)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.fault(
     part="time",
     what="the site's clock jumps by 30 days in the middle of a round",

@@ -85,6 +85,7 @@ def test_a_renewal(server: Server, site: Site) -> None:
     assert set(switched) == {True, False}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.fault(
     part="site",
     what="kill -9 of an enrolment",

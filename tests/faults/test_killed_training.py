@@ -11,6 +11,7 @@ KILLER = Path(__file__).parents[1] / "support" / "training_killer.py"
 KILLS = 20
 
 
+@pytest.mark.exhaustive
 @pytest.mark.fault(
     part="training",
     what="kill -9 in the middle of a training",
