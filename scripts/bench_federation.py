@@ -90,7 +90,7 @@ class Bench:
                 taken.append(time.perf_counter() - began)
             self.gate_seconds[size] = statistics.median(taken)
         bare = max(*sites, 1 + len(SLOW_LINES))
-        whole = max(one for one in (1, *sites) if one <= AT_ONCE)
+        whole = min(sites) if self.quick else max(one for one in (1, *sites) if one <= AT_ONCE)
         say(f"{bare} sites with a certificate, {whole} with a ledger too")
         with self.coordinator.server(), ThreadPoolExecutor(2) as pool:
             self.identities = [bare_site(self.coordinator, f"line-{number:02}") for number in range(bare)]
@@ -126,7 +126,7 @@ class Bench:
                 cost = least.measure(identities)
                 with lines([self.coordinator.url] * sites, identities) as joined:
                     before = cpu_seconds(pid) + cpu_seconds(os.getpid())
-                    seconds = play(joined, self.updates[size], self.coordinator.work).seconds
+                    seconds = play(self.coordinator, joined, self.updates[size]).seconds
                     cpu = cpu_seconds(pid) + cpu_seconds(os.getpid()) - before
                 costs.append((seconds, cpu, cost.seconds, cost.cpu))
             peaks.look()
@@ -166,7 +166,7 @@ class Bench:
         ]
 
     def _whole(self, size: str, sites: int, rounds: int) -> Whole:
-        return play_whole(self.coordinator, self.models[size], self.whole[:sites], self.identities[0], rounds)
+        return play_whole(self.coordinator, self.models[size], self.whole[:sites], rounds)
 
     def encoding_rows(self, size: str) -> list[Row]:
         """What goes over the wire in a participation, by encoding, as a relay counts it: TLS included."""
@@ -177,7 +177,7 @@ class Bench:
             with self.coordinator.server(), relaying((LOOPBACK, self.coordinator.port)) as between:
                 self.coordinator.open_rounds(model, 1, 1, encoding)
                 with lines([address(between)], self.identities[:1]) as joined:
-                    play(joined, update, self.coordinator.work)
+                    play(self.coordinator, joined, update)
             content, what = (model.bytes + update.size) / 1e6, f"{size}, {encoding}: bytes on the wire"
             rows += [
                 compare(what, between.passed / 1e6, "MB", f"model and update, {content:.1f} MB", content, 1.02),
@@ -192,12 +192,12 @@ class Bench:
         with self.coordinator.server(), ExitStack() as stack:
             self.coordinator.open_rounds(self.models[size], 1, 1)
             with lines([self.coordinator.url], self.identities[:1]) as joined:
-                (alone,) = play(joined, update, self.coordinator.work).sites
+                (alone,) = play(self.coordinator, joined, update).sites
             slow = [stack.enter_context(relaying(target, rate, STALLS)) for rate in SLOW_LINES.values()]
             servers = [self.coordinator.url, *map(address, slow)]
             joined = stack.enter_context(lines(servers, self.identities[: len(servers)]))
             self.coordinator.open_rounds(self.models[size], len(servers), 1)
-            beside, *taken = play(joined, update, self.coordinator.work).sites
+            beside, *taken = play(self.coordinator, joined, update).sites
         rows = [compare(f"{size}: a fast site beside slow ones", beside, "s", "alone", alone, BESIDE_TARGET)]
         for name, line, seconds in zip(SLOW_LINES, slow, taken, strict=True):
             what, told = f"{size}: {name}, {STALLS:.0%} stalls", f"the line itself, {line.needed:.1f} s"

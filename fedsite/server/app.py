@@ -197,9 +197,9 @@ def _add_transfers(app: FastAPI, federation: Federation, receiver: Receiver) -> 
 
 
 class ModelResponse(FileResponse):
-    """A file sent in pieces that are worth a thread's while."""
+    """A file sent in pieces that are worth a thread's while, and small enough for many sites at once."""
 
-    chunk_size = 1 << 20
+    chunk_size = 1 << 17
 
 
 def _standing(upload: UploadRow, unfinished: HTTPStatus) -> Response:

@@ -14,7 +14,8 @@ from fedsite.server.problems import Refused, no_space
 from fedsite.server.storage import UploadRow
 
 STALL_SECONDS = 60.0
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 17
+"""What is written at once. Of each upload that is under way the server holds a small multiple of this."""
 
 
 class Receiver:
@@ -93,16 +94,19 @@ def _full_disk_is_507() -> Iterator[None]:
 
 async def _copy(stream: AsyncIterator[bytes], part: uploads.Part) -> None:
     """Writes a body in blocks. A line that breaks or stalls ends it: what came is kept."""
-    waiting = bytearray()
+    waiting: list[bytes] = []
+    size = 0
     try:
         async for block in _steady(stream):
-            waiting += block
-            if len(waiting) >= BLOCK_BYTES:
-                await asyncio.to_thread(part.write, bytes(waiting))
+            waiting.append(block)
+            size += len(block)
+            if size >= BLOCK_BYTES:
+                await asyncio.to_thread(part.write, b"".join(waiting))
                 waiting.clear()
+                size = 0
     except (ClientDisconnect, TimeoutError):
         pass
-    await asyncio.to_thread(part.write, bytes(waiting))
+    await asyncio.to_thread(part.write, b"".join(waiting))
 
 
 async def _steady(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -41,6 +41,7 @@ from fedsite.server.federation import Federation
 from fedsite.server.rows import (
     UNFINISHED,
     accepted,
+    arrived,
     counted,
     kept_updates,
     plan_of,
@@ -162,7 +163,7 @@ def _why_due(federation: Federation, session: Session, row: RoundRow) -> str:
         over = held is None or held.held_until is None or held.held_until <= federation.clock()
         return "nobody has decided in time" if over else ""
     plan, now = plan_of(federation, series_of(session, row)), federation.clock()
-    if plan.rounds.enough is not None and len(accepted(session, row.number)) >= plan.rounds.enough:
+    if plan.rounds.enough is not None and arrived(session, row.number) >= plan.rounds.enough:
         return "enough updates"
     waits = now < takes_until(plan, row) and _receiving(session, row)
     return "deadline" if row.expires <= now and not waits else ""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
@@ -54,6 +54,12 @@ def accepted(session: Session, number: int) -> Sequence[UploadRow]:
     """The updates of a round that have their receipt, by site: the order in which they are summed."""
     found = select(UploadRow).where(UploadRow.round == number, UploadRow.state == "accepted")
     return session.scalars(found.order_by(UploadRow.site)).all()
+
+
+def arrived(session: Session, number: int) -> int:
+    """How many there are of them: asked at each arrival, so they are not read."""
+    found = select(func.count()).where(UploadRow.round == number, UploadRow.state == "accepted")
+    return session.scalars(found).one()
 
 
 def counted(session: Session, number: int) -> Sequence[UploadRow]:

@@ -1,10 +1,12 @@
 """The server's process: one socket, one event loop, and a thread that keeps rounds moving."""
 
 import logging
+import math
 import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from types import FrameType
@@ -20,6 +22,9 @@ from fedsite.server.federation import Federation, renew_server_certificate
 from fedsite.server.tls import protocol, server_context
 
 TICK_SECONDS = 0.5
+RENEWAL_SECONDS = 60.0
+"""How often it is seen whether the server's certificate must be renewed."""
+
 WHILE_AWAY_SECONDS = 2.0
 AFTER_FAILURE_SECONDS = 30.0
 LAST_GOODBYE_SECONDS = 5
@@ -51,11 +56,14 @@ class Ticker:
         self._thread.join(LAST_GOODBYE_SECONDS)
 
     def _run(self) -> None:
+        looked = -math.inf
         while not self._stopping.is_set():
             try:
                 rounds.advance(self._federation)
-                if renew_server_certificate(self._federation):
-                    self._context.load_cert_chain(self._federation.server_certificate)
+                if time.monotonic() - looked >= RENEWAL_SECONDS:
+                    looked = time.monotonic()
+                    if renew_server_certificate(self._federation):
+                        self._context.load_cert_chain(self._federation.server_certificate)
                 pause = TICK_SECONDS
             except TryAgainLater as error:
                 log.warning("rounds wait: %s", error)

@@ -7,12 +7,17 @@ so a wrapper put there when a connection is made can add ASGI's TLS extension
 
 import asyncio
 import ssl
+from asyncio import sslproto
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedsite.server.limits import BoundedHeadH11, BoundedHeadHttpTools
+
+BUFFER_BYTES = 1 << 16
+"""Of a connection, each way: asyncio's own sizes add up to a megabyte and more, for each of many sites at once."""
 
 
 def server_context(certificate: Path, ca: Path) -> ssl.SSLContext:
@@ -28,6 +33,19 @@ def server_context(certificate: Path, ca: Path) -> ssl.SSLContext:
     return context
 
 
+@runtime_checkable
+class TlsTransport(Protocol):
+    """What asyncio's transports over TLS have besides those of plain sockets."""
+
+    def set_read_buffer_limits(self, high: int) -> None:
+        """How much may wait to be taken before the line is told to pause."""
+        ...
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """How much may wait to be sent before the application is told to pause."""
+        ...
+
+
 class PeerCertificate(asyncio.Protocol):
     """What is added to uvicorn's protocols: it comes before one of them in the bases of a class."""
 
@@ -36,6 +54,9 @@ class PeerCertificate(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wraps the application for this connection."""
         super().connection_made(transport)
+        if isinstance(transport, TlsTransport):
+            transport.set_read_buffer_limits(high=BUFFER_BYTES)
+            transport.set_write_buffer_limits(high=BUFFER_BYTES)
         self.app = with_peer(self.app, transport)
 
 
@@ -45,6 +66,7 @@ class H11WithPeer(PeerCertificate, BoundedHeadH11, H11Protocol):
 
 def protocol() -> type[asyncio.Protocol]:
     """The fast protocol of uvicorn with the peer's certificate; the pure Python one without its parser."""
+    sslproto.SSLProtocol.max_size = BUFFER_BYTES
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     except ImportError:

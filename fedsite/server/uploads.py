@@ -111,8 +111,9 @@ class Part:
         if kept.exists() and not path.exists():  # a crash came between the file's last rename and its receipt
             kept.replace(path)
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE), "r+b", buffering=0)
-        fsync_folder(path.parent)
         durable = min(upload.offset, self._file.seek(0, os.SEEK_END))
+        if durable == 0:
+            fsync_folder(path.parent)  # its name may be new
         if offset != durable:
             self._file.close()
             raise Refused(
@@ -122,7 +123,7 @@ class Part:
                 state_headers(upload) | {"Upload-Offset": str(durable)},
             )
         self._file.truncate(durable)
-        self._end = self._saved = self._file.seek(durable)
+        self._end, self._saved = self._file.seek(durable), upload.offset
 
     def write(self, block: bytes) -> None:
         """Appends; every 8 MiB become durable on the way."""
@@ -143,7 +144,8 @@ class Part:
         with self._lock:
             if not self._file.closed:
                 try:
-                    self._save()
+                    if self._end != self._saved:
+                        self._save()
                 finally:
                     self._file.close()
 

@@ -16,8 +16,7 @@ from fedsite.wire.client import FederationClient
 from fedsite.wire.messages import PROTOCOL_VERSIONS, ParticipationRequest, Ticket
 from fedsite.wire.signing import unverified
 from fedsite.wire.transport import Exchange, TlsIdentity
-
-LONGEST_ROUND_SECONDS = 1200.0
+from transfer.setting import Coordinator
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,6 @@ class Line:
         self.client.upload(ticket.round, update.path, update.sha256, ledger_sequence=ticket.round)
         model.unlink()
         return ticket.round
-
-    def wait_for(self, number: int) -> None:
-        """Until a round has its model."""
-        end = time.monotonic() + LONGEST_ROUND_SECONDS
-        while (status := self.client.round_answer(number).status) != "aggregated":
-            if status == "failed" or time.monotonic() > end:
-                raise RuntimeError(f"round {number} is {status}")
-            time.sleep(0.01)
 
 
 @contextmanager
@@ -73,14 +64,14 @@ class Moved:
     sites: list[float]
 
 
-def play(sites: Sequence[Line], update: Sealed, folder: Path) -> Moved:
+def play(coordinator: Coordinator, sites: Sequence[Line], update: Sealed) -> Moved:
     """One round of all sites at once, from the first question until the next model is there."""
     began = time.perf_counter()
 
     def one(line: Line) -> tuple[int, float]:
-        return line.take_part(update, folder), time.perf_counter() - began
+        return line.take_part(update, coordinator.work), time.perf_counter() - began
 
     with ThreadPoolExecutor(len(sites)) as pool:
         ends = list(pool.map(one, sites))
-    sites[0].wait_for(ends[0][0])
+    coordinator.wait_for(ends[0][0])
     return Moved(time.perf_counter() - began, [seconds for _, seconds in ends])

@@ -1,7 +1,9 @@
 """A federation to measure: founded, served and joined with the installed command."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from commands import Fedsite, free_port, running_server
+from commands import Fedsite, StepFailed, free_port, running_server
 
 from fedsite.files import write_atomically
 from fedsite.privacy import mechanism
 from fedsite.privacy.mechanism import Floats, Gate, Rounded, Sealed
 from fedsite.server import enrolment as admissions
-from fedsite.server.federation import open_federation
+from fedsite.server.federation import DATABASE, open_federation
 from fedsite.wire import enrolment, payload
 from fedsite.wire.enrolment import Invitation
 from fedsite.wire.norms import largest_honest_norm
@@ -33,6 +35,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 CLIP_NORM, NOISE_MULTIPLIER = 1.0, 60.0
 EPSILON, DELTA, PATIENTS = 15.0, 1e-6, 40
 PASSPHRASE = "a passphrase"
+LONGEST_ROUND_SECONDS = 1200.0
+STATUS = "select status from rounds where number = ?"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,15 @@ class Coordinator:
         plan = self._plan(model.size, encoding, sites, norm)
         opening = ("server", "round", "open", str(plan), "--model", str(model.path), "--rounds", str(rounds))
         return int(self.fedsite.json(*opening, "--dir", str(self.folder))["round"])
+
+    def wait_for(self, number: int) -> None:
+        """Until a round has its model: looks into the database, so that the server has no work with the question."""
+        end = time.monotonic() + LONGEST_ROUND_SECONDS
+        with closing(sqlite3.connect(f"file:{self.folder / DATABASE}?mode=ro", uri=True)) as database:
+            while (found := database.execute(STATUS, (number,)).fetchone()) != ("aggregated",):
+                if found == ("failed",) or time.monotonic() > end:
+                    raise StepFailed(f"round {number} is {found}")
+                time.sleep(0.01)
 
     def invitation(self, site: str) -> str:
         """The line that lets a site enrol."""

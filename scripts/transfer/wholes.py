@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from commands import EXECUTABLE, Fedsite, StepFailed, environment
 
-from fedsite.wire.transport import TlsIdentity
-from transfer.lines import lines
 from transfer.processes import Peaks, watching
 from transfer.setting import Coordinator, Model
 
@@ -28,9 +26,7 @@ class Whole:
     server_bytes: int
 
 
-def play_whole(
-    coordinator: Coordinator, model: Model, sites: Sequence[Fedsite], watcher: TlsIdentity, rounds: int
-) -> Whole:
+def play_whole(coordinator: Coordinator, model: Model, sites: Sequence[Fedsite], rounds: int) -> Whole:
     """Rounds of those sites, at most 8 processes at once, each from the first one's start until the next model."""
     seconds, cpu, memory = [], [], 0
     with coordinator.server() as pid, watching() as peaks:
@@ -40,8 +36,7 @@ def play_whole(
             before, began = _children(), time.perf_counter()
             with ThreadPoolExecutor(min(len(sites), AT_ONCE)) as pool:
                 memory = max(memory, *pool.map(lambda site: _train_round(site, peaks), sites))
-            with lines([coordinator.url], [watcher]) as (line,):
-                line.wait_for(number)
+            coordinator.wait_for(number)
             seconds.append(time.perf_counter() - began)
             cpu.append(_children() - before)
         peaks.look()
