@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.jobs.network import VARIABLES
 from fedsite.jobs.schedule import presence, run
 from fedsite.jobs.schedule.crontab import DropIn, Table
 from fedsite.jobs.schedule.place import Place
@@ -196,6 +195,8 @@ def _warn(
             warn("Whether this user's timers run without a login could not be told (loginctl).")
         elif not lingering:
             warn(f"Timers of {wanted.user} only run while somebody is logged in: loginctl enable-linger {wanted.user}")
+    from fedsite.jobs.network import VARIABLES  # brings httpx, which whoever only looks does not need
+
     named = [name for name in VARIABLES if environment.get(name)]
     if named and config.network.proxy is None:
         warn(f"${named[0]} is not known to {place.way}: set network.proxy in site.yaml.")

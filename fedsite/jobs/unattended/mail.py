@@ -26,11 +26,16 @@ def send(to: Sequence[str], sender: str | None, subject: str, text: str, seconds
     message["To"], message["From"], message["Subject"] = ", ".join(to), sender or _user(), subject
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday notice is wanted
     message.set_content(text)
-    program = program_found()
-    if program is None:
-        _by_server(message, to, seconds)
-    else:
-        _by_program(program, message, to, seconds)
+    if program := program_found():
+        try:
+            _by_program(program, message, to, seconds)
+        except NotDelivered:
+            # A service without new privileges may not run a sendmail that takes those of its queue's group.
+            if not server_listens():
+                raise
+        else:
+            return
+    _by_server(message, to, seconds)
 
 
 def program_found() -> str | None:

@@ -1,43 +1,25 @@
 """One line of JSON for each run of `fedsite train-round`, in the state folder: bounded, and this user's alone."""
 
 import json
-import logging
 import os
 from collections.abc import Mapping
-from io import TextIOWrapper
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, make_folder
+from fedsite.files import PRIVATE_FOLDER, make_folder
 
 FOLDER, NAME = "logs", "runs.jsonl"
 FILE_BYTES, OLDER_FILES = 1_000_000, 4  # some ten thousand runs
 _LONGEST_LINE = 8192
 
 
-class _PrivateFile(RotatingFileHandler):
-    """A log that nobody else may read, and whose failure is told instead of printed."""
-
-    def _open(self) -> TextIOWrapper:
-        descriptor = os.open(
-            self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE
-        )
-        return os.fdopen(descriptor, "a", encoding="utf-8")
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's own names
-        """Called by logging while an exception is handled."""
-        raise
-
-
 def write(state: Path, facts: Mapping[str, Any]) -> None:
     """Adds a line. Raises OSError, CannotWrite."""
+    # What rotates logs brings sockets and pickles with it, which whoever only reads does not need.
+    from fedsite.jobs.unattended.rotation import add
+
     make_folder(state / FOLDER, PRIVATE_FOLDER)
-    log = _PrivateFile(state / FOLDER / NAME, maxBytes=FILE_BYTES, backupCount=OLDER_FILES)
-    try:
-        log.handle(logging.makeLogRecord({"msg": json.dumps(facts), "levelno": logging.INFO}))
-    finally:
-        log.close()
+    add(state / FOLDER / NAME, json.dumps(facts), FILE_BYTES, OLDER_FILES)
 
 
 def last(state: Path) -> dict[str, Any] | None:
