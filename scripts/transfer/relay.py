@@ -4,7 +4,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 BLOCK_BYTES = 16 << 10
@@ -27,24 +27,43 @@ class Relay:
         self._stalls_per_second, self._stall_seconds = stalls / (1 - stalls) / stall_seconds, stall_seconds
         self._chance, self._lock = random.Random(0), threading.Lock()
         self._free = {"up": 0.0, "down": 0.0}
+        self._lines: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
 
     def listen(self, bound: socket.socket) -> None:
         """Takes connections until the socket is closed."""
         self.port = bound.getsockname()[1]
         if self.rate is not None:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-        threading.Thread(target=self._accept, args=(bound,), daemon=True).start()
+        self._begin(self._accept, bound)
+
+    def end(self) -> None:
+        """Cuts all lines, and waits until nothing is passed on any more."""
+        for line in self._lines:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for line in self._lines:
+            line.close()
+
+    def _begin(self, work: Callable[..., None], *given: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=given, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self, bound: socket.socket) -> None:
+        self._lines.append(bound)
         with suppress(OSError):
             while True:
                 near = bound.accept()[0]
+                self._lines.append(near)
                 far = socket.create_connection(self.target)
+                self._lines.append(far)
                 for way, source, sink in (("up", near, far), ("down", far, near)):
                     source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     if self.rate is not None:
                         source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-                    threading.Thread(target=self._pass_on, args=(way, source, sink), daemon=True).start()
+                    self._begin(self._pass_on, way, source, sink)
 
     def _pass_on(self, way: str, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -73,6 +92,7 @@ def relaying(
     with socket.create_server((target[0], 0)) as bound:
         found = Relay(target, rate, stalls, stall_seconds)
         found.listen(bound)
-        yield found
-        with suppress(OSError):
-            bound.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for the next connection
+        try:
+            yield found
+        finally:
+            found.end()
