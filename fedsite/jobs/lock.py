@@ -1,14 +1,23 @@
-"""One run at a time in a state folder: an advisory lock that the kernel drops when its process ends."""
+"""One run at a time in a state folder: an advisory lock that the kernel drops when its process ends.
+
+So a lock that is held is held by a process that lives, and the file may stay. It says who took it last, and when.
+"""
 
 import fcntl
 import os
+import re
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsite.errors import AnotherRun
 from fedsite.files import PRIVATE_FILE, cannot_write
+
+_SIGNATURE = re.compile(r"process \d+ on \S+, since [\d:-]+ [\d:]+ UTC")
+LONGEST_SIGNATURE = 400
 
 
 @contextmanager
@@ -23,9 +32,11 @@ def only_run(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
         while not _take(descriptor):
             if time.monotonic() >= deadline:
                 raise AnotherRun(
-                    "Another fedsite run is at work in this state folder.", "It will finish by itself; try again later."
+                    f"Another fedsite run is at work in this state folder{_holder(descriptor)}.",
+                    "It will finish by itself; try again later.",
                 )
             time.sleep(0.2)
+        _sign(descriptor)
         yield
     finally:
         os.close(descriptor)
@@ -37,3 +48,16 @@ def _take(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _sign(descriptor: int) -> None:
+    """Says who holds the lock, for whoever comes in vain; the lock itself is as good on a full disk."""
+    text = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, LONGEST_SIGNATURE, 0).decode(errors="replace")
+    return f": {text}" if _SIGNATURE.fullmatch(text) else ""

@@ -116,7 +116,7 @@ def train(
     event of the record, and the next one is tried; what was kept before stays.
 
     Raises DataNotFit when a loss is not finite, at that step or (on a GPU) a few steps later, MinutesSpent at the
-    limit (the training is kept), and whatever sampler and step raise.
+    limit, whatever `progress` raises (either way the training is kept), and whatever sampler and step raise.
     """
     limit = limit or TimeLimit()
     known, limit.before = checkpoints.resume() if checkpoints else ([], 0.0)
@@ -138,10 +138,14 @@ def train(
                 raise spent
             before_step(number)
             losses.add(step(batch))
-            progress(number + 1, steps, losses.lately)
             if early_stop is not None and early_stop.says_so(number + 1):
                 events.append(f"stopped after step {number + 1}: validation no longer gained")
                 break
+            try:
+                progress(number + 1, steps, losses.lately)
+            except BaseException:
+                keep(number + 1)  # whoever is told may end the training here, between two steps: they lose nothing
+                raise
             if checkpoints is not None and checkpoints.due:
                 keep(number + 1)
     losses.read()

@@ -98,7 +98,7 @@ class Schedule:
     def _is_open(self, moment: datetime) -> bool:
         if self.weekends and DAYS[moment.weekday()] in WEEKEND:
             return True
-        only_weekends = self.weekends and not self.hours
+        only_weekends = self.weekends and not (self.hours or self.days)
         return not only_weekends and hours.are_open(list(self.hours), list(self.days), moment)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fedsite.errors import FedsiteError, WorkersLost
 from fedsite.jobs import devices
 from fedsite.jobs.progress import Progress
-from fedsite.jobs.training import worker
+from fedsite.jobs.training import interruption, worker
 from fedsite.jobs.training.worker import Broken, Task
 from fedsite.site.config import TrainingSettings
 from fedsite.wire.plans import DpSgd
@@ -30,7 +30,8 @@ def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[st
 
     Under dp-sgd it is one, the first, since a patient's gradient is made in one piece; the record says so. Raises as
     `local_work.train` does; where there are several, WorkersLost when one dies, and WorkerBroken. What the
-    last checkpoint holds is kept, and the next call goes on from there.
+    last checkpoint holds is kept, and the next call goes on from there. In this process a signal, and what `progress`
+    raises, ends it between two steps, where it is kept; several processes are ended where they are.
     """
     if task.data is None:
         return worker.train(task, "cpu", progress)  # no step is taken, and torch is not imported
@@ -38,7 +39,7 @@ def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[st
         return _on_the_first(settings, task, progress)
     patches = task.plan.local.batch_size * task.plan.local.accumulation
     if min(len(settings.devices), patches) < 2 and settings.machines == 1:
-        return worker.train(task, devices.one(settings), progress)
+        return _here(settings, task, progress)
     names = devices.every(settings)
     record = side_by_side(names[:patches], task, progress, settings.machines, settings.meeting)
     if record and len(names) > patches:
@@ -47,12 +48,17 @@ def train(settings: TrainingSettings, task: Task, progress: Progress) -> dict[st
 
 
 def _on_the_first(settings: TrainingSettings, task: Task, progress: Progress) -> dict[str, Any] | None:
-    record = worker.train(task, devices.one(settings), progress)
+    record = _here(settings, task, progress)
     idle = [f"{len(settings.devices) - 1} more devices"] if len(settings.devices) > 1 else []
     idle += [f"{settings.machines - 1} more machines"] if settings.machines > 1 else []
     if record and idle:
         record["events"].append(f"dp-sgd computes on one device: {' and '.join(idle)} had nothing to do")
     return record
+
+
+def _here(settings: TrainingSettings, task: Task, progress: Progress) -> dict[str, Any] | None:
+    with interruption.between_steps(progress) as told:
+        return worker.train(task, devices.one(settings), told)
 
 
 def side_by_side(

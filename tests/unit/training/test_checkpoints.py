@@ -29,18 +29,26 @@ class Cut(Exception):
 
 @pytest.fixture
 def training(blob, task_loss, tmp_path):
-    """Trains STEPS steps, or is cut off after some; each time everything but the checkpoint is made anew."""
+    """Trains STEPS steps, or is cut off in one, or told to stop after one; each time everything but the checkpoint is
+    made anew.
+    """
     path = tmp_path / "round-1.training.safetensors"
 
-    def train(name, cut=None, keep=True, purpose="a", early=False):
+    def train(name, cut=None, keep=True, purpose="a", early=False, stop_after=None, every_seconds=0):
         network = networks.build(TASK, "unet", {"channels": [4, 8]}, seed=1)
         step = SupervisedStep(network, make_optimizer(network, name, 0.05), task_loss, torch.device("cpu"))
         stop = EarlyStop(network, lambda: -abs(network.model[0].conv.weight.sum().item()), 2, 100) if early else None
-        checkpoints = Checkpoints(path, purpose, 0, step, stop) if keep else None
+        checkpoints = Checkpoints(path, purpose, every_seconds, step, stop) if keep else None
+        scheduled = follow(step.optimizer, "cosine", 0.05, STEPS)
+
+        def before_step(number):
+            if number + 1 == cut:
+                raise Cut
+            scheduled(number)
 
         def progress(done, total, note):
-            if done == cut:
-                raise Cut
+            if done == stop_after:
+                raise KeyboardInterrupt
 
         record = loop.train(
             network,
@@ -48,7 +56,7 @@ def training(blob, task_loss, tmp_path):
             step,
             STEPS,
             progress,
-            before_step=follow(step.optimizer, "cosine", 0.05, STEPS),
+            before_step=before_step,
             checkpoints=checkpoints,
             early_stop=stop,
         )
@@ -66,7 +74,7 @@ def same(one, two):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["adam", "sgd"]), cuts=st.lists(st.integers(1, STEPS), max_size=4))
 def test_cut_off_anywhere_and_resumed_it_ends_bit_equal(training, name, cuts):
-    """What is done after the last checkpoint is lost: the cut comes before the step's own is written."""
+    """What is done after the last checkpoint is lost: the cut comes in the midst of a step."""
     training.path.unlink(missing_ok=True)
     whole = WHOLE.get(name) or WHOLE.setdefault(name, training.train(name, keep=False))
     for cut in sorted(cuts):
@@ -78,6 +86,17 @@ def test_cut_off_anywhere_and_resumed_it_ends_bit_equal(training, name, cuts):
 
 
 WHOLE: dict[str, SimpleNamespace] = {}
+
+
+def test_told_to_stop_it_keeps_every_step(training):
+    """Whatever the time of the next checkpoint is; what validation has said of a step is kept with it."""
+    whole = training.train("adam", keep=False, early=True)
+    with pytest.raises(KeyboardInterrupt):
+        training.train("adam", stop_after=4, early=True, every_seconds=3600)
+    ended = training.train("adam", early=True)
+    assert ended.record.resumed == 4
+    assert same(ended, whole)
+    assert ended.record.scores == whole.record.scores
 
 
 def test_the_best_weights_of_validation_are_kept_too(training):
