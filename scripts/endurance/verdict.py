@@ -89,7 +89,7 @@ def judge_renewals(verdict: Verdict, world: World, told: Told, days: float) -> N
         with member.site.open_state() as state:
             renewed = sum(one.body.get("event") == "certificate renewed" for one in state.records("audit"))
         verdict.rows.append(reach(f"renewals by {member.name}", renewed, "times", "at least", least))
-        versions = [path.name for path in (member.site.state / "identity").iterdir() if path.is_dir()]
+        versions = [path.name for path in (member.site.state / "identity" / "versions").iterdir()]
         verdict.none(f"identities of {member.name} beside the one in use", "folders", versions[1:])
     shown = len(told.server_certificates) - 1
     verdict.rows.append(reach("renewals by the server", shown, "times", "at least", least))

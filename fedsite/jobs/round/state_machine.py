@@ -46,6 +46,8 @@ ORDERS = {
 }
 FINAL = ("acknowledged", "late", "rejected", "abandoned", "recovered")
 PENDING = ("released", "uploading")
+LATE_KEPT = 1
+"""Of so many rounds that ended before an update arrived, the newest, it stays here, in case they are opened again."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Round:
     @property
     def payload(self) -> Path:
         """What leaves."""
-        return self.site.state.folder / "outbox" / f"round-{self.number}.safetensors"
+        return payload_of(self.site, self.number)
 
     def move(self, state: str, **facts: Any) -> None:
         """Makes the next state durable."""
@@ -93,6 +95,11 @@ class Round:
     def order(self) -> tuple[str, ...]:
         """The states that the plan's mechanism goes through."""
         return ORDERS[self.offer.plan.privacy.mechanism]
+
+
+def payload_of(site: Site, number: int) -> Path:
+    """Where what a round releases lies until the server has it."""
+    return site.state.folder / "outbox" / f"round-{number}.safetensors"
 
 
 def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[str, Envelope], step: Steps) -> Round:
@@ -112,8 +119,8 @@ def begin(site: Site, client: FederationClient, offer: Offer, envelopes: dict[st
 
 
 def reopen(here: Round) -> None:
-    """A late round that the server opened again takes the bytes that were released, and no others."""
-    if here.state == "late":
+    """A late round that the server opened again takes the bytes that were released, if they are here, and no others."""
+    if here.state == "late" and here.payload.is_file():
         here.move("released")
 
 
@@ -122,14 +129,20 @@ def clear_overtaken(site: Site, offer: Offer) -> None:
     for record in site.state.rounds(offer.plan.federation):
         if record.round != offer.ticket.round and record.state not in (*FINAL, *PENDING):
             site.state.put_round(record.federation, record.round, "abandoned", record.body)
+            site.warn(
+                f"Round {record.round} ended while this site was at work on it ({record.state}); nothing was sent."
+            )
     for checkpoint in (site.state.folder / "checkpoints").iterdir():
         if not checkpoint.name.startswith(f"round-{offer.ticket.round}."):
             checkpoint.unlink()
     records = site.state.rounds(offer.plan.federation)
-    unfinished = frozenset(one.round for one in records if one.state == "late" or one.state not in FINAL)
+    late = [one.round for one in records if one.state == "late"]
+    unfinished = frozenset([*late[-LATE_KEPT:], *(one.round for one in records if one.state not in FINAL)])
     kept.tidy(site.state, offer.plan.federation, unfinished)
-    for half in (site.state.folder / "outbox").glob(".*.tmp"):
-        half.unlink()  # a kill in the middle of sealing
+    needed = {payload_of(site, number) for number in unfinished}
+    for file in (site.state.folder / "outbox").iterdir():
+        if file not in needed:
+            file.unlink()  # of a round that is over, or half of one that was killed while it was sealed
 
 
 def advance(here: Round, until: str = "acknowledged") -> None:

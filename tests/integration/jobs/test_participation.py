@@ -67,6 +67,13 @@ def test_round_ends_after_the_release(server: Server, site: Site, tmp_path: Path
     charged = [body["kind"] for body in site.ledger() if body.get("round") == first]
     assert charged == ["reserved", "released"], "what was released stays charged"
 
+    third = server.open_round(tmp_path, **PLAN)
+    site.killed("after:released", "train-round")
+    server.open_round(tmp_path, **PLAN)
+    site.ok("train-round")
+    kept = [path.name for path in (site.state / "outbox").iterdir()]
+    assert kept == [f"round-{third}.safetensors"], "the newest may be opened again; a year of late ones is not kept"
+
 
 def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) -> None:
     site = Site(tmp_path / "restored")

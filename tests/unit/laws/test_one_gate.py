@@ -98,7 +98,7 @@ def test_one_call_seals_and_one_call_sends() -> None:
 
 def test_the_payload_is_sealed_sent_and_removed_and_nothing_else() -> None:
     done = uses_of_the_payload(SOURCES[ROUND])
-    assert done == {"mechanism.seal", "mechanism.seal_noised", "here.client.upload", ".is_file", ".unlink"}
+    assert done == {"mechanism.seal", "mechanism.seal_noised", "here.client.upload", ".is_file", "remove"}
 
 
 def test_what_is_sealed_as_noised_was_trained_by_private_steps() -> None:
