@@ -83,7 +83,8 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
     assert site.round_state(number)[0] == "acknowledged", hit
     with site.open_state() as state:
         state.verify()
-    assert not [path for name in ("checkpoints", "outbox") for path in (site.state / name).iterdir()], hit
+    assert not list((site.state / "checkpoints").iterdir()), f"{hit}: trained weights outlive their release"
+    assert {path.name for path in (site.state / "outbox").iterdir()} <= {f"round-{number}.safetensors"}, hit
     assert not list(site.state.rglob("*.tmp")), hit
     assert not list(site.state.rglob("*.part")), hit
     return hit

@@ -271,7 +271,7 @@ class _File(io.FileIO):
 
     def __init__(self, file: Any, mode: str, closefd: bool, opener: Any) -> None:
         act = functools.partial(super().__init__, file, mode, closefd, opener)
-        if isinstance(file, int):
+        if isinstance(file, int) or opener is not None:  # tempfile opens a folder, for a file without a name
             act()
         elif os.path.lexists(file):
             _about_to_change(_place(file))
@@ -332,7 +332,9 @@ def _about_to_change(place: Path) -> None:
 
 def _sent(self: ssl.SSLSocket, data: Any, flags: int = 0) -> int:
     begin = bytes(data[:60]).split(b"\r\n")[0]
-    what = begin.decode("ascii") if re.match(rb"[A-Z]+ /", begin) else f"{len(data)} bytes"
+    what = "message" if begin.startswith(b"{") else f"{len(data)} bytes"
+    if re.match(rb"[A-Z]+ /", begin):
+        what = begin.decode("ascii")
     act, half = (functools.partial(_send, self, part, flags) for part in (data, data[: len(data) // 2] or data))
     return int(steps.take("send", what, act, half))
 

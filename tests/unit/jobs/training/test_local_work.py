@@ -185,7 +185,7 @@ def test_a_gpu_that_fails_is_told_and_the_next_run_goes_on(
         return step(self, *args)
 
     monkeypatch.setattr(SupervisedStep, "__call__", fails)
-    with pytest.raises(DeviceLost, match=r"failed in the middle .*launch failure\.$") as lost:
+    with pytest.raises(DeviceLost, match=r"failed in the middle .*launch failure\. The next run") as lost:
         train()
     assert lost.value.exit_code == 75
     train()
