@@ -26,7 +26,7 @@ PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},
     "rounds": {"quorum": 1, "enough": 2, "deadline_seconds": 600},
 }
-QUICK = {"power-cut": 80, "full": 60}
+QUICK = {"power-cut": 66, "full": 42}
 
 
 def take_part(site: Site) -> str:
@@ -96,7 +96,7 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
     [
         pytest.param(
             "kill-before",
-            80,
+            66,
             id="kill-before",
             marks=pytest.mark.fault(
                 part="site",
@@ -107,7 +107,7 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
         ),
         pytest.param(
             "kill-after",
-            80,
+            66,
             id="kill-after",
             marks=pytest.mark.fault(
                 part="site",
@@ -118,7 +118,7 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
         ),
         pytest.param(
             "kill-within",
-            40,
+            25,
             id="kill-within",
             marks=pytest.mark.fault(
                 part="site",
@@ -129,7 +129,7 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
         ),
         pytest.param(
             "power-cut",
-            80,
+            66,
             id="power-cut",
             marks=pytest.mark.fault(
                 part="site",
@@ -140,7 +140,7 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
         ),
         pytest.param(
             "eio",
-            40,
+            25,
             id="eio",
             marks=pytest.mark.fault(
                 part="site",
@@ -151,7 +151,7 @@ def strike(server: Server, site: Site, scratch: Path, fault: Fault) -> str:
         ),
         pytest.param(
             "full",
-            60,
+            42,
             id="full",
             marks=pytest.mark.fault(
                 part="site",
