@@ -18,7 +18,7 @@ from support.site import Site
 PREPARATION = {"input_state": "whole-head", "spacing_mm": [3.0, 3.0, 3.0]}
 SHOWN = (
     ("status",), ("check",), ("privacy", "show"), ("privacy", "history"), ("audit", "show"), ("audit", "verify"),
-    ("data", "list"), ("identity", "show"), ("evaluate",),
+    ("data", "list"), ("identity", "show"), ("evaluate",), ("report",),
 )  # fmt: skip
 
 

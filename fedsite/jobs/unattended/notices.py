@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fedsite import __version__
 from fedsite.jobs.unattended.endings import Ending
-from fedsite.jobs.unattended.streaks import Streak, ordinal
+from fedsite.jobs.unattended.streaks import Streak, clock, ordinal
 from fedsite.site.unattended import Event
 
 Told = Event | Literal["mended", "test"]
@@ -64,7 +64,7 @@ class Notice:
         if self.federation:
             lines.append(f"Federation {self.federation}{f', round {self.round}' if self.round else ''}.")
         if self.times > 1:
-            lines.append(f"The {ordinal(self.times)} time in a row, since {self.since}.")
+            lines.append(f"The {ordinal(self.times)} time in a row, since {clock(self.since)}.")
         if self.event in ("pending", "failure"):
             lines.append(f"Exit code {self.exit_code}. What it was, and the mend: fedsite status, at the site.")
         return "\n".join(lines)

@@ -88,7 +88,8 @@ class _Run:
         now = datetime.now(UTC)
         before = streaks.load(self._state)
         streak = streaks.after(before, ending, now)
-        if not ending.expected:
+        stopped = self._round is not None and ending.outcome != "interrupted"  # whose beginning was told
+        if stopped or not ending.expected:
             streak = self._tell_end(ending, before, streak, now)
         if self._is_ours():
             self._keep(lambda: streaks.save(self._state, streak))
@@ -97,7 +98,7 @@ class _Run:
 
     def _tell_end(self, ending: Ending, before: Streak | None, streak: Streak | None, now: datetime) -> Streak | None:
         notice = self._notice().ended(ending, streak)
-        aloud = notice.event in self._config.notifications.events
+        aloud = not ending.expected and notice.event in self._config.notifications.events
         aloud &= streak.wants_telling(now) if streak else ending.outcome == "uploaded"
         heard = self._tell(notice, aloud=aloud)
         if before and before.told and streak is None:

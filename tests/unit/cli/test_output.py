@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from fedsite.cli.output import Output, duration
-from fedsite.errors import DataNotFit, TryAgainLater, UsageError
+from fedsite.errors import AnotherRun, DataNotFit, OutsideHours, TryAgainLater, UsageError
 
 
 def test_results_for_people_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,3 +93,37 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_named(text: str) -> None:
     with pytest.raises(UsageError, match="is no duration"):
         duration(text)
+
+
+def test_an_ordinary_night_is_silent_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (AnotherRun("At work."), OutsideHours("It is noon.")):
+        Output(quiet=True).error(error)
+        assert capsys.readouterr() == ("", "")
+        Output().error(error)
+        assert capsys.readouterr().err.startswith("Error: ")
+    Output(quiet=True).error(TryAgainLater("Nobody has agreed."))
+    assert capsys.readouterr().err == "Error: Nobody has agreed.\n"
+    Output(quiet=True, as_json=True).error(AnotherRun("At work."))
+    assert json.loads(capsys.readouterr().out)["outcome"] == "pending"
+
+
+def test_a_note_on_an_error_is_told_before_its_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    error = DataNotFit("Broken.", "Mend it.")
+    error.add_note("This was the 2nd time in a row.")
+    Output(quiet=True).error(error)
+    assert capsys.readouterr().err == "Error: Broken.\nThis was the 2nd time in a row.\nMend it.\n"
+
+
+def test_the_journal_is_told_what_is_grave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        for named in ("", "1:2", "x"):  # another stream, as a shell within a service would have
+            monkeypatch.setenv("JOURNAL_STREAM", named)
+            Output().warn("look")
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        Output().warn("look\nhere")
+        Output().note("by the way")
+        Output().error(DataNotFit("Broken.", "Mend it."))
+    said = (tmp_path / "journal").read_text()
+    assert said == "Warning: look\n" * 3 + "<4>Warning: look\n<4>here\n<6>by the way\n<3>Error: Broken.\n<3>Mend it.\n"

@@ -43,6 +43,7 @@ ARITHMETIC = (
     "data list",
     "privacy export --out {}/ledger.json",
     "audit export {0}/audit.jsonl --report {0}/audit.html",
+    "report --output {}/report.html",
     "privacy plan --mechanism gaussian-update --rounds 9 --epsilon 8",
 )
 HELP = ("--help", "status --help", "train-round --help", "privacy cost --help")
@@ -67,6 +68,11 @@ def modules_after(site: Path, tmp_path: Path, *commands: str) -> dict[str, set[s
 def test_looking_computes_nothing(site: Path, tmp_path: Path) -> None:
     for command, modules in modules_after(site, tmp_path, *LOOKING).items():
         assert modules & COMPUTING == set(), command
+
+
+def test_the_screen_takes_nothing_that_speaks_to_others(site: Path, tmp_path: Path) -> None:
+    modules = modules_after(site, tmp_path, "status")["status"]
+    assert modules & {"httpx", "jinja2", "smtplib", "socketserver"} == set()
 
 
 def test_lists_and_arithmetic_need_no_torch(site: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ FORBIDDEN = [
     ("jobs", "jobs/training/worker.py", "import fedsite.jobs.round.egress"),
     ("jobs", "jobs/audit/tickets.py", "import fedsite.jobs.identity.renew"),
     ("jobs", "jobs/site.py", "import fedsite.jobs.identity.enroll"),
+    ("jobs", "jobs/round/participate.py", "import fedsite.jobs.unattended.watch"),
     ("dataset", "dataset/prepare.py", "import fedsite.site.config"),
     ("training", "training/sampling.py", "import fedsite.site.state"),
     ("privacy", "privacy/mechanism.py", "import fedsite.site.identity"),
