@@ -29,11 +29,16 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def passed() -> float:
+    """Seconds that have really passed, those in which the machine was asleep included; nobody can set this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Guard:
     """Holds one run to the hours and the agreement of its site, from its first request to its last byte."""
 
     def __init__(
-        self, policy: Policy, pinned: Pinned, clock: Clock = now, elapsed: Callable[[], float] = time.monotonic
+        self, policy: Policy, pinned: Pinned, clock: Clock = now, elapsed: Callable[[], float] = passed
     ) -> None:
         self._policy, self._pinned, self._clock, self._elapsed = policy, pinned, clock, elapsed
         self._clocks = [clock, self._running_on(clock())]

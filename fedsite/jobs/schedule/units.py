@@ -75,7 +75,7 @@ WantedBy=timers.target
 # A user's manager knows neither of them.
 AFTER = """\
 Wants=network-online.target
-# Without new privileges nobody but this service, or nvidia-modprobe at boot, can make the GPU's device files.
+# Without new privileges a round cannot make the GPU's device files: this service does, or nvidia-modprobe at boot.
 After=network-online.target nvidia-persistenced.service
 """
 

@@ -28,6 +28,7 @@ COMPUTING = TRAINING | {"dp_accounting", "scipy", "nibabel", "pydicom", "fastapi
 LOOKING = (
     "--version",
     "status",
+    "schedule show",
     "identity show",
     "privacy show",
     "privacy history",

@@ -9,6 +9,9 @@ import yaml
 
 from fedsite.jobs.init import Answers, site_yaml
 from fedsite.jobs.plan import charging
+from fedsite.jobs.schedule import units
+from fedsite.jobs.schedule.run import Run
+from fedsite.jobs.schedule.times import Schedule
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Terms
 from fedsite.site import config, policy
@@ -106,3 +109,16 @@ def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
     assert f"--delta {site.privacy.delta:g} --steps {steps}" in text.replace("1e-6", "1e-06")
     spent = accountant.filter_epsilon(rounds * accountant.renyi(release, order), order, site.privacy.delta)
     assert spent <= site.privacy.epsilon
+
+
+RUN = Run(
+    Schedule(360, ("20:00-06:00",)),
+    ("/opt/fedsite/bin/fedsite", "--quiet", "train-round", "--config", "/etc/fedsite/site.yaml"),
+    Path("/var/lib/fedsite/state"),
+    "hospital",
+)
+
+
+def test_the_units_are_what_schedule_install_writes() -> None:
+    assert (SAMPLES / "fedsite.service").read_text() == units.service(RUN, "system")
+    assert (SAMPLES / "fedsite.timer").read_text() == units.timer(RUN)
