@@ -1,4 +1,6 @@
-"""What a release costs, by `dp-accounting` (imported only where something is computed: it takes seconds).
+"""What a release costs, by `dp-accounting`: where steps are sampled, for importing it takes seconds.
+
+What has a closed form, all that a `gaussian-update` needs, is computed here; tests hold it to dp-accounting's figures.
 
 The unit is the patient, the relation add/remove one. A `gaussian-update` clips the whole update to C: one patient
 added or removed can move it by 2C, so noise of standard deviation sigma*C is Gaussian(sigma/2) for the patient.
@@ -105,11 +107,9 @@ def filter_epsilon(divergence: float, order: float, delta: float) -> float:
     """The epsilon at `delta` of a total Renyi divergence at one order (Canonne, Kamath and Steinke 2020)."""
     if delta <= 0:
         return math.inf
-    if divergence == 0:
+    if delta**2 + math.expm1(-divergence) >= 0:  # delta alone covers so little (Bretagnolle and Huber 1979)
         return 0.0
-    from dp_accounting.rdp import compute_epsilon
-
-    return float(compute_epsilon([order], [divergence], delta)[0])
+    return max(divergence + _conversion(order, delta), 0.0)
 
 
 def filter_divergence(epsilon: float, order: float, delta: float) -> float:
@@ -222,9 +222,22 @@ def _best_rdp_epsilon(release: Release, delta: float) -> float:
 
 
 def _closed_form(sigma: float, delta: float) -> float:
-    from dp_accounting import get_epsilon_gaussian
+    """The epsilon of one Gaussian (Balle and Wang 2018, theorem 8): the upper end of a bisection."""
+    from scipy.special import log_ndtr
 
-    return float(get_epsilon_gaussian(sigma, delta))
+    def log_delta(epsilon: float) -> float:
+        near, far = log_ndtr(0.5 / sigma - epsilon * sigma), epsilon + log_ndtr(-0.5 / sigma - epsilon * sigma)
+        return float(near + math.log1p(-math.exp(far - near))) if far < near else -math.inf
+
+    allowed, low, high = math.log(delta), 0.0, 1.0
+    if log_delta(0.0) <= allowed:
+        return 0.0
+    while log_delta(high) > allowed:
+        low, high = high, high * 10
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if log_delta(middle) > allowed else (low, middle)
+    return high
 
 
 def _conversion(order: float, delta: float) -> float:

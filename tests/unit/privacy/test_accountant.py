@@ -2,6 +2,8 @@
 
 import functools
 import math
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -12,6 +14,7 @@ from dp_accounting import (
     NeighboringRelation,
     PoissonSampledDpEvent,
     UnsupportedEventError,
+    get_epsilon_gaussian,
     pld,
     rdp,
 )
@@ -119,6 +122,30 @@ def test_the_closed_form_agrees_with_an_independent_one(sigma: float, delta: flo
     expected = balle_wang_epsilon(sigma / math.sqrt(steps), delta)
     assert accountant.sequence_epsilon([Release(sigma, 1.0, steps)], delta) == pytest.approx(expected, rel=1e-6)
     assert accountant.cost(sigma, 1.0, steps, delta).epsilon == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.3, 1e-5, 1e-9, 1e-30])
+@pytest.mark.parametrize("sigma", [0.005, 0.07, 0.5, 1.0, 3.0, 40.0, 1e5])
+def test_closed_forms_are_those_of_dp_accounting(sigma: float, delta: float) -> None:
+    """They are written anew so that a participation need not import the whole of it."""
+    expected = get_epsilon_gaussian(sigma, delta)
+    assert accountant.sequence_epsilon([Release(sigma)], delta) == pytest.approx(expected, rel=1e-9, abs=1e-11)
+    for order in (1.05, 2.0, 17.3, 500.0):
+        divergence = accountant.renyi(Release(sigma), order)
+        expected = rdp.compute_epsilon([order], [divergence], delta)[0]
+        assert accountant.filter_epsilon(divergence, order, delta) == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_sampling_the_price_comes_without_dp_accounting() -> None:
+    """It imports all of scipy's statistics, which is most of what a participation without training takes."""
+    probe = (
+        "import sys; from fedsite.privacy import accountant; release = accountant.gaussian_update(8.0);"
+        " accountant.sequence_epsilon([release], 1e-6);"
+        " accountant.filter_epsilon(accountant.renyi(release, 3.0), 3.0, 1e-6);"
+        " print({'dp_accounting', 'scipy.stats'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "set()"
 
 
 def test_a_tiny_sigma_is_priced_at_once() -> None:
