@@ -129,9 +129,7 @@ def clear_overtaken(site: Site, offer: Offer) -> None:
     for record in site.state.rounds(offer.plan.federation):
         if record.round != offer.ticket.round and record.state not in (*FINAL, *PENDING):
             site.state.put_round(record.federation, record.round, "abandoned", record.body)
-            site.warn(
-                f"Round {record.round} ended while this site was at work on it ({record.state}); nothing was sent."
-            )
+            site.warn(f"Round {record.round} ended while this site was at work ({record.state}); nothing was sent.")
     for checkpoint in (site.state.folder / "checkpoints").iterdir():
         if not checkpoint.name.startswith(f"round-{offer.ticket.round}."):
             checkpoint.unlink()
