@@ -4,7 +4,7 @@ from pathlib import Path
 
 from support.api import fuzzer, target
 
-EXAMPLES, SEED = 14, 20
+EXAMPLES, SEED = 8, 20
 
 
 def test_nothing_is_found(tmp_path: Path) -> None:
