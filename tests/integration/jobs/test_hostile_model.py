@@ -8,7 +8,7 @@ import pytest
 from support.federation import Server, plan_file, tensors
 from support.site import Site
 
-from fedsite.server import rounds
+from fedsite.server import series
 from fedsite.wire.payload import write_model
 
 
@@ -27,7 +27,7 @@ def test_a_hostile_model(
     model = tmp_path / "model.safetensors"
     make(model)
     with monkeypatch.context() as hostile:
-        hostile.setattr(rounds, "_check_model", lambda path: 0)
+        hostile.setattr(series, "_check_model", lambda path: 0)
         server.open_series(plan_file(tmp_path, local={"steps": 0}), model)
     before = site.ledger()
     try:

@@ -18,7 +18,7 @@ from fedsite.jobs.plan import verification
 from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.server import reports, rounds
+from fedsite.server import reports, series
 from fedsite.wire import payload
 from fedsite.wire.payload import tensors_of
 
@@ -97,7 +97,7 @@ def test_a_restored_state_folder_stops_the_site(server: Server, tmp_path: Path) 
 @pytest.fixture
 def careless_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opens rounds whose norm bound no honest update can keep."""
-    monkeypatch.setattr(rounds, "largest_honest_norm", lambda asked, values: 0.0)
+    monkeypatch.setattr(series, "largest_honest_norm", lambda asked, values: 0.0)
 
 
 @pytest.mark.usefixtures("careless_coordinator")

@@ -31,7 +31,7 @@ from fedsite.wire.transport import Patience
 
 SHORT = 1.5  # a liar that cuts one line may be asked again
 """Seconds in place of a minute."""
-LONGEST = 10.0
+LONGEST = 20.0
 """Seconds that no answer may hold a site."""
 MEMORY = 8 << 20
 """How much an answer may make a site hold at once (bytes)."""

@@ -36,6 +36,10 @@ MAY_READ_THE_ENVIRONMENT = {
     "site/secrets.py",
     "jobs/data/inspect.py",
     "jobs/network.py",
+    "jobs/schedule/crontab.py",  # for crontab's own messages, in English
+    "jobs/schedule/install.py",  # proxy variables, which a schedule does not take along, are warned of
+    "jobs/schedule/presence.py",  # where systemd's user instance is
+    "jobs/schedule/run.py",  # what the run that is scheduled needs of this one's
     "cli/main.py",
     "cli/output.py",
     "dicom/voxels/decoder.py",

@@ -117,11 +117,11 @@ def test_minutes_spent_keep_the_training_for_more_of_them(fitted, cpu, tmp_path)
 
     with pytest.raises(KeyboardInterrupt):
         fitted(machine=replace(machine, checkpoint_seconds=0), progress=stop_after_two)
-    with pytest.raises(MinutesSpent, match="after 1 of 4 steps"):
+    with pytest.raises(MinutesSpent, match="after 2 of 4 steps"):
         fitted(machine=replace(machine, limit_seconds=1e-9))
     assert (tmp_path / "kept").exists()
     ended = fitted(machine=machine)
-    assert ended.record.resumed == 1
+    assert ended.record.resumed == 2
     assert same(ended, fitted())
 
 
