@@ -189,7 +189,7 @@ def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
     try:
         database.executescript(_TABLES)
         for table, columns in (("headers", "name, source, content"), ("sources", "name, day")):
-            database.execute(f"select {columns} from {table} limit 1")  # noqa: S608 - tables of another version
+            database.execute(f"select {columns} from {table} limit 1")  # noqa: S608 - names of our own, from the line above
     except sqlite3.Error:
         database.close()
         raise

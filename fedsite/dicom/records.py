@@ -78,7 +78,7 @@ def _plain(value: object) -> Json:
     if isinstance(value, frozenset):
         return ["frozenset", *sorted(value)]
     if type(value).__name__ in _NESTED:
-        return [type(value).__name__, *(_plain(getattr(value, field.name)) for field in fields(value))]  # type: ignore[arg-type]
+        return [type(value).__name__, *(_plain(getattr(value, field.name)) for field in fields(value))]  # type: ignore[arg-type] # a dataclass: _NESTED names no others
     return value
 
 
