@@ -47,7 +47,8 @@ def named_by(folder_of_theirs: Path) -> list[str]:
     for one in Path("/proc").iterdir():
         if one.name.isdecimal() and int(one.name) != os.getpid():
             try:
-                command, environment = (one / "cmdline").read_bytes(), (one / "environ").read_bytes()
+                # In this order: one that has just been started may lack both still, never the second alone.
+                environment, command = (one / "environ").read_bytes(), (one / "cmdline").read_bytes()
             except OSError:  # it has ended, or is another user's
                 continue
             if wanted in command or wanted in environment:

@@ -1,6 +1,7 @@
 """The network as hospitals have it: a round and `fedsite check` through real proxies, and what they say of failures."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from fedsite.wire.enrolment import Invitation, encode_certificates, fingerprint
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
 PLAN = {"local": LOCAL, "rounds": {"quorum": 1, "enough": 1, "deadline_seconds": 600}}
 USER, PASSWORD = "st-mary", "pass: wörd"
+FOUR_HUNDRED_DAYS = r"(400 days, 0:00:0\d|399 days, 23:59:5\d)"  # the other clock is told in whole seconds
 INSPECTOR = trustme.CA(organization_name="St Mary's TLS inspection")
 
 
@@ -281,10 +283,9 @@ def test_a_clock_that_is_wrong(server: Server, site: Site, hours: float, words: 
 )
 def test_a_certificate_that_only_a_wrong_clock_ends(server: Server, tmp_path: Path) -> None:
     tls = server.enrol("a-wrong-clock", tmp_path / "identity")
-    for days, words in ((400, "400 days, 0:00:0"), (-400, "399 days, 23:59:5")):
-        with pytest.raises(NotAuthorised) as caught:
+    for days in (400, -400):
+        with pytest.raises(NotAuthorised, match=FOUR_HUNDRED_DAYS) as caught:
             FederationClient(server.url, tls, clock=lambda days=days: datetime.now(UTC) + timedelta(days=days))
-        assert words in caught.value.message
         assert "clock" in caught.value.mend
     server.stop()
     with pytest.raises(NotAuthorised, match="expired on") as caught:
@@ -314,6 +315,5 @@ def test_a_clock_that_is_wrong_at_enrolment(tmp_path: Path, days: int) -> None:
         invitation = Invitation(f"https://localhost:{port}", "a-new-site", "s" * 43, fingerprint(root))
         stopped = new.run("enroll", "--invitation", "-", stdin=invitation.encode())
     assert stopped.code == 77
-    size = "400 days, 0:00:0" if days < 0 else "399 days, 23:59:5"
-    assert f"This machine's clock is {size}" in stopped.json["error"]["message"]
+    assert re.search(f"This machine's clock is {FOUR_HUNDRED_DAYS}", stopped.json["error"]["message"])
     assert "NTP" in stopped.json["error"]["mend"]

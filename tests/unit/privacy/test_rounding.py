@@ -106,7 +106,7 @@ def test_scales_are_taken_after_the_noise(tmp_path: Path) -> None:
     for _ in range(2):
         path = sealed(tmp_path, np.zeros(10_000), (9_000, 1_000), Gate(1.0, 1.0, 10_000)).path
         scales.append(load_file(path)[SCALES] * 127)
-    assert all(3 < scale < 7 for pair in scales for scale in pair), "the largest of thousands of normal values"
+    assert all(2 < scale < 7 for pair in scales for scale in pair), "the largest of a thousand normal values or more"
     assert not set(scales[0]) & set(scales[1])
 
 
