@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def approve(
     context: typer.Context,
-    plan: Annotated[str, typer.Argument(help="The plan's name, or the beginning of its kind, as train-round says it.")],
+    plan: Annotated[
+        str,
+        typer.Argument(metavar="PLAN", help="The plan's name, or the beginning of its kind, as train-round says it."),
+    ],
     by: Annotated[str, typer.Option(help="Who agrees; without it the plan is only shown.", metavar="NAME")] = "",
     take_back: Annotated[bool, typer.Option("--take-back", help="Agree no more, from the next run on.")] = False,
 ) -> None:

@@ -15,21 +15,25 @@ def attack(
     context: typer.Context,
     plan: Annotated[
         Path | None,
-        typer.Option(help="The plan whose mechanism is attacked; default: the newest that this site has met."),
+        typer.Option(
+            metavar="PLAN.yaml",
+            help="The plan whose mechanism is attacked; default: the newest that this site has met.",
+        ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="The model that a round begins with; default: fresh weights, which say most.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The model that a round begins with; default: fresh weights, which say most."
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Where the HTML page goes; default: below the state folder.")
+        Path | None, typer.Option(metavar="FILE", help="Where the HTML page goes; default: below the state folder.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which patients and patches; the noise is the system's.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Which patients and patches; the noise is the system's.")
+    ] = 0,
 ) -> None:
-    """Attacks, at home, what this site would release under a plan: an audit on the own data. Nothing leaves.
-
-    Three attacks, raw against released: an audit of the mechanism with made-up patients, the inversion of one patch's
-    gradient, and who took part. They show a lower bound and see factors of 2 to 3; they prove nothing.
-    """
+    """Attacks, at home, what this site would release under a plan: an audit on the own data. Nothing leaves."""
     from fedsite.jobs.privacy import attack as job
     from fedsite.jobs.site import open_site
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output
 
-app = typer.Typer(help="The hash-chained record of everything that left or was refused.")
+app = Commands("The hash-chained record of everything that left or was refused.")
 
 KEY = "The audit key that the site has told (64 hexadecimal digits; fedsite identity show)."
 SINCE = "An earlier export of the same site: what it knew must still be there."
@@ -15,7 +16,8 @@ SINCE = "An earlier export of the same site: what it knew must still be there."
 
 @app.command()
 def show(
-    context: typer.Context, last: Annotated[int, typer.Option(min=1, help="How many records, newest last.")] = 50
+    context: typer.Context,
+    last: Annotated[int, typer.Option(min=1, metavar="N", help="How many records, newest last.")] = 50,
 ) -> None:
     """Shows the newest records."""
     from fedsite.jobs.site import open_state
@@ -37,10 +39,13 @@ def verify(
     context: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(help="What fedsite audit export or fedsite privacy export has written, instead of this site's."),
+        typer.Argument(
+            metavar="FILE",
+            help="What fedsite audit export or fedsite privacy export has written, instead of this site's.",
+        ),
     ] = None,
-    key: Annotated[str, typer.Option(help=KEY)] = "",
-    since: Annotated[Path | None, typer.Option(help=SINCE)] = None,
+    key: Annotated[str, typer.Option(metavar="HEX", help=KEY)] = "",
+    since: Annotated[Path | None, typer.Option(metavar="FILE", help=SINCE)] = None,
     server: Annotated[bool, typer.Option("--server", help="Compares receipts with the server, too.")] = False,
 ) -> None:
     """Recomputes both chains; names the first record that is altered, missing or out of order (exit 74)."""
@@ -59,9 +64,14 @@ def verify(
 @app.command()
 def export(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="Where to write the records, as JSON Lines.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Where to write the records, as JSON Lines.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Where to write the page for an ethics board: what left, when, at what cost.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to write the page for an ethics board: what left, when, at what cost."
+        ),
     ] = None,
 ) -> None:
     """Writes the records with a signed checkpoint, which fedsite audit verify takes anywhere, or a page about them."""

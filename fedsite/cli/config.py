@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
-app = typer.Typer(help="The configuration: what it says, whether it is valid, what a key means.")
+app = Commands("The configuration: what it says, whether it is valid, what a key means.")
 
 
 @app.command()
@@ -43,7 +44,8 @@ def schema(context: typer.Context) -> None:
 
 @app.command()
 def explain(
-    context: typer.Context, key: Annotated[str, typer.Argument(help="A key, such as policy.maximum_steps.")]
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key, such as policy.maximum_steps.")],
 ) -> None:
     """Says what one key means, and its default."""
     from fedsite.site import config

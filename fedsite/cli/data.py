@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsite.cli.asking import confirm
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
@@ -15,15 +16,11 @@ if TYPE_CHECKING:
     from fedsite.dataset.manifest import Manifest
     from fedsite.jobs.data.prepared import Withdrawal, Withdrawn
 
-app = typer.Typer(help="What is prepared at this site.", no_args_is_help=True)
+app = Commands("What is prepared at this site.")
 Folder = Annotated[
-    Path | None, typer.Option("--data", help="A prepared folder; default: paths.data of the configuration.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="A prepared folder; default: paths.data of the configuration."),
 ]
-
-
-@app.callback()
-def data() -> None:
-    """What is prepared at this site."""
 
 
 @app.command("list")
@@ -41,13 +38,10 @@ def list_cases(context: typer.Context, folder: Folder = None) -> None:
 def locate(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="ID", help="A patient (p-...), study (e-...) or series (s-...).")],
-    source: Annotated[Path, typer.Argument(help="The DICOM export or BIDS folder to look in.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The DICOM export or BIDS folder to look in.")],
     files: Annotated[bool, typer.Option("--files", help="Name every file, not only the first and last.")] = False,
 ) -> None:
-    """Finds a study again: shows on the terminal, and only there, where its files lie in a source.
-
-    Paths may name patients: they are not written to a file, a pipe or JSON.
-    """
+    """Finds a study again: shows on the terminal, and only there, where its files lie in a source."""
     from fedsite.jobs.data import prepared as job
 
     out = Output.of(context)
@@ -69,10 +63,7 @@ def exclude(
     folder: Folder = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
 ) -> None:
-    """Withdraws a patient for ever: audited, prepared cases removed, later preparations leave the patient out.
-
-    Harmless to repeat. What left this site before stays in the models that were made of it, and in the ledger.
-    """
+    """Withdraws a patient for ever: audited, prepared cases removed, later preparations leave the patient out."""
     from fedsite.jobs.data import prepared as job
 
     out = Output.of(context)

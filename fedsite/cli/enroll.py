@@ -25,17 +25,22 @@ KeyStorage = Annotated[
 def enroll(
     context: typer.Context,
     invitation: Annotated[
-        str, typer.Option(help="A file with the invitation, or - for stdin; asked for unseen on a terminal.")
+        str,
+        typer.Option(
+            metavar="FILE", help="A file with the invitation, or - for stdin; asked for unseen on a terminal."
+        ),
     ] = "",
     accept_agreement: Annotated[
         str, typer.Option(help="Accept the data-use agreement in the name of this person.", metavar="NAME")
     ] = "",
     key_storage: KeyStorage = "auto",
     csr_only: Annotated[
-        Path | None, typer.Option(help="Write a certificate request for another authority here, and stop.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a certificate request for another authority here, and stop."),
     ] = None,
     import_path: Annotated[
-        Path | None, typer.Option("--import", help="Take the certificate that the other authority has made (PEM).")
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Take the certificate that the other authority has made (PEM)."),
     ] = None,
 ) -> None:
     """Makes this site's key here, gets its certificate, pins the federation. Harmless to repeat."""

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     model: Annotated[
-        Path | None, typer.Option(help="A model file of your own; default: the newest global model.")
+        Path | None, typer.Option(metavar="FILE", help="A model file of your own; default: the newest global model.")
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="The plan that it was made for; default: the newest that this site has met.")
+        Path | None,
+        typer.Option(
+            metavar="PLAN.yaml", help="The plan that it was made for; default: the newest that this site has met."
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Where the HTML page goes; default: below the state folder.")
+        Path | None, typer.Option(metavar="FILE", help="Where the HTML page goes; default: below the state folder.")
     ] = None,
     training_cases: Annotated[
         bool, typer.Option("--training-cases", help="Measure on what was learned from instead; nothing is remembered.")

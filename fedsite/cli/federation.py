@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Folder = Annotated[Path, typer.Option("--dir", help="The federation's folder.")]
+Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation's folder.")]
 HERE = Path()
 
 

@@ -11,7 +11,8 @@ from fedsite.errors import UsageError
 def forecast(
     context: typer.Context,
     rounds: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Also say what noise would make it last so many rounds.")
+        int | None,
+        typer.Option(min=1, max=1_000_000, metavar="N", help="Also say what noise would make it last so many rounds."),
     ] = None,
 ) -> None:
     """Says how many rounds the budget still pays under the plan of the newest round."""
@@ -25,19 +26,23 @@ def forecast(
 
 def plan(
     context: typer.Context,
-    rounds: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rounds it must last.")],
-    epsilon: Annotated[float, typer.Option(min=0, help="What all of them together may cost.")],
-    delta: Annotated[float, typer.Option(min=0, max=0.1, help="delta.")] = 1e-6,
+    rounds: Annotated[int, typer.Option(min=1, max=1_000_000, metavar="N", help="How many rounds it must last.")],
+    epsilon: Annotated[
+        float, typer.Option(min=0, metavar="E", help="What all of them together may cost: an epsilon per patient.")
+    ],
+    delta: Annotated[
+        float, typer.Option(min=0, max=0.1, metavar="D", help="The delta that goes with it, a chance.")
+    ] = 1e-6,
     mechanism: Annotated[
         Literal["dp-sgd", "gaussian-update"], typer.Option(help="The plan's privacy.mechanism.")
     ] = "dp-sgd",
     batch_patients: Annotated[
-        int | None, typer.Option(min=1, help="Patients that a step of dp-sgd samples on average.")
+        int | None, typer.Option(min=1, metavar="N", help="Patients that a step of dp-sgd samples on average.")
     ] = None,
     nominal_patients: Annotated[
-        int | None, typer.Option(min=1, help="Patients that the site's ledger was made for.")
+        int | None, typer.Option(min=1, metavar="N", help="Patients that the site's ledger was made for.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of dp-sgd in one round.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps of dp-sgd in one round.")] = None,
 ) -> None:
     """Says what noise multiplier makes a new ledger's budget pay for so many rounds of a mechanism."""
     from fedsite.jobs.privacy import forecast as job

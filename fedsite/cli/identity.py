@@ -5,15 +5,11 @@ from typing import Annotated, Literal
 import typer
 
 from fedsite.cli.asking import somebody_is_there
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
-app = typer.Typer(help="Who this site is: its key and certificate.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Who this site is: its key and certificate."""
+app = Commands("Who this site is: its key and certificate.")
 
 
 @app.command()

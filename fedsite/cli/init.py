@@ -15,12 +15,25 @@ Value = TypeVar("Value", str, int, float)
 
 def init(
     context: typer.Context,
-    state: Annotated[Path | None, typer.Option(help="The state folder: identity, ledger, audit.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where prepared cases will lie.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A task that this site allows; repeat for several.")] = None,
-    epsilon: Annotated[float | None, typer.Option(min=0, help="Privacy budget of this ledger, for ever.")] = None,
-    delta: Annotated[float | None, typer.Option(min=0, max=0.1, help="Below 1 / patients.")] = None,
-    nominal_patients: Annotated[int | None, typer.Option(min=1, help="About how many patients; typed.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The state folder: identity, ledger, audit.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where prepared cases will lie.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="A task that this site allows; repeat for several.")
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="E", help="Privacy budget epsilon of this ledger, per patient, for ever."),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.1, metavar="D", help="Its delta, a chance: below 1 / patients, such as 1e-6."),
+    ] = None,
+    nominal_patients: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="About how many patients the site has; fedsite never counts them."),
+    ] = None,
 ) -> None:
     """Sets this site up: a commented site.yaml, the state folder, the privacy ledger."""
     from platformdirs import user_config_path, user_data_path

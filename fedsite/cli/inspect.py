@@ -21,19 +21,23 @@ _PER_RUN = "This machine is not set up as a site: the ids are of this run only."
 def inspect(
     context: typer.Context,
     source: Annotated[
-        Path, typer.Argument(help="A DICOM export: a folder and all below it, a zip archive, or a DICOMDIR.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A DICOM export: a folder and all below it, a zip archive, or a DICOMDIR."
+        ),
     ],
     volumes: Annotated[
-        Path | None, typer.Option(help="Folder to write each accepted volume to, as ID.nii.gz on its own grid.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write each accepted volume to, as ID.nii.gz on its own grid."),
     ] = None,
     resample: Annotated[
-        str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
+        str,
+        typer.Option(
+            metavar="FAULTS", help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven."
+        ),
     ] = "",
 ) -> None:
-    """Shows what is in a DICOM export: every volume, whether it can be used, and if not, why.
-
-    Needs neither a task nor a configuration. SOURCE is only read.
-    """
+    """Shows what is in a DICOM export: every volume, whether it can be used, and if not, why."""
     from fedsite.dicom import regrid
     from fedsite.jobs.data import inspect as job
 

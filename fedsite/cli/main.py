@@ -9,12 +9,12 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from fedsite.cli import (
     approve,
     audit,
     check,
+    completion,
     config,
     data,
     enroll,
@@ -35,18 +35,30 @@ from fedsite.cli import (
     tickets,
     train_round,
 )
+from fedsite.cli.commands import WIDEST, Commands, Group, show_help
 from fedsite.cli.output import Output
 from fedsite.errors import FedsiteError, Interrupted, UsageError
 
 FLAGS = ("--json", "--quiet", "--verbose", "--version")
 
 
-class FedsiteGroup(TyperGroup):
+class FedsiteGroup(Group):
     """Lets the global options stand before and after the command, by moving them to the front."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # typer puts groups behind commands; a person wants both in the order of their use.
+        self.commands = {name: self.commands[name] for commands in SECTIONS.values() for name in commands}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its contexts' class to itself
         """Called by typer with everything that follows `fedsite`."""
         return super().parse_args(ctx, hoist(args))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002
+        """What holds for all commands."""
+        from fedsite.cli import manual
+
+        manual.write_root(formatter)
 
 
 def hoist(args: list[str]) -> list[str]:
@@ -70,21 +82,22 @@ def hoist(args: list[str]) -> list[str]:
     return front + rest
 
 
-app = typer.Typer(
+app = Commands(
+    "Takes a hospital's part in a federation: the model travels, the scans stay.",
     name="fedsite",
     cls=FedsiteGroup,
-    help="Takes a hospital's part in a federation: the model travels, the scans stay.",
-    add_completion=False,
-    rich_markup_mode=None,  # plain help: rich's renderer would double the time to the first line
+    add_completion=False,  # fedsite completion (its own, see there)
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
 )
 
 
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    config_path: Annotated[Path | None, typer.Option("--config", help="The site's configuration file.")] = None,
+    config_path: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="The site's configuration file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more; tracebacks of errors.")] = False,
@@ -100,35 +113,48 @@ def root(
         output.command = "version"
         output.result("done", {"version": __version__}, f"fedsite {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None and as_json:
-        raise UsageError("A command is missing.", "fedsite --help lists the commands.")
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit
+        show_help(context, as_json)
 
 
-app.command("init")(init.init)
-app.command("enroll")(enroll.enroll)
-app.add_typer(identity.app, name="identity")
-app.command("check")(check.check)
-app.command("inspect")(inspect.inspect)
-app.command("prepare-data")(prepare_data.prepare_data)
-app.add_typer(data.app, name="data")
-app.command("train-round")(train_round.train_round)
-app.command("approve")(approve.approve)
-app.add_typer(schedule.app, name="schedule")
-app.command("status")(status.status)
-app.command("report")(report.report)
-app.add_typer(privacy.app, name="privacy")
+# In the order of their use; --help and README keep it.
+SECTIONS: dict[str, dict[str, Any]] = {
+    "Set this site up": {
+        "init": init.init,
+        "enroll": enroll.enroll,
+        "identity": identity.app,
+        "config": config.app,
+        "completion": completion.completion,
+    },
+    "Prepare data": {
+        "tasks": tasks.app,
+        "inspect": inspect.inspect,
+        "prepare-data": prepare_data.prepare_data,
+        "data": data.app,
+    },
+    "Take part": {
+        "check": check.check,
+        "train-round": train_round.train_round,
+        "approve": approve.approve,
+        "schedule": schedule.app,
+        "status": status.status,
+        "report": report.report,
+    },
+    "Privacy and records": {"privacy": privacy.app, "audit": audit.app},
+    "Use a model at home": {
+        "evaluate": evaluate.evaluate,
+        "predict": predict.predict,
+        "personalize": personalize.personalize,
+    },
+    "Run a federation (the coordinator)": {"model": model.app, "server": server.app},
+}
 audit.app.command("tickets")(tickets.tickets)
-app.add_typer(audit.app, name="audit")
-app.add_typer(tasks.app, name="tasks")
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("personalize")(personalize.personalize)
-app.add_typer(config.app, name="config")
-app.add_typer(server.app, name="server")
-app.add_typer(model.app, name="model")
+for section, its_commands in SECTIONS.items():
+    for command_name, command in its_commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=command_name, rich_help_panel=section)
+        else:
+            app.command(command_name, rich_help_panel=section)(command)
 
 
 def main() -> None:
@@ -137,7 +163,10 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     args = sys.argv[1:]
     commands = typer.main.get_command(app)
-    assert isinstance(commands, TyperGroup)
+    assert isinstance(commands, Group)
+    if args[:1] == [completion.ASKED]:
+        completion.answer(commands, args[1:])
+        return
     name = _command_name(commands, args)
     output = Output(command=name, as_json="--json" in args, verbose="--verbose" in args)
     signal.signal(signal.SIGTERM, _terminated)
@@ -146,7 +175,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run(commands: TyperGroup, args: list[str], output: Output) -> int:
+def _run(commands: Group, args: list[str], output: Output) -> int:
     try:
         code = int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
         if code == Interrupted.exit_code:
@@ -186,7 +215,7 @@ def _terminated(_signum: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _command_name(commands: TyperGroup, args: list[str]) -> str:
+def _command_name(commands: Group, args: list[str]) -> str:
     """The command as written in the JSON answer: `train-round`, `privacy show`, `server round open`."""
     names: list[str] = []
     known = commands.commands

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output
 from fedsite.errors import SourceMissing, UsageError
@@ -12,19 +13,21 @@ from fedsite.errors import SourceMissing, UsageError
 if TYPE_CHECKING:
     from fedsite.server.federation import Federation
 
-app = typer.Typer(help="Global models: make the first, list them, take one out.", no_args_is_help=True)
+app = Commands("Global models: make the first, list them, take one out.")
 
 Sha256 = Annotated[str | None, typer.Argument(metavar="SHA256", help="The model, or its first digits.")]
-Round = Annotated[int | None, typer.Option("--round", help="The round that made the model.")]
+Round = Annotated[int | None, typer.Option("--round", metavar="ROUND", help="The round that made the model.")]
 
 
 @app.command()
 def init(
     context: typer.Context,
-    plan: Annotated[Path, typer.Argument(help="The plan (YAML, see sample_configs/plan.yaml).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the model.")],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
-    task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.yaml", help="The plan (YAML, see sample_configs/plan.yaml).")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the model.")],
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same weights.")] = 0,
+    task: Annotated[
+        Path | None, typer.Option(metavar="TASK.yaml", help="The file of the plan's task, where it is sites' own.")
+    ] = None,
 ) -> None:
     """Makes model 0 of a plan: its network with fresh weights (needs torch)."""
     from fedsite.jobs import tasks
@@ -70,7 +73,9 @@ def show(
 @app.command()
 def export(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the model (safetensors).")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the model (safetensors).")
+    ],
     sha256: Sha256 = None,
     number: Round = None,
     folder: Folder = HERE,
@@ -92,10 +97,14 @@ def export(
 @app.command()
 def bundle(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder, called as the model is to be.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder, called as the model is to be.")
+    ],
     sha256: Sha256 = None,
     number: Round = None,
-    task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
+    task: Annotated[
+        Path | None, typer.Option(metavar="TASK.yaml", help="The file of the plan's task, where it is sites' own.")
+    ] = None,
     folder: Folder = HERE,
 ) -> None:
     """Writes a model as a MONAI bundle, which runs where there is MONAI and no fedsite (needs torch)."""

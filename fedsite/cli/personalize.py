@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 def personalize(
     context: typer.Context,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; default: site.yaml.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Learning rate; default: site.yaml.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model on a CPU.")] = 0,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Optimiser steps; default: personalization.steps in site.yaml."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="RATE", help="Learning rate; default: personalization.learning_rate in site.yaml."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same model on a CPU.")] = 0,
 ) -> None:
-    """Trains the newest global model on with this site's own cases. The result stays at home.
-
-    It is compared with the global model on the held-out patients, and kept if it does better there. Then it is what
-    fedsite predict --personalized uses; withdrawing a patient removes it.
-    """
+    """Trains the newest global model on with this site's own cases. The result stays at home."""
     from fedsite.jobs.models import personalize as job
     from fedsite.jobs.site import open_site
 

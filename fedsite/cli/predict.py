@@ -13,31 +13,38 @@ if TYPE_CHECKING:
 
 def predict(
     context: typer.Context,
-    study: Annotated[Path, typer.Argument(help="A DICOM export with the study (folder, zip), or NIfTI images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results; not within STUDY.")],
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A DICOM export with the study (folder, zip), or NIfTI images.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; not within STUDY.")],
     only: Annotated[
-        list[str] | None, typer.Option(help="The study, or the image, that is meant where there are several: its id.")
+        list[str] | None,
+        typer.Option(metavar="ID", help="The study, or the image, that is meant where there are several: its id."),
     ] = None,
     every_study: Annotated[bool, typer.Option("--all", help="Take every study of the source.")] = False,
     as_nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI instead of a DICOM segmentation.")] = False,
     personalised: Annotated[bool, typer.Option("--personalized", help="Use this site's personalised model.")] = False,
-    model: Annotated[Path | None, typer.Option(help="Use this model file (safetensors).")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="Use this model file (safetensors).")] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="The plan (YAML) of --model; default: the newest that this site has met.")
+        Path | None,
+        typer.Option(
+            metavar="PLAN.yaml", help="The plan (YAML) of --model; default: the newest that this site has met."
+        ),
     ] = None,
     resample: Annotated[
-        str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
+        str,
+        typer.Option(
+            metavar="FAULTS", help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven."
+        ),
     ] = "",
     layout: Annotated[
-        str, typer.Option(help="How NIfTI images are laid out, where that cannot be told; see: fedsite tasks show.")
+        str,
+        typer.Option(
+            metavar="LAYOUT", help="How NIfTI images are laid out, where that cannot be told; see: fedsite tasks show."
+        ),
     ] = "",
 ) -> None:
-    """Segments a new study with the newest global model, or another; for research use only.
-
-    STUDY goes through the same checks as in prepare-data and is only read. Each result is named by pseudonym: a DICOM
-    segmentation (.dcm) that opens beside its series, or NIfTI, and a picture (.png). A DICOM segmentation necessarily
-    holds the patient's name and ids, as the series does that it belongs to: keep it where the series is.
-    """
+    """Segments a new study with the newest global model, or another; for research use only."""
     from fedsite.dicom import regrid
     from fedsite.jobs.models import predict as job
 

@@ -14,33 +14,44 @@ if TYPE_CHECKING:
 
 def prepare_data(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A DICOM export, or a public data set of NIfTI images with masks.")],
-    task: Annotated[str, typer.Option(help="What the data are for; see: fedsite tasks list.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A DICOM export, or a public data set of NIfTI images with masks.")
+    ],
+    task: Annotated[str, typer.Option(metavar="TASK", help="What the data are for; see: fedsite tasks list.")],
     labels: Annotated[
-        Path | None, typer.Option(help="Folder of NIfTI masks, named after a UID, AccessionNumber or PatientID.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of NIfTI masks, named after a UID, AccessionNumber or PatientID."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where cases go; default: paths.data of the configuration.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where cases go; default: paths.data of the configuration.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that work side by side.")] = 1,
     check_only: Annotated[bool, typer.Option("--check-only", help="Check everything, write only the report.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Where the HTML report goes; default: beside the cases.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the HTML report goes; default: beside the cases.")
+    ] = None,
     input_state: Annotated[
         Literal["whole-head", "skull-stripped"] | None,
         typer.Option(help="Which kind to keep where the source mixes both."),
     ] = None,
     resample: Annotated[
-        str, typer.Option(help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven.")
+        str,
+        typer.Option(
+            metavar="FAULTS", help="What to mend by resampling instead of refusing it: tilt, uneven, or tilt,uneven."
+        ),
     ] = "",
     dask: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster whose workers prepare the studies.")
     ] = "",
     layout: Annotated[
-        str, typer.Option(help="How a public data set is laid out, where that cannot be told; see: fedsite tasks show.")
+        str,
+        typer.Option(
+            metavar="LAYOUT",
+            help="How a public data set is laid out, where that cannot be told; see: fedsite tasks show.",
+        ),
     ] = "",
 ) -> None:
-    """Turns an export into cases that a model can learn from, and reports what was left out and why.
-
-    Studies that did not change are not done again; an interrupted run goes on where it was. SOURCE is only read.
-    """
+    """Turns an export into cases that a model can learn from, and reports what was left out and why."""
     from fedsite.dicom import regrid
     from fedsite.jobs.data import prepare as job
 

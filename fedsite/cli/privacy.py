@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fedsite.cli import attack, forecast, recover
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(help="The privacy ledger: what was spent, what is left, what a mechanism would cost.")
+app = Commands("The privacy ledger: what was spent, what is left, what a mechanism would cost.")
 
 
 @app.command()
@@ -77,10 +78,14 @@ app.command("plan")(forecast.plan)
 @app.command()
 def cost(
     context: typer.Context,
-    noise_multiplier: Annotated[float, typer.Option(min=0, help="sigma: noise over the clip norm.")],
-    delta: Annotated[float, typer.Option(min=0, max=1, help="delta.")],
-    sampling_rate: Annotated[float, typer.Option(min=0, max=1, help="q: chance of a patient to be in a step.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=1, help="How often the mechanism is applied.")] = 1,
+    noise_multiplier: Annotated[
+        float, typer.Option(min=0, metavar="SIGMA", help="The noise's standard deviation over the clip norm.")
+    ],
+    delta: Annotated[float, typer.Option(min=0, max=1, metavar="D", help="The delta that goes with it, a chance.")],
+    sampling_rate: Annotated[
+        float, typer.Option(min=0, max=1, metavar="Q", help="The chance of a patient to be in a step.")
+    ] = 1.0,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="How often the mechanism is applied.")] = 1,
     relation: Annotated[
         Literal["add-remove", "replace-one"], typer.Option(help="What it means that one patient differs.")
     ] = "add-remove",

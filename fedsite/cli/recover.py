@@ -44,7 +44,9 @@ def recover(context: typer.Context) -> None:
 
 def export(
     context: typer.Context,
-    out_path: Annotated[Path, typer.Option("--out", "-o", help="Where to write it.")] = Path("ledger.json"),
+    out_path: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = Path(
+        "ledger.json"
+    ),
 ) -> None:
     """Writes the ledger as a file for an auditor, with the signed plans and receipts that it takes to verify it."""
     from fedsite.jobs.audit import ledger_file

@@ -11,7 +11,8 @@ from fedsite.cli.output import Output
 def report(
     context: typer.Context,
     output: Annotated[
-        Path | None, typer.Option(help="Where to write the page; without it: reports/ in the state folder.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write the page; without it: reports/ in the state folder."),
     ] = None,
 ) -> None:
     """Writes a page of this site's participation: rounds, Dice, privacy, bytes, GPU hours, warnings. It stays here."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output, duration
 from fedsite.errors import UsageError
 
@@ -14,21 +15,26 @@ if TYPE_CHECKING:
 
 MINUTE, DAY = 60, 86_400
 
-app = typer.Typer(help="Taking part by itself, by systemd or cron.", no_args_is_help=True)
+app = Commands("Taking part by itself, by systemd or cron.")
 
 
 @app.command()
 def install(
     context: typer.Context,
-    every: Annotated[str, typer.Option(help="How often to look whether a round is due: 1m to 24h.")] = "6h",
+    every: Annotated[
+        str, typer.Option(metavar="DURATION", help="How often to look whether a round is due: 1m to 24h.")
+    ] = "6h",
     window: Annotated[
         list[str] | None,
-        typer.Option(help="When runs may start, such as 20:00-06:00; repeat for several. Default: policy.hours."),
+        typer.Option(
+            metavar="HH:MM-HH:MM",
+            help="When runs may start, such as 20:00-06:00; repeat for several. Default: policy.hours.",
+        ),
     ] = None,
     weekends: Annotated[bool, typer.Option("--weekends", help="Also all day on Saturdays and Sundays.")] = False,
     way: Annotated[
         Literal["cron", "systemd"] | None,
-        typer.Option("--with", help="Default: what runs on this machine.", show_default=False),
+        typer.Option("--with", help="What starts the runs; default: what runs on this machine.", show_default=False),
     ] = None,
     system: Annotated[
         bool | None,

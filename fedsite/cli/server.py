@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from fedsite.cli import server_authority, server_round, server_site, server_storage
+from fedsite.cli.commands import Commands
 from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output, duration
 from fedsite.cli.server_storage import Database
 
 LogFormat = Literal["text", "json"]
 
-app = typer.Typer(help="Run a federation: its authority, its sites, its rounds.", no_args_is_help=True)
+app = Commands("Run a federation: its authority, its sites, its rounds.")
 app.add_typer(server_authority.app, name="authority")
 app.add_typer(server_site.app, name="site")
 app.add_typer(server_round.app, name="round")
@@ -23,18 +24,26 @@ app.add_typer(server_round.app, name="round")
 def init(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or an empty one.")],
-    federation: Annotated[str, typer.Option(help="The federation's name.")],
-    name: Annotated[list[str], typer.Option(help="A host name or IP address of the server; may be repeated.")],
-    url: Annotated[str, typer.Option(help="Where sites reach the server. [default: https://FIRST-NAME:8443]")] = "",
-    agreement: Annotated[Path | None, typer.Option(help="The data-use agreement that sites accept (text).")] = None,
+    federation: Annotated[str, typer.Option(metavar="NAME", help="The federation's name.")],
+    name: Annotated[
+        list[str], typer.Option(metavar="HOST", help="A host name or IP address of the server; may be repeated.")
+    ],
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="Where sites reach the server. [default: https://FIRST-NAME:8443]")
+    ] = "",
+    agreement: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The data-use agreement that sites accept (text).")
+    ] = None,
     agreement_until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day of the agreement, in UTC.")
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="The last day of the agreement, in UTC."),
     ] = None,
     ca_key: Annotated[
-        Path | None, typer.Option(help="An intermediate's private key (PEM), to sign with instead of a new root.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An intermediate's private key (PEM), to sign with instead of a new root."),
     ] = None,
     ca_chain: Annotated[
-        Path | None, typer.Option(help="Its certificate and those above it, up to the root (PEM).")
+        Path | None, typer.Option(metavar="FILE", help="Its certificate and those above it, up to the root (PEM).")
     ] = None,
     approve: Annotated[
         bool, typer.Option("--approve", help="A person approves each site: see fedsite server site approve.")
@@ -69,10 +78,10 @@ def init(
 def run(
     context: typer.Context,
     folder: Folder = HERE,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - sites are other machines
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8443,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "0.0.0.0",  # noqa: S104 - sites are other machines
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port; 0 takes a free one.")] = 8443,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Prometheus metrics, on 127.0.0.1 alone.")
+        int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Prometheus metrics, on 127.0.0.1 alone.")
     ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="The log as text, or as one JSON object a line.")] = "text",
 ) -> None:
@@ -105,10 +114,16 @@ def run(
 @app.command()
 def invite(
     context: typer.Context,
-    site: Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, dots, dashes.")],
+    site: Annotated[
+        str, typer.Argument(metavar="SITE", help="The site's name: lower-case letters, digits, dots, dashes.")
+    ],
     folder: Folder = HERE,
-    expires: Annotated[str, typer.Option(help="How long the invitation is good, such as 24h or 7d.")] = "24h",
-    url: Annotated[str, typer.Option(help="Where this site reaches the server, if not where init said.")] = "",
+    expires: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long the invitation is good, such as 24h or 7d.")
+    ] = "24h",
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="Where this site reaches the server, if not where init said.")
+    ] = "",
     approve: Annotated[
         bool | None,
         typer.Option(

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
     from fedsite.server.authority import Authority
 
-app = typer.Typer(help="The federation's certificate authority.", no_args_is_help=True)
+app = Commands("The federation's certificate authority.")
 
 
 @app.command()
@@ -26,8 +27,10 @@ def show(context: typer.Context, folder: Folder = HERE) -> None:
 @app.command()
 def replace(
     context: typer.Context,
-    ca_key: Annotated[Path, typer.Option(help="The next intermediate's private key (PEM).")],
-    ca_chain: Annotated[Path, typer.Option(help="Its certificate and those above it, up to the same root (PEM).")],
+    ca_key: Annotated[Path, typer.Option(metavar="FILE", help="The next intermediate's private key (PEM).")],
+    ca_chain: Annotated[
+        Path, typer.Option(metavar="FILE", help="Its certificate and those above it, up to the same root (PEM).")
+    ],
     folder: Folder = HERE,
 ) -> None:
     """Puts another intermediate of the same root in place; sites notice nothing."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedsite.cli.asking import confirm
+from fedsite.cli.commands import Commands
 from fedsite.cli.federation import HERE, Folder, draw
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
     from fedsite.server.federation import Federation
 
-app = typer.Typer(help="The federation's rounds.", no_args_is_help=True)
+app = Commands("The federation's rounds.")
 
-Number = Annotated[int, typer.Argument(metavar="N", help="The round's number.")]
+Number = Annotated[int, typer.Argument(metavar="ROUND", help="The round's number.")]
 Without = Annotated[list[str] | None, typer.Option(metavar="SITE", help="Leave this site's update out.")]
 
 SHOWN = ("took_part", "left_out", "rejected", "late", "refused", "revoked", "at_work", "dropped", "absent")
@@ -28,17 +29,17 @@ GOES_ON = "To go on: fedsite server round resume"
 @app.command("open")
 def open_round(
     context: typer.Context,
-    plan: Annotated[Path, typer.Argument(help="The plan (YAML, see sample_configs/plan.yaml).")],
-    model: Annotated[Path, typer.Option(help="The model to start from (see fedsite model init).")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.yaml", help="The plan (YAML, see sample_configs/plan.yaml).")],
+    model: Annotated[Path, typer.Option(metavar="FILE", help="The model to start from (see fedsite model init).")],
     folder: Folder = HERE,
-    rounds: Annotated[int, typer.Option(min=1, max=100_000, help="How many rounds run one after the other.")] = 1,
-    task: Annotated[Path | None, typer.Option(help="The file of the plan's task, where it is sites' own.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="How many rounds run one after the other.")
+    ] = 1,
+    task: Annotated[
+        Path | None, typer.Option(metavar="TASK.yaml", help="The file of the plan's task, where it is sites' own.")
+    ] = None,
 ) -> None:
-    """Signs a plan and opens the first of its rounds; the others follow by themselves.
-
-    One series of rounds runs at a time: a second is refused while a round of the first is under way, and ends it where
-    it is paused.
-    """
+    """Signs a plan and opens the first of its rounds; the others follow by themselves."""
     from fedsite.jobs import tasks
     from fedsite.jobs.plan import algorithms
     from fedsite.server import screen, stops
@@ -87,11 +88,7 @@ def show(
     folder: Folder = HERE,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the round until it has ended.")] = False,
 ) -> None:
-    """Shows a round: which sites took part, and what became of each other one; what its screen found.
-
-    With --watch it is drawn anew as it goes on, and shown once more at its end; where stderr is no terminal, what
-    changes is told line by line.
-    """
+    """Shows a round: which sites took part, and what became of each other one; what its screen found."""
     from fedsite.cli.watching import follow
     from fedsite.server.federation import open_federation
     from fedsite.server.reports import round_report
@@ -105,7 +102,7 @@ def show(
 def write_report(
     context: typer.Context,
     number: Number,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the page (HTML).")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the page (HTML).")],
     folder: Folder = HERE,
 ) -> None:
     """Writes the page of a round: who, when, how much; refusals, screen, and where its model comes from."""
@@ -126,10 +123,7 @@ def close(
     folder: Folder = HERE,
     without: Without = None,
 ) -> None:
-    """Closes a round now, as its deadline would: aggregated with a quorum, failed without.
-
-    With --without its model is made without what a site has sent, say one that was revoked since.
-    """
+    """Closes a round now, as its deadline would: aggregated with a quorum, failed without."""
     from fedsite.server import rounds
     from fedsite.server.federation import open_federation
 
@@ -158,7 +152,9 @@ def release(
 def abort(
     context: typer.Context,
     number: Number,
-    reason: Annotated[str, typer.Option(help="Why: it stands in the round's report, where sites' people may read it.")],
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why: it stands in the round's report, where sites' people may read it.")
+    ],
     folder: Folder = HERE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
 ) -> None:
@@ -191,10 +187,7 @@ def pause(
         bool, typer.Option("--after-this-round", help="Give the open round to further sites until it ends.")
     ] = False,
 ) -> None:
-    """Opens no further round until `resume`; the open one ends as ever.
-
-    Sites that have had the open round may finish it, since they may have paid for it. Others get nothing to do.
-    """
+    """Opens no further round until `resume`; the open one ends as ever."""
     from fedsite.server import series
     from fedsite.server.federation import open_federation
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.federation import HERE, Folder, draw
 from fedsite.cli.output import Output
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from fedsite.server.enrolment import SiteStanding
 
-app = typer.Typer(help="The federation's sites.", no_args_is_help=True)
+app = Commands("The federation's sites.")
 
 Name = Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")]
 COLUMNS = ["site", "status", "last_seen", "certificate_days", "contributions", "refusals", "rejected"]
@@ -50,7 +51,9 @@ def approve(
     context: typer.Context,
     site: Name,
     folder: Folder = HERE,
-    key: Annotated[str, typer.Option(help="How the key's SHA-256 begins; needed where several ask.")] = "",
+    key: Annotated[
+        str, typer.Option(metavar="HEX", help="How the key's SHA-256 begins; needed where several ask.")
+    ] = "",
 ) -> None:
     """Says yes to the key that asks for a site's certificate; compare its SHA-256 by telephone first."""
     from fedsite.server.enrolment import approve as consent
@@ -65,7 +68,9 @@ def approve(
 def import_certificate(
     context: typer.Context,
     site: Name,
-    certificate: Annotated[Path, typer.Argument(help="Its certificate, then what leads to the root (PEM).")],
+    certificate: Annotated[
+        Path, typer.Argument(metavar="CERTIFICATE", help="Its certificate, then what leads to the root (PEM).")
+    ],
     folder: Folder = HERE,
 ) -> None:
     """Takes in a site's certificate that another authority of the same root has made (fedsite enroll --csr-only)."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsite.cli.commands import Commands
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from fedsite.tasks.description import Channel, Layout, Task
 
-app = typer.Typer(help="What can be learned, and what it needs.", no_args_is_help=True)
+app = Commands("What can be learned, and what it needs.")
 
 
 @app.command("list")
@@ -33,10 +34,7 @@ def show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="TASK", help="A task's name, as listed, or the file of an own one.")],
 ) -> None:
-    """Shows a task: what data it needs, its channels, labels, layouts and networks with the ranges of their settings.
-
-    Of a site's own task that is named by its file this also says whether the file is right.
-    """
+    """Shows a task: what data it needs, its channels, labels, layouts and networks with the ranges of settings."""
     from fedsite.jobs.tasks import known, read_own
     from fedsite.tasks import registry
 

@@ -14,7 +14,8 @@ def tickets(
         Path | None, typer.Argument(metavar="FILE", help="What another site has written with --out, to compare with.")
     ] = None,
     destination: Annotated[
-        Path | None, typer.Option("--out", help="Write what this site was shown, for another site to compare with.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write what this site was shown, for another site to compare with."),
     ] = None,
 ) -> None:
     """Compares what the server has shown to this site and to another one; tells two truths for one round (exit 76)."""

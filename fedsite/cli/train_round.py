@@ -23,10 +23,16 @@ def train_round(
         bool, typer.Option("--dry-run", help="Train, then show what would leave and what it would cost; send nothing.")
     ] = False,
     wait: Annotated[
-        str, typer.Option(help="How long to wait for another run that holds the lock, such as 30s, 10m, 1h.")
+        str,
+        typer.Option(
+            metavar="DURATION", help="How long to wait for another run that holds the lock, such as 30s, 10m, 1h."
+        ),
     ] = "0s",
     devices: Annotated[
-        str, typer.Option(help="GPUs to train on side by side, such as 0,1, instead of training.devices.")
+        str,
+        typer.Option(
+            metavar="NUMBERS", help="GPUs to train on side by side, such as 0,1, instead of training.devices."
+        ),
     ] = "",
 ) -> None:
     """Takes part in one round: fetch, train, clip, add noise, charge the ledger, upload once."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from support.command_tree import COMMANDS, command_of
+from support.command_tree import ROOT as ROOT_COMMAND
 
 import fedsite
 from fedsite import errors
-from fedsite.cli.main import app
 from fedsite.errors import FedsiteError
 
 ROOT = Path(__file__).parents[3]
@@ -26,17 +26,7 @@ PROMISE = (
 )
 
 
-def commands(group: Any, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every command that does something, by its full name, in the order of --help."""
-    found: dict[str, Any] = {}
-    for name, command in group.commands.items():
-        inner = hasattr(command, "commands")
-        found |= commands(command, (*names, name)) if inner else {" ".join((*names, name)): command}
-    return found
-
-
-COMMANDS = commands(typer.main.get_command(app))
-GLOBAL_OPTIONS = {option for one in typer.main.get_command(app).params for option in one.opts}
+GLOBAL_OPTIONS = {option for one in ROOT_COMMAND.params for option in one.opts}
 
 
 def command_table() -> str:
@@ -89,8 +79,7 @@ def test_the_table_of_commands() -> None:
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_every_command_line_can_be_typed(line: str) -> None:
     words = shlex.split(line, comments=True)
-    name = next(name for name in sorted(COMMANDS, key=len, reverse=True) if words[: len(name.split())] == name.split())
-    known = {option for parameter in COMMANDS[name].params for option in parameter.opts} | GLOBAL_OPTIONS
+    known = {option for parameter in COMMANDS[command_of(words)].params for option in parameter.opts} | GLOBAL_OPTIONS
     assert {word for word in words if word.startswith("-")} <= known
 
 
