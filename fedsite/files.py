@@ -3,11 +3,13 @@
 import errno
 import hashlib
 import os
+import re
 import socket
 import stat
+import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,9 @@ from fedsite.errors import CannotWrite, SourceMissing
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+ABANDONED_SECONDS = 86_400.0
+"""Nobody is taken to write to a file for so long without a byte: of another machine's processes no more is known."""
+_UNFINISHED = re.compile(r"\..*\.([0-9]+)([0-9]{10})\.tmp", re.DOTALL)
 _WRITE_FAULTS = {
     errno.EACCES,
     errno.EPERM,
@@ -60,8 +65,43 @@ def atomic_writer(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 def unfinished(path: Path) -> Path:
     """Where a file lies while this process writes it: machines that share a folder may have processes of one number."""
-    machine = zlib.crc32(socket.gethostname().encode())
-    return path.with_name(f".{path.name}.{os.getpid()}{machine:010d}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}{_this_machine():010d}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that are gone have left half-written in a folder and below; those at work keep theirs.
+
+    What cannot be removed stays: it harms nothing.
+    """
+    with suppress(OSError):  # another process may be removing a folder
+        for path in folder.rglob(".*.tmp"):
+            with suppress(OSError):
+                if _is_nobodys(path):
+                    path.unlink()
+
+
+def _is_nobodys(path: Path) -> bool:
+    found = _UNFINISHED.fullmatch(path.name)
+    if found is None:
+        return False
+    process, machine = map(int, found.groups())
+    if machine != _this_machine():
+        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+    return process == os.getpid() or not _is_there(process)
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _this_machine() -> int:
+    return zlib.crc32(socket.gethostname().encode())
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -71,9 +111,12 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:
-    """Creates a folder (and its parents) if it is not there."""
+    """Creates a folder (and its parents), durably, if it is not there."""
     try:
+        new = [one for one in (path, *path.parents) if not one.exists()]
         path.mkdir(mode=mode, parents=True, exist_ok=True)
+        for one in new:
+            fsync_folder(one.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -103,6 +146,34 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise SourceMissing(f"{path.name} is not there.") from error
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A durable copy (0600) of an SQLite file as it is at one moment, whoever writes meanwhile; read once it is there.
+
+    Replaces `target`, which needs no log beside it. Raises CannotWrite when it cannot be stored, or `source` is locked
+    for too long, sqlite3.DatabaseError where pages of `source` are damaged.
+    """
+    import sqlite3
+
+    try:
+        target.unlink(missing_ok=True)
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE))
+        with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(target)) as copy:
+            live.backup(copy)
+            copy.execute("pragma journal_mode = delete")
+            found = copy.execute("pragma integrity_check").fetchone()
+        if found != ("ok",):
+            raise sqlite3.DatabaseError(f"the copy is damaged: {found[0]}")
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+        fsync_folder(target.parent)
+    except sqlite3.OperationalError as error:
+        raise CannotWrite(
+            f"The database cannot be copied to {target.parent}: {error}.", "Free some space, or try again later."
+        ) from error
+    except OSError as error:
+        raise cannot_write(target, error) from error
 
 
 def is_private(path: Path) -> bool:

@@ -1,14 +1,13 @@
 """The server's process: one socket, one event loop, and a thread that keeps rounds moving."""
 
 import logging
-import math
 import signal
 import socket
 import ssl
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 
 import uvicorn
@@ -22,8 +21,10 @@ from fedsite.server.federation import Federation, renew_server_certificate
 from fedsite.server.tls import protocol, server_context
 
 TICK_SECONDS = 0.5
-RENEWAL_SECONDS = 60.0
-"""How often it is seen whether the server's certificate must be renewed."""
+RENEWAL_INTERVAL = timedelta(minutes=1)
+"""How often it is seen whether the server's certificate must be renewed: by the clock that certificates go by, which
+may be put right, or have gone on while a machine was asleep.
+"""
 
 WHILE_AWAY_SECONDS = 2.0
 AFTER_FAILURE_SECONDS = 30.0
@@ -56,12 +57,12 @@ class Ticker:
         self._thread.join(LAST_GOODBYE_SECONDS)
 
     def _run(self) -> None:
-        looked = -math.inf
+        looked = datetime.min.replace(tzinfo=UTC)
         while not self._stopping.is_set():
             try:
                 rounds.advance(self._federation)
-                if time.monotonic() - looked >= RENEWAL_SECONDS:
-                    looked = time.monotonic()
+                if abs((now := self._federation.clock()) - looked) >= RENEWAL_INTERVAL:
+                    looked = now
                     if renew_server_certificate(self._federation):
                         self._context.load_cert_chain(self._federation.server_certificate)
                 pause = TICK_SECONDS

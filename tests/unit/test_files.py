@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,21 @@ def test_what_is_private(tmp_path: Path, mode: int, private: bool) -> None:
     assert files.is_private(tmp_path / "a") == private
     (tmp_path / "link").symlink_to("a")
     assert not files.is_private(tmp_path / "link")
+
+
+def test_what_writers_that_are_gone_have_left_is_swept(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    mine, folder = files.unfinished(tmp_path / "a.b"), tmp_path / "below"
+    folder.mkdir()
+    parent, dead = (
+        mine.with_name(mine.name.replace(f".{os.getpid()}", f".{number}")) for number in (os.getppid(), gone.pid)
+    )
+    machine = mine.name[-14:-4]
+    elsewhere, long_ago = (mine.with_name(mine.name.replace(machine, number)) for number in ("0123456789", "9" * 10))
+    other = tmp_path / ".site.yaml.tmp"
+    for path in (mine, parent, dead, folder / dead.name, elsewhere, long_ago, other):
+        path.touch()
+    os.utime(long_ago, (0, 0))
+    files.sweep(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {parent, elsewhere, other}

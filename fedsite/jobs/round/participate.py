@@ -18,6 +18,7 @@ from fedsite.errors import (
     SourceMissing,
     TryAgainLater,
 )
+from fedsite.files import sweep
 from fedsite.jobs import trail
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.models import evaluations
@@ -25,7 +26,7 @@ from fedsite.jobs.pages import own_rounds, writing
 from fedsite.jobs.plan import approve, charging
 from fedsite.jobs.plan.verification import TELL, Expired, Offer, verify_chain, verify_offer
 from fedsite.jobs.progress import Steps
-from fedsite.jobs.round import egress, receipts, rehearsal, state_machine
+from fedsite.jobs.round import egress, leftovers, receipts, rehearsal, state_machine
 from fedsite.jobs.round.guard import Guard
 from fedsite.jobs.round.state_machine import Round
 from fedsite.jobs.site import Site
@@ -87,6 +88,7 @@ def take_part(
     """
     with only_run(site.state.folder, wait_seconds), trail.refusals(site.state, *WRITTEN_DOWN):
         site.state.verify()
+        sweep(site.state.folder)  # what killed runs have left half-written: their round may be the last for long
         pinned = site.pinned
         guard = Guard(site.config.policy, pinned)
         guard.require()
@@ -123,7 +125,7 @@ def _take_what_is_due(
     if dry_run:
         with around(here.number):
             return Outcome("previewed", {"round": here.number, **rehearsal.rehearse(here)})
-    state_machine.clear_overtaken(site, here.offer)
+    leftovers.clear_overtaken(here)
     state_machine.reopen(here)
     _tell_of_missed_hours(here)
     with ExitStack() as end:
@@ -188,7 +190,6 @@ def _ended(here: Round) -> Outcome:
             "What was charged stays charged; the next run takes the next round.",
         )
     spent, terms = here.site.ledger.spent(), here.site.ledger.terms
-    _forget_old_models(here)
     return Outcome(
         "uploaded",
         {
@@ -250,9 +251,3 @@ def _tell(here: Round, number: int, reason: RefusalReason) -> None:
         here.site.state.audit("refusal told", round=number, reason=reason)
     except FedsiteError as failure:
         here.site.state.audit("refusal not delivered", round=number, message=failure.message)
-
-
-def _forget_old_models(here: Round) -> None:
-    for path in here.model.parent.glob("*.safetensors"):
-        if path != here.model:
-            path.unlink(missing_ok=True)

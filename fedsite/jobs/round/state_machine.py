@@ -46,8 +46,6 @@ ORDERS = {
 }
 FINAL = ("acknowledged", "late", "rejected", "abandoned", "recovered")
 PENDING = ("released", "uploading")
-LATE_KEPT = 1
-"""Of so many rounds that ended before an update arrived, the newest, it stays here, in case they are opened again."""
 
 
 @dataclass
@@ -122,25 +120,6 @@ def reopen(here: Round) -> None:
     """A late round that the server opened again takes the bytes that were released, if they are here, and no others."""
     if here.state == "late" and here.payload.is_file():
         here.move("released")
-
-
-def clear_overtaken(site: Site, offer: Offer) -> None:
-    """Closes rounds that ended while this site was still training: their weights must not lie about."""
-    for record in site.state.rounds(offer.plan.federation):
-        if record.round != offer.ticket.round and record.state not in (*FINAL, *PENDING):
-            site.state.put_round(record.federation, record.round, "abandoned", record.body)
-            site.warn(f"Round {record.round} ended while this site was at work ({record.state}); nothing was sent.")
-    for checkpoint in (site.state.folder / "checkpoints").iterdir():
-        if not checkpoint.name.startswith(f"round-{offer.ticket.round}."):
-            checkpoint.unlink()
-    records = site.state.rounds(offer.plan.federation)
-    late = [one.round for one in records if one.state == "late"]
-    unfinished = frozenset([*late[-LATE_KEPT:], *(one.round for one in records if one.state not in FINAL)])
-    kept.tidy(site.state, offer.plan.federation, unfinished)
-    needed = {payload_of(site, number) for number in unfinished}
-    for file in (site.state.folder / "outbox").iterdir():
-        if file not in needed:
-            file.unlink()  # of a round that is over, or half of one that was killed while it was sealed
 
 
 def advance(here: Round, until: str = "acknowledged") -> None:

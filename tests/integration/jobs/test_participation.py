@@ -1,6 +1,7 @@
 """What a participation does besides the happy path: rounds that end early, restored states, refused updates."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from support.federation import Server
 from support.site import Site
 
 from fedsite.errors import UpdateRefused
+from fedsite.files import unfinished
 from fedsite.jobs.plan import verification
 from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
@@ -37,8 +39,15 @@ def took_part(server: Server, number: int) -> list[str]:
 
 def test_nothing_due(server: Server, site: Site) -> None:
     server.close_rounds()
+    before = site.run("train-round", "--help").process
+    mine = unfinished(site.state / "outbox" / "round-7.safetensors")
+    theirs = mine.with_name(mine.name.replace(f".{os.getpid()}", f".{before}"))
+    for half in (mine, theirs):
+        half.touch()
     answer = site.ok("train-round")
     assert answer["outcome"] == "nothing-to-do"
+    assert list(mine.parent.iterdir()) == [mine], "what a killed run has left half-written waits for no round"
+    mine.unlink()
     assert site.say("train-round").stdout == "Nothing to do: no round is waiting for this site.\n"
 
 
@@ -46,12 +55,14 @@ def test_round_ends_before_the_release(server: Server, site: Site, tmp_path: Pat
     first = server.open_round(tmp_path, **PLAN)
     site.killed("after:trained", "train-round")
     assert list((site.state / "checkpoints").iterdir())
+    (site.state / "models" / f"{'0' * 64}.part").touch()
     second = server.open_round(tmp_path, **PLAN)
 
     assert site.ok("train-round")["data"]["round"] == second
 
     assert site.round_state(first)[0] == "abandoned"
     assert not list((site.state / "checkpoints").iterdir()), "weights of an abandoned round must not lie about"
+    assert len(list((site.state / "models").iterdir())) == 1, "nor must half of a model that nobody trains any more"
     assert not [body for body in site.ledger() if body.get("round") == first], "an abandoned round costs nothing"
 
 
