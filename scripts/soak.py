@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,6 @@ from endurance.verdict import Verdict, after_the_end, judge, judge_renewals
 from endurance.world import World
 from rich.console import Console
 from support.federation import Server, make
-from support.processes import FEDSITE
 
 from fedsite.privacy import accountant
 
@@ -41,13 +40,12 @@ BUDGET_ENDS_AFTER = 0.7
 
 @dataclass(frozen=True)
 class Settings:
-    """How long, how many, and which faults. `turns`: rounds, or scheduled runs. `server`: starts one, from nothing."""
+    """How long, how many, and which faults. `turns`: rounds, or scheduled runs."""
 
     turns: int
     sites: int
     seed: int
     days: float = YEAR_DAYS
-    server: tuple[str, ...] = ("env", FEDSITE)
 
 
 def main() -> int:
@@ -77,7 +75,7 @@ def a_soak(settings: Settings, folder: Path) -> Verdict:
     quorum, enough = max(1, settings.sites // 2), max(1, settings.sites - 2)
     rules = {"quorum": quorum, "enough": enough, "deadline_seconds": 86_400}
     plan = _plan(rules, 2 * settings.turns)
-    with _federation(folder, settings.server, {}) as world:
+    with _federation(folder, {}) as world:
         for name in _names(settings):
             world.join(name, folder / "sites" / name, EPSILON)
         coordinator = Coordinator(world.server, folder, plan, PLAN_DAYS)
@@ -92,7 +90,7 @@ def a_year(settings: Settings, folder: Path) -> Verdict:
     now, every = clock.Clock(), timedelta(days=settings.days / settings.turns)
     rules = {"quorum": 1, "enough": settings.sites, "deadline_seconds": int(2.2 * every.total_seconds())}
     plan, names = _plan(rules, int(BUDGET_ENDS_AFTER * settings.turns)), _names(settings)
-    with _federation(folder, settings.server, now.variables) as world:
+    with _federation(folder, now.variables) as world:
         for name in names:
             world.join(name, folder / "sites" / name, EPSILON if name in names[1:2] else 10 * EPSILON)
         coordinator = Coordinator(world.server, folder, plan, PLAN_DAYS)
@@ -104,13 +102,12 @@ def a_year(settings: Settings, folder: Path) -> Verdict:
     return found
 
 
-def _federation(folder: Path, command: Sequence[str], variables: Mapping[str, str]) -> World:
+def _federation(folder: Path, variables: Mapping[str, str]) -> World:
     """A federation without sites; all of its processes find `variables` in their environment."""
     scratch = folder / "tmp"
     scratch.mkdir()
     make(folder / "server").database.close()
-    found = [f"{name}={value}" for name, value in variables.items()]
-    server = Server(folder / "server", [*command[:-1], *found, command[-1]])
+    server = Server(folder / "server", variables=variables)
     server.start()
     return World(server, variables, scratch)
 

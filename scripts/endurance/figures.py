@@ -41,16 +41,26 @@ def folder(path: Path) -> Folder:
     return Folder(len(sizes), sum(sizes))
 
 
-def named_by(folder_of_theirs: Path) -> list[str]:
-    """The command lines of all other processes that name a folder, in their arguments or environment."""
+def at_work_in(folder_of_theirs: Path) -> list[str]:
+    """The command lines of all other processes that name a folder in their arguments or environment, or have something
+    below it open: those that were forked show the environment of the one that they were forked from.
+    """
     wanted, found = os.fsencode(folder_of_theirs), []
     for one in Path("/proc").iterdir():
         if one.name.isdecimal() and int(one.name) != os.getpid():
             try:
                 # In this order: one that has just been started may lack both still, never the second alone.
                 environment, command = (one / "environ").read_bytes(), (one / "cmdline").read_bytes()
+                links = list((one / "fd").iterdir())
             except OSError:  # it has ended, or is another user's
                 continue
-            if wanted in command or wanted in environment:
+            if any(wanted in text for text in (command, environment, *map(_target, links))):
                 found.append(command.replace(b"\0", b" ").decode(errors="replace").strip())
     return found
+
+
+def _target(link: Path) -> bytes:
+    try:
+        return bytes(link.readlink())
+    except OSError:  # closed meanwhile
+        return b""

@@ -76,7 +76,7 @@ def judge(world: World, coordinator: Coordinator, told: Told, over_budget: Seque
 
 def after_the_end(verdict: Verdict, folder: Path, scratch: Path) -> None:
     """What must not be there once everything is stopped: processes, and files that nobody goes on with."""
-    verdict.none("processes left over", "processes", figures.named_by(folder))
+    verdict.none("processes left over", "processes", figures.at_work_in(folder))
     halves = [str(path) for path in folder.rglob("*") if HALF_WRITTEN.search(path.name)]
     halves += [str(path) for path in scratch.rglob("*")]
     verdict.none("files left over", "files", halves)

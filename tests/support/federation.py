@@ -107,6 +107,8 @@ class Server:
     command: list[str] = field(default_factory=lambda: [FEDSITE])
     port: int = 0
     process: Process | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What its processes find in their environment, beside what is usual."""
 
     @property
     def url(self) -> str:
@@ -136,10 +138,14 @@ class Server:
 
     def _begin(self, args: list[str], log: IO[str]) -> Process:
         if self.command != [FEDSITE]:
-            return subprocess.Popen([*self.command, *args], stderr=log, env=environment())
+            return subprocess.Popen([*self.command, *args], stderr=log, env=self._environment)
         with Path(os.devnull).open() as nothing:
             streams = [nothing.fileno(), log.fileno(), log.fileno()]
-            return processes.begin([FEDSITE, *args], environment(), streams, SERVER)
+            return processes.begin([FEDSITE, *args], self._environment, streams, SERVER)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return environment() | dict(self.variables)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ends it (SIGKILL: without a chance to tidy up) and gives its exit code."""
@@ -150,11 +156,11 @@ class Server:
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs `fedsite ARGS --dir FOLDER`."""
         if self.command == [FEDSITE]:
-            done = processes.run([FEDSITE, *args, "--dir", str(self.folder)], environment(), parent=SERVER)
+            done = processes.run([FEDSITE, *args, "--dir", str(self.folder)], self._environment, parent=SERVER)
             return subprocess.CompletedProcess(args, done.code, done.stdout, done.stderr)
         return subprocess.run(
             [*self.command, *args, "--dir", str(self.folder)],
-            env=environment(), capture_output=True, text=True, timeout=120, check=False,
+            env=self._environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
     def invite(self, site: str, hours: float = 24) -> str:

@@ -40,7 +40,10 @@ SITE = (
 SERVER = ("fedsite.cli.main", "fedsite.server.run", "fedsite.server.app", "sqlalchemy.dialects.sqlite")
 """What a parent of commands has imported, and what one of servers."""
 Modules = tuple[str, ...]
-FAKED_TIME = ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC")
+FAKED_TIME = (
+    *("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE"),
+    *("FAKETIME_DONT_FAKE_MONOTONIC", "NO_FAKE_STAT"),
+)
 FOR_PARENTS = ("PATH", "PYTHONPATH", *FAKED_TIME)
 """What a parent finds in its environment. Where time is made up (scripts/soak), it must be so from its start."""
 LONGEST_REQUEST = 1 << 16
