@@ -110,6 +110,8 @@ _TEMPLATE = """\
 # A setting can be overridden by FEDSITE_SECTION__KEY, except paths.state and those of
 # policy, privacy, notifications and hooks.
 
+version: 1   # of this file's form
+
 paths:
   state: {state}   # identity, ledger, audit. One per site and federation; back it up
   data: {data}   # prepared cases, manifest, report

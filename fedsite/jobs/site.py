@@ -107,17 +107,20 @@ def client_of(
 
 
 @contextmanager
-def open_site(config_path: Path | None, warn: Warn = unheard) -> Iterator[Site]:
-    """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged."""
-    with open_loaded(configuration.load(config_path), warn) as site:
+def open_site(config_path: Path | None, warn: Warn = unheard, *, looking: bool = False) -> Iterator[Site]:
+    """Opens the site that the configuration describes. Raises ConfigurationError, NotAuthorised, RecordsDamaged.
+
+    Who is only `looking` changes nothing of an older fedsite's records (`State.open`).
+    """
+    with open_loaded(configuration.load(config_path), warn, looking=looking) as site:
         yield site
 
 
 @contextmanager
-def open_loaded(config: SiteConfig, warn: Warn = unheard) -> Iterator[Site]:
+def open_loaded(config: SiteConfig, warn: Warn = unheard, *, looking: bool = False) -> Iterator[Site]:
     """The same, for whoever must know the configuration even where the site cannot be opened."""
     tasks.add_own(config.paths.tasks)
-    with State.open(config.paths.state) as state:
+    with State.open(config.paths.state, looking=looking) as state:
         ledger = Ledger(state)
         require_same_terms(config.privacy, ledger.terms)
         trail.note_policy(state, config.policy)
@@ -143,14 +146,14 @@ def header_index(state: Path, pseudonyms: Pseudonyms) -> "Index":
 
 
 @contextmanager
-def open_state(config_path: Path | None) -> Iterator[State]:
+def open_state(config_path: Path | None, *, looking: bool = True) -> Iterator[State]:
     """The state folder alone, for an auditor who needs nothing else to be in order."""
-    with State.open(configuration.load(config_path).paths.state) as state:
+    with State.open(configuration.load(config_path).paths.state, looking=looking) as state:
         yield state
 
 
 @contextmanager
 def open_ledger(config_path: Path | None) -> Iterator[tuple[Ledger, SiteConfig]]:
-    """The ledger and the configuration."""
-    with open_site(config_path) as site:
+    """The ledger and the configuration, to be looked at."""
+    with open_site(config_path, looking=True) as site:
         yield site.ledger, site.config

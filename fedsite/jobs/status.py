@@ -33,7 +33,7 @@ Data = dict[str, Any]
 
 def status(config_path: Path | None) -> Data:
     """Identity (None before enrolment), data (None before preparation), last rounds and run, privacy, what is wrong."""
-    with open_site(config_path) as site:
+    with open_site(config_path, looking=True) as site:
         return of(site)
 
 
@@ -126,6 +126,11 @@ def _next_run(site: Site) -> str | None:
 
 def _warnings(site: Site) -> Iterator[tuple[str, str]]:
     """What a person should look at, each with its mend."""
+    if site.state.is_copy:
+        yield (
+            "The records are still those of an older fedsite; a copy of them is shown.",
+            "Whatever writes next brings them up to date, after a backup: fedsite check, or train-round.",
+        )
     streak = streaks.load(site.state.folder)
     if streak:
         yield f"{streak.message} {streak.how_often}", streak.mend

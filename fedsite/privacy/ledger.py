@@ -18,9 +18,11 @@ from fedsite.errors import BudgetSpent, NotAuthorised, RecordsDamaged, ServerBro
 from fedsite.privacy import accountant
 from fedsite.privacy.accountant import Release
 from fedsite.privacy.statement import guarantee
-from fedsite.site.state import MEND, Record, State
+from fedsite.site.state import MEND, NotOurs, Record, State
 
 CHARGES = ("reserved", "recovered")
+KINDS = ("created", *CHARGES, "released", "acknowledged", "lost")
+"""All kinds of records. A kind is one form and one meaning: whatever changes either of them gets another name."""
 MOST_LOST = 100_000  # records that one recovery makes up for
 
 
@@ -130,9 +132,11 @@ class Ledger:
         state.append("ledger", {"kind": "created", **asdict(terms)})
         return Ledger(state)
 
-    def records(self) -> Iterator[Record]:
-        """Every record, oldest first."""
-        return self._state.records("ledger")
+    def records(self, after: int = 0) -> Iterator[Record]:
+        """Every record beyond one, oldest first. Raises NotOurs at one that this fedsite does not understand."""
+        for record in self._state.records("ledger", after):
+            require_understood(record)
+            yield record
 
     def sequence(self) -> int:
         """The last sequence number, which a site names when it checks in."""
@@ -331,10 +335,20 @@ class Ledger:
         return min(after.epsilon, accountant.sequence_epsilon(releases, self.terms.delta - after.delta_tail))
 
     def _of(self, kind: str, reservation: int) -> Record | None:
-        for record in self._state.records("ledger", after=reservation):
+        for record in self.records(after=reservation):
             if record.body["kind"] == kind and record.body["reservation"] == reservation:
                 return record
         return None
+
+
+def require_understood(record: Record) -> None:
+    """Raises NotOurs for what a newer fedsite must have written: no budget is reckoned from what is not understood."""
+    kind, totals = record.body.get("kind"), Spent.__dataclass_fields__.keys()
+    if kind not in KINDS or (kind in CHARGES and record.body.get("after", {}).keys() != totals):
+        raise NotOurs(
+            f"Record {record.sequence} of the ledger is of a kind that this fedsite does not know.",
+            "A newer fedsite has written it: install that one again. Nothing is charged or sent until then.",
+        )
 
 
 def terms_of(body: dict[str, Any]) -> Terms:

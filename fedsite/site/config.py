@@ -11,12 +11,14 @@ import yaml
 from platformdirs import user_config_path
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from fedsite import __version__
 from fedsite.errors import ConfigurationError
 from fedsite.site.policy import Policy
 from fedsite.site.section import Section
 from fedsite.site.unattended import HookSettings, NotificationSettings
 from fedsite.site.values import AbsolutePath
 
+VERSION = 1
 SYSTEM_CONFIG = Path("/etc/fedsite/site.yaml")
 # Another state folder would be another ledger, and with it another budget. Who is told, and what is run beside a round,
 # a site writes down too.
@@ -150,6 +152,7 @@ class PrivacySettings(Section):
 class SiteConfig(Section):
     """The whole of site.yaml."""
 
+    version: Literal[1] = Field(default=1, description="Of this file's form; a newer fedsite may know another.")
     paths: Paths
     preparation: PreparationSettings = PreparationSettings()
     training: TrainingSettings = TrainingSettings()
@@ -191,11 +194,21 @@ def load(explicit: Path | None = None, environment: Mapping[str, str] = os.envir
     path = find(explicit, environment)
     check_owner(path)
     settings = read_yaml(path)
+    _require_known_version(settings.get("version"), path.name)
     _apply_environment(settings, environment)
     try:
         return SiteConfig.model_validate(settings)
     except ValidationError as error:
         raise explain_invalid(error, SiteConfig, path.name) from None
+
+
+def _require_known_version(found: object, name: str) -> None:
+    """Raises ConfigurationError for a newer file, before its unknown keys would be told one by one."""
+    if isinstance(found, int) and found > VERSION:
+        raise ConfigurationError(
+            f"{name} has version {found}, a newer fedsite's; this fedsite ({__version__}) knows {VERSION}.",
+            "Install that fedsite again; or write the file anew in this one's form: sample_configs/site.yaml.",
+        )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -8,25 +8,23 @@ telling; where both end is remembered beside the database (`site.head`).
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsite.errors import CannotWrite, NotAuthorised, RecordsDamaged, TryAgainLater
+from fedsite.errors import CannotWrite, FedsiteError, NotAuthorised, RecordsDamaged, TryAgainLater
 from fedsite.files import PRIVATE_FILE, PRIVATE_FOLDER, cannot_write, fsync_folder, is_private, make_folder
 from fedsite.site import chain as chains
-from fedsite.site import head
+from fedsite.site import head, migrations
 from fedsite.site.chain import CHAINS, Anchor, Chain, Head, Record, canonical_json, hash_of
 from fedsite.site.identity import IdentityFiles
 from fedsite.site.operator import operator
 
 __all__ = ["Chain", "NotOurs", "Record", "RoundRecord", "State"]
 
-VERSION = 2
-WITHOUT_HEAD = 1  # fedsite 0.1.0 remembered nowhere else where its chains ended
 FOLDERS = ("identity", "outbox", "checkpoints", "models", "logs")
 BUSY_SECONDS = 10.0
 _SET_UP = "Set this site up with: fedsite init. If its state folder was lost: fedsite privacy recover"
@@ -68,9 +66,13 @@ class RoundRecord:
 class State:
     """The open state folder. One owner; every change is one durable transaction."""
 
-    def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
+    def __init__(
+        self, folder: Path, database: sqlite3.Connection, remembered: Mapping[Chain, Head] | None = None
+    ) -> None:
+        """`remembered` stands in for `records.head` where the database is a copy, of which nothing is kept."""
         self.folder = folder
         self._database = database
+        self._remembered = remembered
         self._grown = False  # whether the transaction under way has added a record
 
     @classmethod
@@ -92,7 +94,7 @@ class State:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE))
         database = _connect(draft)
         tables = "".join(_CHAIN_SCHEMA.format(chain=chain) for chain in CHAINS)
-        database.executescript(f"begin; {_SCHEMA} {tables} pragma user_version = {VERSION}; commit;")
+        migrations.fill(database, _SCHEMA + tables)
         database.execute("pragma wal_checkpoint(truncate)")
         database.close()
         head.create(folder, {chain: Head() for chain in CHAINS})
@@ -101,45 +103,47 @@ class State:
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> "State":
-        """Opens an existing state folder.
+    def open(cls, folder: Path, *, looking: bool = False) -> "State":
+        """Opens an existing state folder; an older fedsite's is brought up to date first (`site.migrations`).
 
-        Raises NotAuthorised when it is absent, NotOurs when it is another user's or another version's, RecordsDamaged
-        when it is no database, or when it is gone from the folder of a site that was enrolled.
+        Whoever is only `looking` leaves that for a run that means to write, and is shown an up-to-date copy.
+        Raises NotAuthorised when it is absent, NotOurs when it is another user's or a newer version's, RecordsDamaged
+        when it is no database, or when it is gone from the folder of a site that was enrolled; what `migrations` does.
         """
         _require_own(folder)
         path = folder / "state.db"
         try:
             database = _connect(path)
-            version = database.execute("pragma user_version").fetchone()[0]
+            version = migrations.version_of(database)
+            newer = migrations.newer_than_this(database) if version > migrations.VERSION else ()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise TryAgainLater("Another process is writing to the state database.", "Try again later.") from error
-            raise CannotWrite(
-                f"The state database cannot be opened: {error}.", "Free some space or mend the permissions; run again."
-            ) from error
+            raise _explained(error, "opened") from error
         except sqlite3.DatabaseError as error:
             raise RecordsDamaged("state.db is no readable database.", MEND) from error
-        if version == WITHOUT_HEAD:
-            return cls._taken_over(folder, database)
-        if version < VERSION:
+        if version == migrations.VERSION:
+            return cls(folder, database)
+        if not 0 < version < migrations.VERSION:
             database.close()
-            raise RecordsDamaged("state.db holds no records of fedsite's.", MEND)
-        if version > VERSION:
-            database.close()
-            raise NotOurs(
-                f"state.db has version {version}; this fedsite knows {VERSION}.", "Install the matching fedsite."
-            )
-        return cls(folder, database)
+            raise NotOurs(*newer) if newer else RecordsDamaged("state.db holds no records of fedsite's.", MEND)
+        if looking:
+            return cls._copy_of(folder, database, version)
+        state = cls(folder, database)
+        try:
+            migrations.bring_up_to_date(state, database)
+        except BaseException:
+            state.close()
+            raise
+        return state
 
     @classmethod
-    def _taken_over(cls, folder: Path, database: sqlite3.Connection) -> "State":
-        """The records of fedsite 0.1.0: where they end is remembered from here on."""
-        state = cls(folder, database)
-        with state.transaction():
-            head.create(folder, state.heads())
-            state.audit("records taken over", version=WITHOUT_HEAD)
-            database.execute(f"pragma user_version = {VERSION}")
+    def _copy_of(cls, folder: Path, database: sqlite3.Connection, version: int) -> "State":
+        """An older database as it would be. SQLite keeps the copy itself, and drops it when it is closed."""
+        with closing(database):
+            copy = sqlite3.connect("", isolation_level=None)
+            database.backup(copy)
+        kept = head.read(folder, MEND) if version > migrations.WITHOUT_HEAD else cls(folder, copy).heads()
+        state = cls(folder, copy, kept)
+        migrations.take_steps(state, copy, version)
         return state
 
     def close(self) -> None:
@@ -169,15 +173,16 @@ class State:
                     self._database.execute("rollback")
                 raise
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise TryAgainLater("Another process is writing to the state database.", "Try again later.") from error
-            raise CannotWrite(
-                f"The state database cannot be written: {error}.", "Free some space or mend the permissions; run again."
-            ) from error
+            raise _explained(error, "written") from error
         except sqlite3.DatabaseError as error:
             raise RecordsDamaged(f"The state database is damaged: {error}.", MEND) from error
-        if self._grown:
+        if self._grown and not self.is_copy:
             head.write(self.folder, self.heads())
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy that was made to be looked at."""
+        return self._remembered is not None
 
     # --- the two chains -----------------------------------------------------------------------------------------
 
@@ -234,7 +239,7 @@ class State:
         Raises RecordsDamaged naming the first record that is altered, missing or out of order, also where one of the
         `anchors` knows of it.
         """
-        remembered = Anchor(head.NAME, head.read(self.folder, MEND))
+        remembered = Anchor(head.NAME, self._ends())
         with self.at_one_moment():
             rows = {chain: self.rows(chain) for chain in CHAINS}
             ends = chains.verify(rows, (remembered, *anchors), MEND)
@@ -252,11 +257,15 @@ class State:
             yield from self._select(f"{select} = ?", (after + 1,))
             raise
 
+    def _ends(self) -> Mapping[Chain, Head]:
+        """Where the chains ended at last, as it is remembered outside of the database."""
+        return head.read(self.folder, MEND) if self._remembered is None else self._remembered
+
     def _require_its_end(self) -> None:
         """Nothing is written after records that have lost their end: it would bury the trace of the loss."""
         if self._grown:
             return
-        for chain, end in head.read(self.folder, MEND).items():
+        for chain, end in self._ends().items():
             found = self._select(f"select hash from {chain} where sequence = ?", (end.sequence,))
             if end.sequence and next(found, None) != (end.hash,):
                 raise RecordsDamaged(
@@ -357,6 +366,14 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise RecordsDamaged(f"{what} is no record.", MEND)
     return body
+
+
+def _explained(error: sqlite3.OperationalError, what: str) -> FedsiteError:
+    if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+        return TryAgainLater("Another process is writing to the state database.", "Try again later.")
+    return CannotWrite(
+        f"The state database cannot be {what}: {error}.", "Free some space or mend the permissions; run again."
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

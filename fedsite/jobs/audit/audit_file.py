@@ -37,7 +37,7 @@ def export(config_path: Path | None, destination: Path) -> dict[str, Any]:
 
     Its last record is that of the export itself.
     """
-    with open_state(config_path) as state:
+    with open_state(config_path, looking=False) as state:
         state.verify()
         checkpoints.public_key(state)
         state.audit("audit exported")

@@ -20,7 +20,17 @@ from fedsite.errors import DataNotFit, RecordsDamaged, SourceMissing
 from fedsite.files import PRIVATE_FILE, write_atomically
 from fedsite.jobs.site import Site, open_site
 from fedsite.privacy.accountant import release_of
-from fedsite.privacy.ledger import CHARGES, Charge, Spent, Terms, charge_of, spent_after, terms_of, with_nothing_left
+from fedsite.privacy.ledger import (
+    CHARGES,
+    Charge,
+    Spent,
+    Terms,
+    charge_of,
+    require_understood,
+    spent_after,
+    terms_of,
+    with_nothing_left,
+)
 from fedsite.privacy.statement import guarantee
 from fedsite.site import chain as chains
 from fedsite.site.chain import Record
@@ -65,6 +75,8 @@ def verify(path: Path) -> dict[str, Any]:
 
 def _verified(document: dict[str, Any]) -> dict[str, Any]:
     records = _chain(document["records"])
+    for record in records:
+        require_understood(record)
     terms = terms_of(records[0].body)
     plans, receipts = _signed(document)
     spent = _totals(terms, [record for record in records if record.body["kind"] in CHARGES], plans)

@@ -16,7 +16,7 @@ from fedsite.jobs.recovery import arrivals
 from fedsite.jobs.recovery.arrivals import Proofs
 from fedsite.jobs.round.state_machine import FINAL
 from fedsite.jobs.site import Site, Warn, client_of, open_site, require_same_terms, unheard
-from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of, terms_of
+from fedsite.privacy.ledger import CHARGES, Charge, Ledger, Lost, Terms, charge_of, require_understood, terms_of
 from fedsite.site import config as configuration
 from fedsite.site import identity, salvage
 from fedsite.site.config import SiteConfig
@@ -184,6 +184,8 @@ def _charged_before(old: Salvage, arrived: set[int], proofs: Proofs | None, term
     charges: list[tuple[str, int, Record]] = []
     payloads: dict[tuple[str, int], str] = {}
     for record in old.ledger:
+        if record.is_intact:
+            require_understood(record)
         body = record.body
         federation, number = body.get("federation"), body.get("round")
         if not isinstance(federation, str) or not isinstance(number, int):

@@ -37,6 +37,7 @@ def test_a_site_is_set_up(tmp_path: Path) -> None:
 def test_every_key_of_the_schema_is_in_the_file(tmp_path: Path) -> None:
     """The file is the manual: a key that the schema knows and the file does not name stays unknown."""
     written = yaml.safe_load(site_yaml(answers(tmp_path)))
+    assert written.pop("version") == config.VERSION
     named = {f"{section}.{key}" for section, keys in written.items() for key in keys}
     assert named == {key for key in config.known_keys(config.SiteConfig) if "." in key}
 

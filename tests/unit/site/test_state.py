@@ -475,27 +475,6 @@ def test_what_is_no_database_of_ours_is_refused(state: State, content: bytes) ->
     assert refused.value.exit_code == 74
 
 
-def test_a_newer_database_is_refused(state: State) -> None:
-    state._database.execute("pragma user_version = 3")
-    with pytest.raises(RecordsDamaged, match="version 3; this fedsite knows 2"):
-        State.open(state.folder)
-
-
-def test_records_of_the_first_version_are_taken_over(state: State) -> None:
-    """It had no head. A site that updates needs nothing but the update."""
-    filled(state)
-    state._database.execute("pragma user_version = 1")
-    state.close()
-    (state.folder / head.NAME).unlink()
-    for _ in range(2):
-        with State.open(state.folder) as updated:
-            assert updated.verify() == {"ledger": 4, "audit": 10}
-            assert updated.last("audit").body["event"] == "records taken over"
-    alter(state.folder / "state.db", "delete from audit where sequence = 10")
-    with State.open(state.folder) as cut, pytest.raises(RecordsDamaged, match="Record 10 of the audit is missing"):
-        cut.verify()
-
-
 @pytest.mark.fault(
     part="records",
     what="pages of state.db are damaged",
