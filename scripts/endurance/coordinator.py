@@ -60,14 +60,26 @@ class Coordinator:
         """The round that is open, once the server has done what is due. Where there is none, the series goes on (a
         round without a model has paused it), or another one is opened.
         """
-        number = self._settled()
+        number = self.settled()
         if number is None:
             if not self.plans or self.server.run("server", "round", "resume").returncode != 0:
                 self._open(count)
-            number = self._settled()
+            number = self.settled()
         if number is None:
             raise Stuck("no round is open although a series goes on")
         return number
+
+    def settled(self) -> int | None:
+        """The round that takes updates; None where none is open. A deadline that has passed is waited for."""
+        now = utc_now()
+
+        def nothing_due() -> bool:
+            return not any(
+                row.status in UNENDED and (row.status != "open" or row.expires <= now) for row in self._rows()
+            )
+
+        self._wait(nothing_due, "the end of a round whose deadline is over")
+        return next((row.number for row in self._rows() if row.status in UNENDED), None)
 
     def close(self, number: int) -> None:
         """Closes a round as its deadline would, unless it has ended by itself; waits for its end."""
@@ -83,18 +95,6 @@ class Coordinator:
 
     def _ended(self, number: int) -> bool:
         return any(row.number == number and row.status not in UNENDED for row in self._rows())
-
-    def _settled(self) -> int | None:
-        """The round that takes updates; None where none is open. A deadline that has passed is waited for."""
-        now = utc_now()
-
-        def nothing_due() -> bool:
-            return not any(
-                row.status in UNENDED and (row.status != "open" or row.expires <= now) for row in self._rows()
-            )
-
-        self._wait(nothing_due, "the end of a round whose deadline is over")
-        return next((row.number for row in self._rows() if row.status in UNENDED), None)
 
     def _rows(self) -> Sequence[RoundRow]:
         with self.federation.database.reading() as session:

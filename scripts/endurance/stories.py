@@ -81,7 +81,7 @@ def soak(world: World, coordinator: Coordinator, chance: Chance, rounds: int) ->
             if coordinator.ended() >= one:
                 told.mark(one, world)
                 due.remove(one)
-    _settle(world, told, turn + 1)
+    _settle(world, coordinator, told, turn + 1)
     return told
 
 
@@ -100,13 +100,14 @@ def year(world: World, coordinator: Coordinator, chance: Chance, clock: Clock, t
         told.turn(world)
         if turn in due:
             told.mark(turn, world)
-    _settle(world, told, turns + 1)
+    _settle(world, coordinator, told, turns + 1)
     return told
 
 
-def _settle(world: World, told: Told, turn: int) -> None:
-    """All come once more, undisturbed: what was under way gets to its end."""
+def _settle(world: World, coordinator: Coordinator, told: Told, turn: int) -> None:
+    """All come once more, undisturbed: what was under way gets to its end, at the sites and then at the server."""
     told.runs += world.turn(turn, [(one, NO_FAULT) for one in world.members])
+    coordinator.settled()
 
 
 def _broke_off(member: Member, runs: Sequence[Run]) -> bool:

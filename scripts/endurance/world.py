@@ -28,7 +28,10 @@ COMMAND = (FEDSITE, "--quiet", "train-round")
 """What a schedule runs."""
 AT_ONCE = 4
 """How many sites are at work at the same time."""
-IMPORTED = ("fedsite.cli.main", "fedsite.jobs.round.participate", "fedsite.jobs.identity.enroll", "dp_accounting.rdp")
+IMPORTED = (
+    *("fedsite.cli.main", "fedsite.jobs.round.participate", "fedsite.jobs.unattended.watch"),
+    *("fedsite.jobs.identity.enroll", "fedsite.tasks.stroke_dwi", "scipy.special", "httpcore", "jinja2", "_strptime"),
+)
 """What the process has imported that all runs are forked from: most of the time of one without training.
 
 $FEDSITE_COMMAND names the command that is started from nothing instead (`support.processes`).

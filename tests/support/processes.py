@@ -35,7 +35,9 @@ SITE = (
         "fedsite.jobs.data.prepare",
         "fedsite.jobs.models.predict",
         "fedsite.jobs.identity.enroll",
+        "fedsite.jobs.unattended.watch",
     ),
+    *("httpcore", "jinja2"),
 )
 SERVER = ("fedsite.cli.main", "fedsite.server.run", "fedsite.server.app", "sqlalchemy.dialects.sqlite")
 """What a parent of commands has imported, and what one of servers."""
