@@ -27,6 +27,7 @@ from fedsite.files import (
     atomic_writer,
     fsync_folder,
     make_folder,
+    sweep,
     write_atomically,
 )
 from fedsite.server.database import Database, sqlite_url
@@ -44,6 +45,7 @@ from fedsite.server.storage import ControlRow, ModelRow, MomentsRow, RoundRow, T
 
 BACKUP = "backup.db"
 FOLDERS = ("keys", "models", "updates")
+WHOSE = "plan.key"
 ATTEMPTS = 5
 ROWS_AT_ONCE = 500
 
@@ -71,9 +73,9 @@ class _File:
 def backup(federation: Federation, to: Path) -> Made:
     """Backs a federation up into a new folder, or into that of its backup before, where only what is new is copied.
 
-    A backup is whole at every moment: its database comes last, and what it named before goes after that. Raises
-    UsageError for a folder with anything else in it, DataNotFit when a file is not what its digest says, TryAgainLater
-    while another backup goes there.
+    A backup is whole at every moment: its database comes last, and what it named before goes after that. One that was
+    cut off is finished by the next. Raises UsageError for a folder with anything else in it, DataNotFit when a file is
+    not what its digest says, TryAgainLater while another backup goes there.
     """
     _check_target(federation, to)
     make_folder(to, PRIVATE_FOLDER)
@@ -118,14 +120,20 @@ def restore(source: Path, folder: Path, url: str = "") -> int:
 
 
 def _check_target(federation: Federation, to: Path) -> None:
-    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
-        return
-    own = (federation.folder / "keys" / "plan.key").read_bytes()
-    key = to / "keys" / "plan.key"
-    if not (to / BACKUP).is_file() or not key.is_file() or key.read_bytes() != own:
+    """A backup that was cut off is one as soon as it has its key; before that there is nothing to be harmed."""
+    key = to / "keys" / WHOSE
+    if key.is_file() and any((to / name).is_file() for name in ("lock", BACKUP)):
+        fits = key.read_bytes() == (federation.folder / "keys" / WHOSE).read_bytes()
+    else:
+        fits = not to.exists() or (to.is_dir() and all(map(_harmless, to.rglob("*"))))
+    if not fits:
         raise UsageError(
             f"{to} holds something else than a backup of this federation.", "Name a new folder, or an empty one."
         )
+
+
+def _harmless(path: Path) -> bool:
+    return path.name in ("lock", *FOLDERS) or path.suffix == ".tmp"
 
 
 @contextmanager
@@ -135,10 +143,12 @@ def _alone(to: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TryAgainLater(f"Another backup into {to} is under way.") from None
+        fsync_folder(to)  # it tells a backup that was cut off from a federation's folder
         yield
 
 
 def _backed_up(federation: Federation, to: Path) -> Made:
+    _copy_keys(federation.folder, to)
     draft = to / "backup.new"
     with federation.database.reading() as session:
         write_sqlite(draft, lambda target: _copy_rows(session, target))
@@ -150,13 +160,13 @@ def _backed_up(federation: Federation, to: Path) -> Made:
             source = federation.models.path(file.sha256) if file.folder == "models" else file.below(federation.folder)
             _copy(source, kept, file.sha256)
             copied += 1
-    _copy_keys(federation.folder, to)
     draft.rename(to / BACKUP)
     fsync_folder(to)
     named = {file.below(to) for file in files}
     for path in [path for one in ("models", "updates") for path in (to / one).iterdir()]:
         if path not in named:
             path.unlink()
+    sweep(to)
     return Made(len(files), copied)
 
 
@@ -181,7 +191,7 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
 
 
 def _copy_keys(source: Path, target: Path) -> None:
-    for path in sorted((source / "keys").iterdir()):
+    for path in sorted((source / "keys").iterdir(), key=lambda path: path.name != WHOSE):
         write_atomically(target / "keys" / path.name, path.read_bytes(), PRIVATE_FILE)
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from fedsite.files import PRIVATE_FILE, cannot_write, fsync_folder
+from fedsite.files import PRIVATE_FILE, cannot_write, fsync_folder, sweep, unfinished
 
 
 class Blobs(Protocol):
@@ -17,19 +17,23 @@ class Blobs(Protocol):
         """A file on this machine that holds the bytes of a digest, to be read or mapped; there if they were added."""
         ...
 
-    def add(self, blocks: Iterable[bytes], draft: str) -> tuple[str, int]:
+    def add(self, blocks: Iterable[bytes]) -> tuple[str, int]:
         """Stores bytes as they come; gives (SHA-256, size). Raises as `add_together` does."""
         ...
 
-    def add_together(self, pieces: Iterable[Mapping[str, bytes]], draft: str) -> dict[str, tuple[str, int]]:
+    def add_together(self, pieces: Iterable[Mapping[str, bytes]]) -> dict[str, tuple[str, int]]:
         """Stores several files piece by piece, durably; gives (SHA-256, size) of each by name.
 
-        Whoever repeats it after a crash uses the same `draft`. Raises CannotWrite when the bytes cannot be taken.
+        Raises CannotWrite when the bytes cannot be taken.
         """
         ...
 
     def remove(self, sha256: str) -> None:
         """Removes what a digest names, if it is there."""
+        ...
+
+    def tidy(self) -> None:
+        """Removes what a crash has left half-written."""
         ...
 
 
@@ -43,21 +47,21 @@ class FolderBlobs:
         """Where the file of a digest is, or would be."""
         return self._folder / sha256
 
-    def add(self, blocks: Iterable[bytes], draft: str) -> tuple[str, int]:
+    def add(self, blocks: Iterable[bytes]) -> tuple[str, int]:
         """Stores bytes as they come; gives (SHA-256, size). Raises as `add_together` does."""
-        return self.add_together(({"file": block} for block in blocks), draft)["file"]
+        return self.add_together({"file": block} for block in blocks)["file"]
 
-    def add_together(self, pieces: Iterable[Mapping[str, bytes]], draft: str) -> dict[str, tuple[str, int]]:
+    def add_together(self, pieces: Iterable[Mapping[str, bytes]]) -> dict[str, tuple[str, int]]:
         """Stores several files piece by piece; gives (SHA-256, size) of each by name.
 
-        A crash leaves drafts, which the next try overwrites. Raises CannotWrite when the disk does not take the bytes.
+        Raises CannotWrite when the disk does not take the bytes.
         """
         with ExitStack() as together:
             files: dict[str, _Draft] = {}
             for some in pieces:
                 for name, block in some.items():
                     if name not in files:
-                        files[name] = together.enter_context(self._draft(f"{name}.{draft}"))
+                        files[name] = together.enter_context(self._draft(name))
                     files[name].write(block)
         return {name: (one.digest.hexdigest(), one.size) for name, one in files.items()}
 
@@ -65,10 +69,14 @@ class FolderBlobs:
         """Removes the file of a digest, if it is there."""
         self.path(sha256).unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Removes the drafts of processes that are gone."""
+        sweep(self._folder)
+
     @contextmanager
     def _draft(self, name: str) -> Iterator["_Draft"]:
         """A file under way: durable under its digest once the block has ended, gone when that fails."""
-        temporary = self._folder / f".{name}"
+        temporary = unfinished(self._folder / name)
         try:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "wb") as file:
                 draft = _Draft(file)

@@ -50,7 +50,7 @@ def make(federation: Federation, row: RoundRow, plan: Plan, updates: Sequence[Up
     rules = Rules(plan.aggregation, plan.server_momentum, plan.server_adam, plan.payload)
     with federation.database.reading() as session:
         start = _start(federation, session, row, plan)
-    files = federation.models.add_together(following(start, updates, rules), draft=str(row.number))
+    files = federation.models.add_together(following(start, updates, rules))
     sha256, size = files["model"]
     return Made(
         model_sha256=sha256,

@@ -130,7 +130,8 @@ def advance(federation: Federation, *, patient: bool = False) -> None:
 
 
 def tidy(federation: Federation) -> None:
-    """Removes what no round needs any more: what sites have sent (`rows.kept_updates`), and old moments."""
+    """Removes what no round needs any more: what sites have sent (`rows.kept_updates`), old moments, half models."""
+    federation.models.tidy()
     folders = [federation.folder / "incoming", federation.folder / "updates"]
     files = [path for folder in folders for path in folder.iterdir()]  # before the rows: a file comes after its row
     arriving = select(UploadRow).join(RoundRow).where(UploadRow.state == "receiving", RoundRow.status == "open")

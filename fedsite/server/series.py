@@ -13,7 +13,6 @@ between two of its rounds.
 
 import logging
 import math
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -54,7 +53,7 @@ def open_series(federation: Federation, draft: PlanDraft, model: Path, rounds: i
     _check_norm(draft, _check_model(model))
     plan = complete(draft, public_key(federation.round_key), public_key(federation.receipt_key))
     envelope = sign(plan.to_bytes(), PLAN, [federation.plan_key])
-    sha256, size = federation.models.add(_blocks(model), f"model.{os.getpid()}")
+    sha256, size = federation.models.add(_blocks(model))
     with federation.database.writing() as session:
         _refuse_while_open(session)
         _refuse_a_second_time(session, plan, digest(envelope))

@@ -238,9 +238,9 @@ def test_blobs_leave_no_half_file(tmp_path: Path) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        FolderBlobs(tmp_path).add(breaks(), "draft")
+        FolderBlobs(tmp_path).add(breaks())
     assert list(tmp_path.iterdir()) == []
-    sha256, size = FolderBlobs(tmp_path).add([b"a", b"bc"], "draft")
+    sha256, size = FolderBlobs(tmp_path).add([b"a", b"bc"])
     assert (size, [path.name for path in tmp_path.iterdir()]) == (3, [sha256])
 
 
