@@ -24,7 +24,6 @@ from fedsite.server import backups, participation, reports, rounds, series
 from fedsite.server.federation import Federation, open_federation
 
 HOW = pytest.mark.parametrize("what", ["kill-before", "kill-within", "power-cut"])
-AT_EACH = "before each step that lasts, in the middle of each write; a power cut at each step, and after the last"
 TWO = {"rounds": {"quorum": 2, "enough": 2, "deadline_seconds": 600}}
 Act = Callable[[Path], object]
 
@@ -70,7 +69,7 @@ def _and_say_so(act: Act, place: Path) -> None:
 @pytest.mark.fault(
     part="site",
     what="kill -9 of `fedsite init`, or a power cut",
-    where=AT_EACH,
+    where="each step that lasts, half of each write; a power cut also once it is told",
     promised="run again with the same answers it is done: one ledger, one beginning, one key of pseudonyms",
 )
 @HOW
@@ -134,112 +133,108 @@ def federation_in(folder: Path) -> Federation | None:
     return found
 
 
-@pytest.mark.exhaustive
-@HOW
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(
-            "init",
-            marks=pytest.mark.fault(
-                part="server",
-                what="kill -9 of `fedsite server init`, or a power cut",
-                where=AT_EACH,
-                promised="a whole federation, or none, and its folder is not taken for one",
-            ),
-            id="init",
-        ),
-        pytest.param(
-            "restore",
-            marks=pytest.mark.fault(
-                part="server",
-                what="kill -9 of `fedsite server restore`, or a power cut",
-                where=AT_EACH,
-                promised="a whole federation, or none, and its folder is not taken for one; the backup is as it was",
-            ),
-            id="restore",
-        ),
-    ],
-)
-def test_a_new_federation(coordinator: Bench, tmp_path: Path, command: str, what: str) -> None:
-    backup = coordinator.folder / "after"
-    commands: dict[str, Act] = {
-        "init": lambda place: make(place / "federation"),
-        "restore": lambda place: backups.restore(backup, place / "federation"),
-    }
-    before = {name: sha256_of(backup / name) for name in files(backup)}
-    for one in struck(what, tmp_path, commands[command], 40):
+def assert_all_or_nothing(what: str, scratch: Path, act: Act, held: int) -> None:
+    """A command that makes a federation, with so many rounds in it, in the folder that it is given."""
+
+    def make_it(place: Path) -> None:
+        act(place / "federation")
+
+    for one in struck(what, scratch, make_it, 40):
         folder = one.place / "federation"
         made = federation_in(folder)
         assert made or not one.told, one.step
         if made:
-            assert len(reports.rounds(made)) == (2 if command == "restore" else 0), one.step
+            assert len(reports.rounds(made)) == held, one.step
             made.database.close()
         if folder.exists() and any(folder.iterdir()):
             with pytest.raises(UsageError, match="not empty"):
-                commands[command](one.place)
+                make_it(one.place)
         else:
-            commands[command](one.place)
-    assert {name: sha256_of(backup / name) for name in files(backup)} == before
+            make_it(one.place)
 
 
 @pytest.mark.exhaustive
-@HOW
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(
-            True,
-            marks=pytest.mark.fault(
-                part="server",
-                what="kill -9 of a first `fedsite server backup`, or a power cut",
-                where=AT_EACH,
-                promised="a whole backup, or none; run again, it is whole and nothing else lies in its folder",
-            ),
-            id="first",
-        ),
-        pytest.param(
-            False,
-            marks=pytest.mark.fault(
-                part="server",
-                what="kill -9 of the next `fedsite server backup`, or a power cut",
-                where=AT_EACH,
-                promised="a whole backup, of before or of now; run again, it is of now, and nothing else is left",
-            ),
-            id="next",
-        ),
-    ],
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of `fedsite server init`, or a power cut",
+    where="each step that lasts, half of each write; a power cut also once it is told",
+    promised="a whole federation, or none, and its folder is not taken for one",
 )
-def test_a_backup(coordinator: Bench, tmp_path: Path, first: bool, what: str) -> None:
-    folder = coordinator.folder
+@HOW
+def test_a_new_federation(tmp_path: Path, what: str) -> None:
+    assert_all_or_nothing(what, tmp_path, make, held=0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of `fedsite server restore`, or a power cut",
+    where="each step that lasts, half of each write; a power cut also once it is told",
+    promised="a whole federation, or none, and its folder is not taken for one; the backup is as it was",
+)
+@HOW
+def test_a_restored_federation(coordinator: Bench, tmp_path: Path, what: str) -> None:
+    backup = coordinator.folder / "after"
+    before = {name: sha256_of(backup / name) for name in files(backup)}
+    assert_all_or_nothing(what, tmp_path, partial(backups.restore, backup), held=2)
+    assert {name: sha256_of(backup / name) for name in files(backup)} == before
+
+
+def assert_finished_by_the_next(what: str, scratch: Path, coordinator: Bench, before: Path | None) -> None:
+    """A backup into a new folder, or into a copy of the one of `before`."""
+    own, done = coordinator.federation.folder, coordinator.folder / "after"
 
     def ready(place: Path) -> None:
-        if not first:
-            shutil.copytree(folder / "before", place / "backup")
+        if before:
+            shutil.copytree(before, place / "backup")
 
     def back_up(place: Path) -> None:
-        federation = open_federation(coordinator.federation.folder)
+        federation = open_federation(own)
         backups.backup(federation, place / "backup")
         federation.database.close()
 
-    for one in struck(what, tmp_path, back_up, 40, ready):
+    for one in struck(what, scratch, back_up, 40, ready):
         to = one.place / "backup"
         if (to / backups.BACKUP).exists():
             newest = backups.restore(to, one.place / "between")
-            assert newest == 2 or (newest == 1 and not first and not one.told), one.step
+            assert newest == 2 or (newest == 1 and before and not one.told), one.step
         else:
-            assert first, one.step
+            assert not before, one.step
             assert not one.told, one.step
         back_up(one.place)
-        assert files(to) == files(folder / "after"), one.step
+        assert files(to) == files(done), one.step
         assert backups.restore(to, one.place / "at the end") == 2
 
 
 @pytest.mark.exhaustive
 @pytest.mark.fault(
     part="server",
+    what="kill -9 of a first `fedsite server backup`, or a power cut",
+    where="each step that lasts, half of each write; a power cut also once it is told",
+    promised="a whole backup, or none; run again, it is whole and nothing else lies in its folder",
+)
+@HOW
+def test_a_first_backup(coordinator: Bench, tmp_path: Path, what: str) -> None:
+    assert_finished_by_the_next(what, tmp_path, coordinator, None)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.fault(
+    part="server",
+    what="kill -9 of the next `fedsite server backup`, or a power cut",
+    where="each step that lasts, half of each write; a power cut also once it is told",
+    promised="a whole backup, of before or of now; run again, it is of now, and nothing else lies in its folder",
+)
+@HOW
+def test_the_next_backup(coordinator: Bench, tmp_path: Path, what: str) -> None:
+    assert_finished_by_the_next(what, tmp_path, coordinator, coordinator.folder / "before")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.fault(
+    part="server",
     what="kill -9 of `fedsite server round open`, or a power cut",
-    where=AT_EACH,
+    where="each step that lasts, half of each write; a power cut also once it is told",
     promised="one round is open, or none; opened again it is one, from the whole model, and no half file stays",
 )
 @HOW
