@@ -35,7 +35,12 @@ SOON, LATER = 5, 60
 def participate(federation: Federation, site: str, request: ParticipationRequest) -> Participation:
     """The open round, unless this site has answered it, or how long to wait; and the site's receipts."""
     if request.protocol not in PROTOCOL_VERSIONS:
-        raise Refused(HTTPStatus.BAD_REQUEST, "protocol-version", f"The server speaks versions {PROTOCOL_VERSIONS}.")
+        side = "server" if request.protocol > max(PROTOCOL_VERSIONS) else "site"
+        spoken = ", ".join(map(str, PROTOCOL_VERSIONS))
+        said = (
+            f"The server speaks version {spoken} of the protocol, not {request.protocol}: the {side} must be upgraded."
+        )
+        raise Refused(HTTPStatus.BAD_REQUEST, "protocol-version", said)
     with federation.database.writing() as session:
         receipts = _receipts(session, site, request.ledger_sequence)
         furthest = _furthest(session, site, request.ledger_sequence)

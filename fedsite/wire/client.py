@@ -5,7 +5,7 @@ Unreachable (after `patience` without progress), NotAuthorised, TryAgainLater (t
 RecordsDamaged (the server holds another update of this site), UpdateRefused and ServerBrokeProtocol.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ import httpx
 from fedsite.errors import FedsiteError, NotAuthorised, ServerBrokeProtocol, Unreachable
 from fedsite.wire import bandwidth, transfer
 from fedsite.wire.messages import (
+    PROTOCOL_VERSIONS,
     Arrival,
     Arrivals,
     Closed,
@@ -41,6 +42,7 @@ from fedsite.wire.transport import (
     SET_CLOCK,
     TOLERATED_SKEW,
     Answer,
+    NotKnown,
     Patience,
     TlsIdentity,
     Witness,
@@ -53,7 +55,7 @@ from fedsite.wire.transport import (
     trusting,
 )
 
-__all__ = ["FederationClient", "OutOfDate", "TlsIdentity", "ask_federation", "or_clock"]
+__all__ = ["FederationClient", "OutOfDate", "TlsIdentity", "ask_federation", "or_clock", "require_common_version"]
 
 Result = TypeVar("Result")
 
@@ -196,15 +198,25 @@ class FederationClient:
             self._server, self._tls.ca, proxy=self._proxy, patience=patience, clock=self._clock, witness=self._witness
         )[1]
 
+    def _require_common_version(self) -> None:
+        try:
+            info, _ = ask_federation(self._server, self._tls.ca, proxy=self._proxy, patience=0, witness=self._witness)
+        except FedsiteError:
+            return
+        require_common_version(info.protocol_versions)
+
     def _or_clock(self, error: FedsiteError) -> FedsiteError:
         return or_clock(error, self._server, self._tls.ca, proxy=self._proxy, clock=self._clock, witness=self._witness)
 
     def _explained(self, act: Callable[[], Result]) -> Result:
         """Runs a request; tells a wrong clock, and a server that closes the line on this certificate, from one that is
-        not there.
+        not there, and one that speaks another version from one that errs.
         """
         try:
             return act()
+        except NotKnown:
+            self._require_common_version()
+            raise
         except OutOfDate as error:
             raise self._or_clock(error) from error
         except Unreachable as error:
@@ -217,6 +229,17 @@ class FederationClient:
                 shut = NotAuthorised("The server answers, but not once this site shows its certificate.", ENROL_AGAIN)
                 raise self._or_clock(shut) from error
             raise
+
+
+def require_common_version(theirs: Sequence[int], ours: Sequence[int] = PROTOCOL_VERSIONS) -> None:
+    """Raises ServerBrokeProtocol, naming the side that must be upgraded, where no version of the protocol is common."""
+    if set(theirs) & set(ours):
+        return
+    spoken, known = (", ".join(map(str, versions)) or "none" for versions in (theirs, ours))
+    mend = "This site must be upgraded: install a newer fedsite here (README, Upgrading)."
+    if max(theirs, default=0) < min(ours):
+        mend = "The server must be upgraded: tell the coordinator. Nothing is lost; the next run tries again."
+    raise ServerBrokeProtocol(f"The server speaks version {spoken} of the protocol, this site version {known}.", mend)
 
 
 def or_clock(

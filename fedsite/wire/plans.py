@@ -18,6 +18,7 @@ from fedsite.wire.forms import WORD, by_name
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Closed, MalformedMessage, Name, PublicKey, Sha256, parse
 from fedsite.wire.server_rules import Aggregation, Screen, ServerAdam, Stop
 
+SCHEMA = 1
 Millimetres = Annotated[float, Field(ge=0.2, le=10)]
 Encoding = Literal["float32", "float16", "int8"]
 
@@ -261,7 +262,9 @@ def read_draft(path: Path) -> PlanDraft:
     if len(text) > MAX_MESSAGE_BYTES:
         raise ConfigurationError(f"The plan {path} is larger than {MAX_MESSAGE_BYTES} bytes.")
     try:
-        return parse(PlanDraft, json.dumps(yaml.safe_load(text), default=_instant).encode())
+        content = yaml.safe_load(text)
+        _require_known_schema(content, path)
+        return parse(PlanDraft, json.dumps(content, default=_instant).encode())
     except yaml.YAMLError as error:
         raise ConfigurationError(f"The plan {path} is no YAML: {error}") from error
     except (MalformedMessage, TypeError) as error:
@@ -273,6 +276,16 @@ def read_draft(path: Path) -> PlanDraft:
         raise ConfigurationError(
             f"The plan {path} holds a value or key that YAML cannot build.", "Quote it, or mend it."
         ) from None
+
+
+def _require_known_schema(content: object, path: Path) -> None:
+    """Raises ConfigurationError for a newer file, before its unknown keys would be told one by one."""
+    found = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > SCHEMA:
+        raise ConfigurationError(
+            f"The plan {path} has schema {found}, a newer fedsite's; this fedsite knows {SCHEMA}.",
+            "Install that fedsite here; or write the plan in this one's form: sample_configs/plan.yaml.",
+        )
 
 
 def complete(draft: PlanDraft, round_key: PublicKey, receipt_key: PublicKey) -> Plan:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidSignature
@@ -54,7 +55,7 @@ def open_envelope(
     Raises MalformedMessage on a wrong type, too few good signatures, or bytes that are no such message.
     """
     if envelope.payloadType != kind:
-        raise MalformedMessage(f"the envelope does not hold {kind}")
+        raise MalformedMessage(_is_no(kind, envelope.payloadType))
     content = _decode(envelope.payload)
     signed = _pre_authentication_encoding(kind, content)
     pinned = {key.ed25519 for key in keys}
@@ -62,6 +63,21 @@ def open_envelope(
     if threshold < 1 or len(good) < threshold:
         raise MalformedMessage(f"{len(good)} of {threshold} needed signatures are good")
     return parse(message, content)
+
+
+def _is_no(kind: str, found: str) -> str:
+    """What is wrong with an envelope of another type; of another form of the same, whose fedsite is too old."""
+    (known, number), other = _form(kind), _form(found)
+    if other[0] != known or other[1] == number:
+        return f"the envelope does not hold {kind}"
+    whose = "this fedsite must be upgraded" if other[1] > number else "its signer's fedsite must be upgraded"
+    return f"it is of form {other[1]}, this fedsite reads form {number}: {whose}"
+
+
+def _form(kind: str) -> tuple[str, int]:
+    """A payload's type without the number of its form, and that number; 0 where it has none."""
+    found = re.fullmatch(r"(application/vnd\.fedsite\.[a-z]+)\.v([0-9]{1,4})\+json", kind)
+    return (found[1], int(found[2])) if found else (kind, 0)
 
 
 def _pre_authentication_encoding(kind: str, content: bytes) -> bytes:

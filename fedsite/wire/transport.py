@@ -84,6 +84,10 @@ class TlsIdentity:
             )
 
 
+class NotKnown(ServerBrokeProtocol):
+    """The server does not know what it was asked: it may speak another version of the protocol."""
+
+
 class Patience:
     """The end of every wait: retries with full jitter until `budget` seconds have passed without progress."""
 
@@ -325,6 +329,8 @@ def refusal(answer: Answer) -> FedsiteError:
         )
     if problem.type == "update-refused":
         return UpdateRefused(text, "Tell the coordinator; the next round is not affected.")
+    if problem.type in ("protocol-version", "not-found"):
+        return NotKnown(f"The server answered {answer.status}: {text}", "Tell the coordinator.")
     if answer.status in (401, 403):
         return NotAuthorised(f"The server refused this site: {text}", ENROL_AGAIN)
     return ServerBrokeProtocol(f"The server answered {answer.status}: {text}", "Tell the coordinator.")
