@@ -6,6 +6,7 @@ by themselves; the server is the installed command, which its supervisor starts 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -193,6 +194,7 @@ def test_kill_at_each_step_on_postgresql(
 ) -> None:
     def again(nth: int, fault: Fault) -> tuple[Ended, list[int]]:
         postgres.say(f"CREATE DATABASE n{nth} TEMPLATE template_of_all", "postgres")
-        return play(heavy, tmp_path / str(nth), fault, 1, postgres.url(f"n{nth}"))
+        counted = replace(fault, postgresql=True)
+        return play(heavy, tmp_path / str(nth), counted, 1, postgres.url(f"n{nth}"))
 
     assert walk("kill-after", tmp_path, undisturbed, again) >= 60

@@ -134,10 +134,12 @@ class Bench:
         return Ended(tuple(models), receipts)
 
     def _attend(self, client: FederationClient, site: str, number: int, scratch: Path) -> None:
-        """What a site does in a round."""
-        ticket = _offered(client, number)
-        model = ticket.model_sha256, ticket.model_bytes, scratch / f"{site}.safetensors"
-        in_some_run(lambda: client.download_model(*model))
+        """What a site does in a round; one that has the model goes on from there."""
+        file = scratch / f"{site}.{number}.safetensors"
+        if not file.exists():
+            ticket = _offered(client, number)
+            model = ticket.model_sha256, ticket.model_bytes, file
+            in_some_run(lambda: client.download_model(*model))
         self._send(client, site, number)
 
     def _attend_dying(self, client: FederationClient, site: str, number: int, scratch: Path) -> None:
