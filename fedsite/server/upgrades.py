@@ -5,14 +5,13 @@ migrations lead to.
 """
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 
-from fedsite.errors import UsageError
-from fedsite.files import PRIVATE_FILE, fsync_folder, write_atomically
+from fedsite.errors import DataNotFit, UsageError
+from fedsite.files import copy_database, fsync_folder
 from fedsite.server.database import Database
 from fedsite.server.federation import DATABASE, check_revision, is_older, open_database
 from fedsite.server.storage import REVISION
@@ -25,7 +24,7 @@ def upgrade(folder: Path, *, dumped: bool = False) -> Path | None:
 
     Nothing is done where nothing is to do. Every server of the federation must have been stopped. The copy of a
     PostgreSQL database is a person's business: raises UsageError unless it has been `dumped`; ConfigurationError for a
-    newer database, or one that holds no federation.
+    newer database, or one that holds no federation; CannotWrite and DataNotFit where no copy can be made.
     """
     database = open_database(folder)
     found = database.revision()
@@ -53,12 +52,13 @@ def migrate(database: Database) -> None:
 
 
 def _copied(folder: Path) -> Path:
-    """A copy by SQLite's backup API, whole whatever else goes on."""
+    """A copy that was read back, whole whatever else goes on."""
     copy = folder / f"federation.before-{REVISION}.db"
     draft = copy.with_suffix(".new")
-    write_atomically(draft, b"", PRIVATE_FILE)
-    with closing(sqlite3.connect(folder / DATABASE)) as source, closing(sqlite3.connect(draft)) as target:
-        source.backup(target)
+    try:
+        copy_database(folder / DATABASE, draft)
+    except sqlite3.DatabaseError as error:
+        raise DataNotFit("The federation's database is damaged.", "Restore it from a backup.") from error
     draft.rename(copy)
     fsync_folder(folder)
     return copy

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from support import faulty
+from support.faulty import Fault
 
-from fedsite.errors import ConfigurationError, SourceMissing
+from fedsite.errors import CannotWrite, ConfigurationError, DataNotFit, SourceMissing
 from fedsite.server import backups, upgrades
 from fedsite.server.database import Database, sqlite_url
 from fedsite.server.federation import open_federation
@@ -105,6 +107,48 @@ def test_a_migration_that_fails_leaves_what_was(bench, tmp_path: Path, monkeypat
     with pytest.raises(Exception, match="nowhere"):
         upgrades.upgrade(folder)
     assert schema(folder / "federation.db") == before
+    assert bench.federation.database.revision() == REVISION
+
+
+@pytest.mark.fault(
+    part="records",
+    what="kill -9, or a full disk, while an older federation's database is brought up to date",
+    where="`fedsite server upgrade`, its copy and its commit",
+    promised="the old tables or the new ones, whole, and the copy; the same command again ends it",
+)
+@pytest.mark.parametrize(
+    ("what", "pattern", "code"),
+    [
+        ("full", "create *before*", CannotWrite.exit_code),
+        ("kill-after", "fsync *before*", -9),
+        ("kill-before", "commit *", -9),
+        ("kill-after", "commit *", -9),
+    ],
+)
+def test_an_upgrade_that_is_cut_off_is_ended_by_the_next(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, pattern: str, code: int
+) -> None:
+    folder = bench.federation.folder
+    before = schema(folder / "federation.db")
+    bench.federation.database.close()
+    later(tmp_path / "migrations", monkeypatch)
+    assert faulty.forked(Fault(what, pattern=pattern), lambda: upgrades.upgrade(folder)) == code
+    done = (what, pattern) == ("kill-after", "commit *")
+    assert (schema(folder / "federation.db") == before) is not done
+    assert (upgrades.upgrade(folder) is None) is done
+    assert motto(folder / "federation.db") == [(bench.federation.name, None)]
+    assert schema(folder / f"federation.before-{upgrades.REVISION}.db") == before
+
+
+def test_a_damaged_database_is_not_upgraded(bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(tmp_path / "migrations", monkeypatch)
+
+    def damaged(source: Path, target: Path) -> None:
+        raise sqlite3.DatabaseError("malformed")
+
+    monkeypatch.setattr(upgrades, "copy_database", damaged)
+    with pytest.raises(DataNotFit, match="damaged"):
+        upgrades.upgrade(bench.federation.folder)
     assert bench.federation.database.revision() == REVISION
 
 
