@@ -322,6 +322,30 @@ def test_a_wrong_variable_is_loud(tmp_path: Path, variable: str, value: str, com
     assert complaint in refused.value.message
 
 
+# --- the file's version ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_without_a_version_is_of_the_first(tmp_path: Path) -> None:
+    assert config.load(write(tmp_path), {}).version == 1
+
+
+def test_a_newer_file_is_refused_as_such_and_not_by_its_keys(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text("version: 2\nteleport: true\n" + path.read_text())
+    with pytest.raises(ConfigurationError, match="has version 2, a newer fedsite's") as refused:
+        config.load(path, {})
+    assert refused.value.exit_code == 78
+    assert refused.value.mend.startswith("Install that fedsite again")
+
+
+@pytest.mark.parametrize("version", ["0", "one", "1.5", "null"])
+def test_what_is_no_version_is_refused(tmp_path: Path, version: str) -> None:
+    path = write(tmp_path)
+    path.write_text(f"version: {version}\n" + path.read_text())
+    with pytest.raises(ConfigurationError, match="version"):
+        config.load(path, {})
+
+
 # --- what a person can ask -----------------------------------------------------------------------------------------
 
 

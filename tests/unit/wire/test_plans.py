@@ -172,3 +172,11 @@ def test_an_instant_may_be_written_as_yaml_does(tmp_path: Path) -> None:
 def test_no_plan(tmp_path: Path) -> None:
     with pytest.raises(SourceMissing):
         read_draft(tmp_path / "plan.yaml")
+
+
+def test_a_newer_file_is_refused_as_such_and_not_by_its_keys(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan(schema=2, teleport=True)))
+    with pytest.raises(ConfigurationError, match="has schema 2, a newer fedsite's; this fedsite knows 1") as refused:
+        read_draft(tmp_path / "plan.yaml")
+    assert refused.value.exit_code == 78
+    assert refused.value.mend.startswith("Install that fedsite here")
