@@ -150,7 +150,7 @@ class Bench:
         deaths = 0
         while forked(Fault("kill-within", deaths + 1, "send *"), live) != 0:
             deaths += 1
-        assert deaths > 5
+        assert deaths > 3
 
     def _send(self, client: FederationClient, site: str, number: int) -> Envelope:
         update = self.updates[site]
