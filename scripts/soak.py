@@ -72,7 +72,7 @@ def main() -> int:
 
 def a_soak(settings: Settings, folder: Path) -> Verdict:
     """Rounds one after the other, as fast as they go."""
-    quorum, enough = max(1, settings.sites // 2), max(1, settings.sites - 2)
+    quorum, enough = max(1, settings.sites // 2), settings.sites - settings.sites // 8
     rules = {"quorum": quorum, "enough": enough, "deadline_seconds": 86_400}
     plan = _plan(rules, 2 * settings.turns)
     with _federation(folder, {}) as world:

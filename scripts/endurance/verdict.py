@@ -28,6 +28,8 @@ LATEST_RENEWAL = 75.0
 """Days after which a site that comes often, and a server that runs, have another certificate."""
 
 WAITS = re.compile(r"Error: (Another fedsite run is at work|Round \d+ ended|The federation server asks to wait)")
+MISSED = re.compile(r"(Warning: Round \d+ ended while this site was at work \(\w+\); nothing was sent\.\s*)+")
+"""What a run that goes well may say of an earlier one, which was cut off."""
 HALF_WRITTEN = re.compile(r"^\..*\.tmp$|\.new$|^\.file\.|^\.model\.|-journal$")
 
 
@@ -117,7 +119,7 @@ def unforeseen(runs: Sequence[Run], over_budget: Sequence[str]) -> Iterator[str]
     for run in runs:
         disturbed = run.server_disturbed or run.fault != "none"
         foreseen = {
-            0: disturbed or not run.said,
+            0: disturbed or not run.said or MISSED.fullmatch(run.said) is not None,
             -9: run.fault == "killed",
             143: run.fault == "terminated",
             -15: run.fault == "terminated",
@@ -181,8 +183,8 @@ def _growth(verdict: Verdict, marks: Sequence[Mark]) -> None:
         return max(early, 1.0), (of(last) - of(half)) / (last.after - half.after)
 
     for what, of in (
-        ("server's folder", lambda mark: mark.federation.bytes),
-        ("sites' folders", lambda mark: sum(one.bytes for one in mark.sites)),
+        ("server's folder", lambda mark: mark.federation.growing),
+        ("sites' folders", lambda mark: sum(one.growing for one in mark.sites)),
     ):
         early, late = rates(of)
         verdict.rows.append(

@@ -40,6 +40,7 @@ def charge(number: int, sha256: str = HERE, until: str = "acknowledged", **chang
     return [{"kind": kind, "round": number, **facts[kind], **changes} for kind in kinds]
 
 
+MISSED = "Warning: Round 12 ended while this site was at work (trained); nothing was sent."
 CREATED = {"kind": "created", "epsilon": 8.0}
 
 
@@ -167,6 +168,8 @@ def test_what_is_left_over_is_seen(tmp_path: Path) -> None:
     [
         ("none", 0, "", False, True),
         ("none", 0, "Warning: something", False, False),
+        ("none", 0, MISSED, False, True),
+        ("none", 0, f"{MISSED}\nWarning: something", False, False),
         ("cut", 0, "Warning: something", False, True),
         ("killed", -9, "", False, True),
         ("none", -9, "", False, False),
