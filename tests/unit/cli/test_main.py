@@ -238,6 +238,15 @@ def test_version_and_help(command: Command) -> None:
         assert "Usage: fedsite" in command.stdout
 
 
+@pytest.mark.parametrize("group", ["data", "config", "server round"])
+def test_a_group_without_a_command_shows_its_help(command: Command, group: str) -> None:
+    command(*group.split())
+    assert (command.code, command.stderr) == (0, "")
+    assert f"Usage: fedsite {group} [OPTIONS] COMMAND" in command.stdout
+    command("--json", *group.split())
+    assert (command.code, command.json["error"]["mend"]) == (2, f"fedsite {group} --help lists the commands.")
+
+
 def test_quiet_hides_results_but_not_errors(command: Command, site: Path) -> None:
     command("status", "--config", str(site), "--quiet")
     assert (command.code, command.stdout, command.stderr) == (0, "", "")
