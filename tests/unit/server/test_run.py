@@ -57,6 +57,8 @@ def test_it_renews_the_servers_certificate(bench, ticker: Ticker, monkeypatch: p
     monkeypatch.setattr(rounds, "advance", lambda federation: advanced.release())
     ticker.start()
     assert advanced.acquire(timeout=5)
+    ticker.wake()
+    assert advanced.acquire(timeout=5), "it has looked, and there was nothing to renew"
     bench.clock.pass_by(days=80)  # as for a machine that was asleep: what it measures has not gone on
     ticker.wake()
     assert advanced.acquire(timeout=5)
