@@ -219,7 +219,7 @@ MODELS = {
         examples={"fedsite model init plan.yaml -o model0.safetensors": ""},
         reads="PLAN.yaml; the file of --task.",
         writes="The file of --output.",
-        exits=ends(65, 73, 78),
+        exits=ends(65, 66, 73, 78),
         see=("server round open",),
     ),
     "model list": Page(
