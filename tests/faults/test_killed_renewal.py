@@ -59,13 +59,26 @@ def in_use(site: Site, event: str = "") -> str:
         return found
 
 
-@pytest.mark.fault(
-    part="site",
-    what="kill -9 of a certificate's renewal",
-    where="each step that lasts",
-    promised="one working identity at any moment; the next run finishes it",
+@pytest.mark.parametrize(
+    "stride",
+    [
+        pytest.param(
+            1,
+            id="each-step",
+            marks=[
+                pytest.mark.exhaustive,
+                pytest.mark.fault(
+                    part="site",
+                    what="kill -9 of a certificate's renewal",
+                    where="each step that lasts",
+                    promised="one working identity at any moment; the next run finishes it",
+                ),
+            ],
+        ),
+        pytest.param(5, id="every-fifth"),
+    ],
 )
-def test_a_renewal(server: Server, site: Site) -> None:
+def test_a_renewal(server: Server, site: Site, stride: int) -> None:
     grow_old(server, site, days=61)
     old = in_use(site)
     switched = []
@@ -74,7 +87,7 @@ def test_a_renewal(server: Server, site: Site) -> None:
         with open_site(site.config) as opened:
             renew.renew(opened)
 
-    for _ in killed_at_each_step(site, lambda: renewed):
+    for _ in killed_at_each_step(site, lambda: renewed, stride):
         switched.append(identity.certificate(files_of(site)).sha256 != old)
         in_use(site, "certificate renewed" if switched[-1] else "")
         with open_site(site.config) as opened:
