@@ -1,9 +1,9 @@
 """A Dask cluster on this machine: a scheduler and workers as processes of their own, over TLS."""
 
+import importlib
 import json
 import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
+from support import processes
+from support.processes import SITE, Process
 
 START_SECONDS = 60
 
@@ -21,8 +23,8 @@ class Cluster:
 
     address: str
     tls: dict[str, str]
-    scheduler: subprocess.Popen[bytes]
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    scheduler: Process
+    workers: list[Process] = field(default_factory=list)
 
     def logs(self, folder: Path) -> str:
         """What scheduler and workers said."""
@@ -36,7 +38,7 @@ def running(folder: Path, workers: int = 2) -> Iterator[Cluster]:
     options = ["--protocol", "tls", "--no-dashboard", "--host", "127.0.0.1"]
     options += [part for name, path in tls.items() for part in (f"--tls-{name}", path)]
     place = folder / "scheduler.json"
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Process] = []
     try:
         scheduler = _start(folder, "scheduler", [*options, "--port", "0", "--scheduler-file", str(place)])
         started.append(scheduler)
@@ -48,23 +50,19 @@ def running(folder: Path, workers: int = 2) -> Iterator[Cluster]:
         yield cluster
     finally:
         for process in started:
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             process.wait()
 
 
-def _start(folder: Path, kind: str, options: list[str], name: str = "") -> subprocess.Popen[bytes]:
+def _start(folder: Path, kind: str, options: list[str], name: str = "") -> Process:
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG") if key in os.environ}
-    with (folder / f"{name or kind}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options],
-            env=kept | {"OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-        )
+    script = importlib.import_module(f"distributed.cli.dask_{kind}").__file__
+    with (folder / f"{name or kind}.log").open("wb") as log, Path(os.devnull).open() as nothing:
+        streams = [nothing.fileno(), log.fileno(), log.fileno()]
+        return processes.begin([str(script), *options], kept | {"OMP_NUM_THREADS": "1"}, streams, SITE)
 
 
-def _address(place: Path, scheduler: subprocess.Popen[bytes]) -> str:
+def _address(place: Path, scheduler: Process) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and scheduler.poll() is None:
         if place.exists() and place.stat().st_size:

@@ -1,6 +1,7 @@
 """Preparation on a Dask cluster: a real scheduler and two workers, over TLS."""
 
 import pickle
+import signal
 import sys
 from pathlib import Path
 
@@ -94,20 +95,20 @@ def test_a_cluster_that_falls_apart(source, local, running, tmp_path, monkeypatc
 
     def kill(done: int, total: int) -> None:
         if done == 1:
-            victim.kill()
+            victim.send_signal(signal.SIGKILL)
 
     collected = collect(source, None, TASK, PSEUDONYMS)
     prepare(collected, tmp_path / "out", request(running.address), PSEUDONYMS, progress=kill)
     assert victim.wait() == -9
     assert files_of(tmp_path / "out") == files_of(local)
 
-    other.kill()
+    other.send_signal(signal.SIGKILL)
     monkeypatch.setattr(cluster, "NO_WORKER_SECONDS", 0.1)
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.2)
     with pytest.raises(TryAgainLater, match="no worker"):
         prepare(collected, tmp_path / "none", request(running.address), PSEUDONYMS)
 
-    running.scheduler.kill()
+    running.scheduler.send_signal(signal.SIGKILL)
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     with pytest.raises(TryAgainLater, match="cannot be reached"):
         prepare(collected, tmp_path / "none", request(running.address), PSEUDONYMS)
