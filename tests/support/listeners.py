@@ -16,12 +16,16 @@ Talk = Callable[[socket.socket], None]
 def listening(talk: Talk) -> Iterator[int]:
     """Accepts connections one after the other and lets `talk` have them; gives the port."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        thread = threading.Thread(target=_accept, args=(bound, talk))
+        lines: list[socket.socket] = []
+        thread = threading.Thread(target=_accept, args=(bound, talk, lines))
         thread.start()
         try:
             yield int(bound.getsockname()[1])
         finally:
             bound.shutdown(socket.SHUT_RDWR)
+            for line in lines:
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer here is not waited for
             thread.join(20)
 
 
@@ -82,12 +86,13 @@ def the_time(when: datetime) -> bytes:
     return head.encode() + body
 
 
-def _accept(bound: socket.socket, talk: Talk) -> None:
+def _accept(bound: socket.socket, talk: Talk, lines: list[socket.socket]) -> None:
     while True:
         try:
             line, _ = bound.accept()
         except OSError:
             return
         line.settimeout(10)
+        lines[:] = [line]
         with line, suppress(OSError):
             talk(line)
