@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import old_records
 
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Charge, Ledger, Terms
@@ -15,20 +16,11 @@ TERMS = Terms(epsilon=8.0, delta=1e-6, order=accountant.best_order(8.0, 1e-6), n
 
 def a_charge(number: int = 1, noise_multiplier: float = 10.0, **changes: object) -> Charge:
     """A charge as `jobs.round.state_machine` makes it: a noised update of ten million values."""
-    whole = Charge(
-        federation="test-federation",
-        round=number,
-        plan_sha256="a" * 64,
-        ticket_sha256=f"{number:064x}",
-        mechanism="gaussian-update",
-        sensitivity=2.0,
-        clip_norm=1.0,
+    whole = replace(
+        old_records.charge(number),
         noise_multiplier=noise_multiplier,
-        sampling_rate=1.0,
-        steps=1,
         release=accountant.gaussian_update(noise_multiplier) if noise_multiplier else None,
         delta_tail=1e7 * 2.0**-53 if noise_multiplier else 0.0,
-        generator="a generator",
     )
     return replace(whole, **changes)  # type: ignore[arg-type]
 
