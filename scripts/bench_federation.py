@@ -33,7 +33,7 @@ from rich.console import Console
 from transfer import peers
 from transfer.floor import Job, floor
 from transfer.lines import lines, play
-from transfer.processes import cpu_seconds, watching
+from transfer.processes import Peaks, cpu_seconds
 from transfer.relay import Relay, relaying
 from transfer.setting import LOOPBACK, NETWORKS, Coordinator, Model, bare_site, sealed_update, whole_site
 from transfer.wholes import AT_ONCE, Whole, play_whole
@@ -118,7 +118,7 @@ class Bench:
         turns = 1 if moved > 4e9 else 2 if self.quick or moved > 1e9 else 5
         costs = []
         with ExitStack() as stack:
-            pid, peaks = stack.enter_context(self.coordinator.server()), stack.enter_context(watching())
+            pid, peaks = stack.enter_context(self.coordinator.server()), Peaks()
             least = stack.enter_context(floor(Job(self.coordinator.work, model.path, model.layout, *paths)))
             peaks.watch(pid)
             self.coordinator.open_rounds(model, sites, turns)

@@ -32,6 +32,8 @@ from fedsite.wire.server_rules import Aggregation, NormBounded, ServerAdam, Trim
 
 SLICE = 1 << 18
 STACK = 1 << 19
+SMALL_SLICE = 1 << 16
+"""Where several threads may each look at an update of its own."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def stacked(paths: Sequence[Path], encoded: Layout, part: slice) -> Values:
 def norm_of(path: Path, layout: Layout) -> float:
     """The Euclidean norm of a file's values in float64; NaN when a value is not finite."""
     squares = []
-    for part in chunks(layout.values, SLICE):
+    for part in chunks(layout.values, SMALL_SLICE):
         values = read_values(path, layout, part).astype(np.float64)
         squares.append(float(np.dot(values, values)))
     return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan

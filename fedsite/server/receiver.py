@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
+from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from fedsite.server import uploads
@@ -43,10 +44,10 @@ class Receiver:
                 try:
                     await _copy(stream, part)
                 finally:
-                    await asyncio.shield(asyncio.to_thread(part.close))
+                    await asyncio.shield(run_in_threadpool(part.close))
                     if self._parts.get(upload_id) is part:
                         del self._parts[upload_id]
-            upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
+            upload = await run_in_threadpool(uploads.find, self._federation, site, upload_id)
             if upload.state == "accepted" or upload.offset < upload.size:
                 return upload
             return await self._conclude(site, upload_id)
@@ -56,13 +57,13 @@ class Receiver:
         async with self._turn:
             older = self._parts.pop(upload_id, None)
             if older is not None:
-                await asyncio.to_thread(older.close)
+                await run_in_threadpool(older.close)
             if upload_id in self._concluding:
                 return None
-            upload = await asyncio.to_thread(uploads.find, self._federation, site, upload_id)
+            upload = await run_in_threadpool(uploads.find, self._federation, site, upload_id)
             if upload.state == "accepted":
                 return None
-            part = await asyncio.to_thread(uploads.Part, self._federation, upload, offset)
+            part = await run_in_threadpool(uploads.Part, self._federation, upload, offset)
             self._parts[upload_id] = part
             return part
 
@@ -73,7 +74,7 @@ class Receiver:
                 raise Refused(HTTPStatus.CONFLICT, "superseded", "A newer request appends to this upload.")
             task = self._concluding.get(upload_id)
             if task is None:
-                work = asyncio.to_thread(uploads.conclude, self._federation, site, upload_id)
+                work = run_in_threadpool(uploads.conclude, self._federation, site, upload_id)
                 task = self._concluding[upload_id] = asyncio.create_task(work)
                 task.add_done_callback(lambda _: self._concluding.pop(upload_id))
         upload = await asyncio.shield(task)
@@ -101,12 +102,12 @@ async def _copy(stream: AsyncIterator[bytes], part: uploads.Part) -> None:
             waiting.append(block)
             size += len(block)
             if size >= BLOCK_BYTES:
-                await asyncio.to_thread(part.write, b"".join(waiting))
+                await run_in_threadpool(part.write, b"".join(waiting))
                 waiting.clear()
                 size = 0
     except (ClientDisconnect, TimeoutError):
         pass
-    await asyncio.to_thread(part.write, b"".join(waiting))
+    await run_in_threadpool(part.write, b"".join(waiting))
 
 
 async def _steady(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
