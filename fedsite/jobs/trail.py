@@ -25,12 +25,6 @@ def write_request(state: State, exchange: "Exchange") -> None:
     state.audit(REQUEST, **facts)
 
 
-def ahead(state: State) -> float | None:
-    """By how many seconds this clock was ahead of the server's at the newest request; None where nobody knows."""
-    newest = state.newest(REQUEST)
-    return newest.body["ahead"] if newest else None
-
-
 def note_policy(state: State, policy: Policy) -> None:
     """Writes down the policy where it is not the one that was last in force, and which of its keys have changed."""
     now: dict[str, Any] = policy.model_dump(mode="json")

@@ -82,7 +82,7 @@ class FederationClient:
         try:
             tls.check_dates(clock())
         except NotAuthorised as error:
-            raise self._or_clock(error) from error
+            raise self.or_clock(error) from error
         self._http = open_http(server, tls.context(), proxy, witness)
 
     def __enter__(self) -> "FederationClient":
@@ -205,7 +205,8 @@ class FederationClient:
             return
         require_common_version(info.protocol_versions)
 
-    def _or_clock(self, error: FedsiteError) -> FedsiteError:
+    def or_clock(self, error: FedsiteError) -> FedsiteError:
+        """An error that a wrong clock explains, with the clock named where the server tells the time; else as it is."""
         return or_clock(error, self._server, self._tls.ca, proxy=self._proxy, clock=self._clock, witness=self._witness)
 
     def _explained(self, act: Callable[[], Result]) -> Result:
@@ -218,7 +219,7 @@ class FederationClient:
             self._require_common_version()
             raise
         except OutOfDate as error:
-            raise self._or_clock(error) from error
+            raise self.or_clock(error) from error
         except Unreachable as error:
             try:
                 self._ask_the_time(0)
@@ -227,7 +228,7 @@ class FederationClient:
                 raise error from None
             except httpx.TransportError:
                 shut = NotAuthorised("The server answers, but not once this site shows its certificate.", ENROL_AGAIN)
-                raise self._or_clock(shut) from error
+                raise self.or_clock(shut) from error
             raise
 
 

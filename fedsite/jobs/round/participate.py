@@ -43,7 +43,6 @@ from fedsite.wire.messages import (
     RefusalReason,
     utc_now,
 )
-from fedsite.wire.transport import SET_CLOCK, TOLERATED_SKEW, off_by
 
 REASONS: dict[type[FedsiteError], RefusalReason] = {
     PolicyRefused: "policy",
@@ -158,11 +157,7 @@ def _begin(
     try:
         offer = verify_offer(pinned, plan, ticket, utc_now())
     except Expired as error:
-        # It is as likely that this clock is wrong: by the server's, which came with the offer.
-        ahead = trail.ahead(site.state)
-        if ahead is None or abs(ahead) <= TOLERATED_SKEW:
-            raise
-        raise NotAuthorised(f"{error.message} {off_by(ahead)}", SET_CLOCK) from error
+        raise client.or_clock(error) from error  # it is as likely that this clock is wrong, since this very moment
     verify_chain(offer, site.state.rounds(pinned.federation), client)
     return state_machine.begin(site, client, offer, {"plan": plan, "ticket": ticket}, step)
 
