@@ -2,10 +2,8 @@
 
 import gc
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +35,7 @@ from fedsite.cli import (
 )
 from fedsite.cli.commands import WIDEST, Commands, Group, show_help
 from fedsite.cli.output import Output
+from fedsite.cli.termination import Terminated, heeded
 from fedsite.errors import FedsiteError, Interrupted, UsageError
 
 FLAGS = ("--json", "--quiet", "--verbose", "--version")
@@ -169,7 +168,6 @@ def main() -> None:
         return
     name = _command_name(commands, args)
     output = Output(command=name, as_json="--json" in args, verbose="--verbose" in args)
-    signal.signal(signal.SIGTERM, _terminated)
     code = _run(commands, args, output)
     gc.freeze()  # the system takes the memory back: counting what torch's modules refer to first takes 0.7 s
     sys.exit(code)
@@ -177,7 +175,8 @@ def main() -> None:
 
 def _run(commands: Group, args: list[str], output: Output) -> int:
     try:
-        code = int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
+        with heeded():
+            code = int(commands.main(args, obj=output, prog_name="fedsite", standalone_mode=False) or 0)
         if code == Interrupted.exit_code:
             raise KeyboardInterrupt  # typer turned it into a bare number; a person wants to read what happened
         return code
@@ -190,7 +189,7 @@ def _run(commands: Group, args: list[str], output: Output) -> int:
     except (KeyboardInterrupt, typer.Abort):
         output.error(Interrupted("Interrupted. What was done so far is kept; run the command again to go on."))
         return Interrupted.exit_code
-    except _Terminated:
+    except Terminated:
         output.error(Interrupted("Terminated. What was done so far is kept; run the command again to go on."))
         return 143
     except BrokenPipeError:
@@ -205,14 +204,6 @@ class _BugError(FedsiteError):
 
     code = "bug"
     exit_code = 1
-
-
-class _Terminated(BaseException):
-    """SIGTERM, raised in the main thread so that every `with` and `finally` on the way out still runs."""
-
-
-def _terminated(_signum: int, _frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 def _command_name(commands: Group, args: list[str]) -> str:

@@ -1,0 +1,47 @@
+"""SIGTERM comes through, also where a library drops what its handler raises."""
+
+import signal
+import sys
+import time
+
+import pytest
+
+from fedsite.cli.termination import STOPS, Terminated, heeded
+from fedsite.errors import ConfigurationError
+
+
+class Callback:
+    """Told to stop while a library's code is at work: what is raised in `__del__` is dropped."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self._number)
+        for _ in range(1000):  # somewhere here the handler is called
+            pass
+
+
+def test_it_is_raised_and_all_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with pytest.raises(Terminated), heeded():
+        signal.raise_signal(signal.SIGTERM)
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+
+
+@pytest.mark.parametrize("kind", STOPS)
+def test_what_was_dropped_is_raised_again(kind: type[BaseException]) -> None:
+    with pytest.raises(kind), heeded():  # noqa: PT012
+        Callback(STOPS[kind])
+        time.sleep(60)
+
+
+def test_what_fails_because_it_was_dropped_was_stopped() -> None:
+    with pytest.raises(Terminated), heeded():  # noqa: PT012
+        Callback(signal.SIGTERM)
+        raise ConfigurationError("site.yaml is not written as it must be.", "See a pattern that was not asked.")
+
+
+def test_other_failures_stay_what_they_are() -> None:
+    with pytest.raises(ConfigurationError), heeded():
+        raise ConfigurationError("site.yaml is not written as it must be.", "Write it.")
