@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # scripts/test_gpu names another command where fedsite is not installed.
 FEDSITE = os.environ.get("FEDSITE_COMMAND") or str(Path(sys.executable).with_name("fedsite"))
@@ -48,6 +48,8 @@ FAKED_TIME = (
 )
 FOR_PARENTS = ("PATH", "PYTHONPATH", *FAKED_TIME)
 """What a parent finds in its environment. Where time is made up (scripts/soak), it must be so from its start."""
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""How a parent gets its memory: in pages of 2 MiB, where the system has them, so that a fork has fewer to copy."""
 LONGEST_REQUEST = 1 << 16
 DESCRIPTORS = 1 << 10
 
@@ -159,7 +161,7 @@ def _parent(modules: Modules) -> socket.socket:
                 # -P: or `site` would be the module beside this one.
                 command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
                 kept = {name: os.environ[name] for name in FOR_PARENTS if name in os.environ}
-                environment = {"OMP_NUM_THREADS": "1"} | kept
+                environment = {"OMP_NUM_THREADS": "1"} | LARGE_PAGES | kept
                 process = subprocess.Popen(
                     command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
                 )
@@ -174,31 +176,45 @@ def _stop(requests: socket.socket, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _serve(requests: socket.socket, modules: Sequence[str]) -> None:
-    """Forks for each request one that starts the command and waits for it."""
+    """Forks one process for each request, and tells who asked for it how it ended."""
     for module in modules:
         __import__(module)
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    running: dict[int, tuple[int, int]] = {}  # by its pidfd: a process, and where its end is awaited
+    watched = select.poll()
+    watched.register(requests, select.POLLIN)
     while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST_REQUEST, 4)
-        if not request:
-            return
-        if os.fork() == 0:
-            script, environment = json.loads(request)
-            _start_and_wait(script, environment, *descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for ready, _ in watched.poll():
+            if ready in running:
+                watched.unregister(ready)
+                _tell_end(*running.pop(ready))
+                os.close(ready)
+                continue
+            request, descriptors, _, _ = socket.recv_fds(requests, LONGEST_REQUEST, 4)
+            if not request:
+                os._exit(0)
+            answers, *streams = descriptors
+            process = os.fork()
+            if process == 0:
+                script, environment = json.loads(request)
+                _become(script, environment, streams)
+            for descriptor in streams:
+                os.close(descriptor)
+            os.write(answers, f"{process}\n".encode())
+            ended = os.pidfd_open(process)
+            running[ended] = process, answers
+            watched.register(ended, select.POLLIN)
 
 
-def _start_and_wait(script: list[str], environment: dict[str, str], answers: int, *streams: int) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    process = os.fork()
-    if process:
-        os.write(answers, f"{process}\n".encode())
-        _, status = os.waitpid(process, 0)
+def _tell_end(process: int, answers: int) -> None:
+    _, status = os.waitpid(process, 0)
+    with contextlib.suppress(OSError):  # nobody waits for it any more
         os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        os._exit(0)
+    os.close(answers)
+
+
+def _become(script: list[str], environment: dict[str, str], streams: Sequence[int]) -> NoReturn:
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
     os.closerange(3, DESCRIPTORS)
@@ -221,7 +237,7 @@ def _exit_code(script: str) -> int:
     return 0
 
 
-def _end(code: int) -> None:
+def _end(code: int) -> NoReturn:
     """What Python does at its end, but for taking every module apart: half a second for torch, to no effect."""
     threading._shutdown()
     atexit._run_exitfuncs()
