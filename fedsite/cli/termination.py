@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Timer
+from threading import Timer, get_ident
 from types import FrameType
 
 AGAIN_SECONDS = 0.1
@@ -27,14 +27,14 @@ def heeded() -> Iterator[None]:
     """Within, SIGTERM raises Terminated; that, and KeyboardInterrupt, come through even where a library drops them."""
     lost: list[type[BaseException]] = []
     timers: list[Timer] = []
-    usual = sys.unraisablehook
+    usual, thread = sys.unraisablehook, get_ident()  # a signal to another thread would end no wait of this one
 
     def dropped(found: "sys.UnraisableHookArgs") -> None:
         if found.exc_type not in STOPS:
             usual(found)
             return
         lost.append(found.exc_type)
-        timers.append(Timer(AGAIN_SECONDS, signal.raise_signal, [STOPS[found.exc_type]]))
+        timers.append(Timer(AGAIN_SECONDS, signal.pthread_kill, [thread, STOPS[found.exc_type]]))
         timers[-1].daemon = True
         timers[-1].start()
 

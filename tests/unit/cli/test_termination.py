@@ -33,7 +33,9 @@ def test_it_is_raised_and_all_is_as_before() -> None:
 def test_what_was_dropped_is_raised_again(kind: type[BaseException]) -> None:
     with pytest.raises(kind), heeded():  # noqa: PT012
         Callback(STOPS[kind])
+        began = time.monotonic()
         time.sleep(60)
+    assert time.monotonic() - began < 30, "nor may it wait for the end of what the run waits for"
 
 
 def test_what_fails_because_it_was_dropped_was_stopped() -> None:
