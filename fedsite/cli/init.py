@@ -10,7 +10,7 @@ from fedsite.cli.asking import somebody_is_there
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
 
-Value = TypeVar("Value", str, int, float)
+Value = TypeVar("Value", str, int, float, Path)
 
 
 def init(
@@ -48,10 +48,8 @@ def init(
         registry.get(name)
     home = user_data_path("fedsite")
     answers = job.Answers(
-        state=Path(_ask("State folder", "--state", str(state) if state else None, str, str(home / "state"))).absolute(),
-        data=Path(
-            _ask("Folder of prepared data", "--data", str(data) if data else None, str, str(home / "data"))
-        ).absolute(),
+        state=_ask("State folder", "--state", state, Path, str(home / "state")).absolute(),
+        data=_ask("Folder of prepared data", "--data", data, Path, str(home / "data")).absolute(),
         tasks=tasks,
         epsilon=_ask("Privacy budget epsilon (cannot be changed later)", "--epsilon", epsilon, float, "8"),
         delta=_ask("delta, below 1 / patients (cannot be changed later)", "--delta", delta, float, "1e-6"),
