@@ -17,10 +17,11 @@ Lie = Callable[[bytes], Iterator[bytes]]
 
 @dataclass
 class Liar:
-    """Where it listens, and the heads of all requests that it was sent."""
+    """Where it listens, the heads of all requests that it was sent, and whether nobody waits for an answer any more."""
 
     port: int
     asked: list[bytes] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -41,6 +42,7 @@ def lying(federation: Federation, lie: Lie) -> Iterator[Liar]:
         try:
             yield liar
         finally:
+            liar.over.set()
             listening.shutdown(socket.SHUT_RDWR)
             thread.join(10)
 
@@ -67,4 +69,6 @@ def _answer(line: ssl.SSLSocket, lie: Lie, liar: Liar) -> None:
     for _ in range(min(int(length[1]), SMALL_BODY) if length else 0):
         line.recv(1)  # or closing the line would reset it, and the answer might be lost with what was not read
     for piece in lie(head):
+        if liar.over.is_set():
+            return
         line.sendall(piece)

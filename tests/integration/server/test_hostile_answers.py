@@ -122,8 +122,10 @@ def sends(first: bytes, *then: bytes, pause: float = 0.0) -> Callable[[Federatio
 
 def silence(federation: Federation) -> Lie:
     def lie(request: bytes) -> Iterator[bytes]:
-        time.sleep(5 * SHORT)
-        yield b""
+        end = time.monotonic() + 5 * SHORT
+        while time.monotonic() < end:
+            time.sleep(0.05)
+            yield b""
 
     return lie
 
@@ -138,7 +140,7 @@ def takes_nothing(federation: Federation) -> Lie:
         if request.startswith(b"POST"):
             yield place
         else:
-            time.sleep(5 * SHORT)
+            yield from silence(federation)(request)
 
     return lie
 
