@@ -5,7 +5,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from support import processes
 from support.dicom_maker import Grid, classic, enhanced, names, write
 from support.site import Site
 
-FEDSITE = str(Path(sys.executable).with_name("fedsite"))
 Inspect = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -28,8 +27,9 @@ def inspect(tmp_path: Path) -> Inspect:
     environment |= {name: os.environ[name] for name in os.environ if name.startswith("COVERAGE")}
 
     def run(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [FEDSITE, "inspect", *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment | more, check=False)
+        command = [processes.FEDSITE, "inspect", *map(str, args)]
+        done = processes.run(command, environment | more)
+        return subprocess.CompletedProcess(command, done.code, done.stdout, done.stderr)
 
     return run
 
