@@ -9,6 +9,7 @@ round and every charge, nothing is left over, and the server's memory has stayed
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -53,6 +54,7 @@ def main() -> int:
     options = _options()
     if options.year and not clock.is_made_up():
         return clock.again_by_made_up_time([sys.executable, *sys.argv])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # nothing of it may outlive it
     console, began = Console(width=120, highlight=False), time.monotonic()
     default = (TURNS, SITES_OF_A_YEAR) if options.year else (ROUNDS, SITES)
     settings = Settings(options.rounds or default[0], options.sites or default[1], options.seed, options.days)

@@ -44,7 +44,7 @@ SERVER = ("fedsite.cli.main", "fedsite.server.run", "fedsite.server.app", "sqlal
 Modules = tuple[str, ...]
 FAKED_TIME = (
     *("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE"),
-    *("FAKETIME_DONT_FAKE_MONOTONIC", "NO_FAKE_STAT"),
+    *("FAKETIME_DONT_FAKE_MONOTONIC", "FAKETIME_FORCE_MONOTONIC_FIX", "NO_FAKE_STAT"),
 )
 FOR_PARENTS = ("PATH", "PYTHONPATH", *FAKED_TIME)
 """What a parent finds in its environment. Where time is made up (scripts/soak), it must be so from its start."""
