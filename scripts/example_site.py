@@ -12,7 +12,7 @@ from fedsite.dataset.manifest import CaseRecord, Manifest
 from fedsite.jobs.init import Answers, initialise
 from fedsite.privacy import accountant
 from fedsite.privacy.ledger import Charge, Ledger
-from fedsite.server.authority import Authority
+from fedsite.server.authority.authority import Authority
 from fedsite.site import secrets, versions
 from fedsite.site.identity import Choice, IdentityFiles, Pinned, pin
 from fedsite.site.state import State

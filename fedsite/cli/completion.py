@@ -168,13 +168,13 @@ def _prepared(given: dict[str, str]) -> Iterator[Offer]:
 
 
 def _sites(given: dict[str, str]) -> Iterator[Offer]:
-    from fedsite.server.enrolment import standings
+    from fedsite.server.members.enrolment import standings
 
     yield from ((one.site, one.status) for one in standings(_federation(given)))
 
 
 def _rounds(given: dict[str, str]) -> Iterator[Offer]:
-    from fedsite.server.reports import rounds
+    from fedsite.server.rounds.reports import rounds
 
     yield from ((str(one["round"]), f"{one['plan']}, {one['status']}") for one in rounds(_federation(given)))
 

@@ -47,7 +47,7 @@ def init(
 def list_models(context: typer.Context, folder: Folder = HERE) -> None:
     """Lists the federation's models, and what each was made of."""
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import models
+    from fedsite.server.rounds.reports import models
 
     found = models(open_federation(folder))
     lines = [f"{one['sha256']}  {one['bytes']:>12,} bytes  {one['created']}  {_origin(one)}" for one in found]
@@ -63,7 +63,7 @@ def show(
 ) -> None:
     """Shows where a model comes from: plan, ticket, contributions, and the models before it."""
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import model_report
+    from fedsite.server.rounds.reports import model_report
 
     federation = open_federation(folder)
     report = model_report(federation, _named(federation, sha256, number))
@@ -111,7 +111,7 @@ def bundle(
     from fedsite.jobs import tasks
     from fedsite.jobs.models import bundle as bundles
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import model_report, plan_of_model
+    from fedsite.server.rounds.reports import model_report, plan_of_model
 
     out, federation = Output.of(context), open_federation(folder)
     found = _named(federation, sha256, number)
@@ -125,7 +125,7 @@ def bundle(
 
 def _named(federation: "Federation", sha256: str | None, number: int | None) -> str:
     """The digest of the one model that is meant. Raises UsageError."""
-    from fedsite.server.reports import find_model
+    from fedsite.server.rounds.reports import find_model
 
     if (sha256 is None) == (number is None):
         raise UsageError("Name one model: by its SHA-256, or by --round.")

@@ -89,8 +89,8 @@ def run(
     import logging
 
     from fedsite.server.federation import open_federation
-    from fedsite.server.logs import JsonLines
-    from fedsite.server.run import serve
+    from fedsite.server.web.logs import JsonLines
+    from fedsite.server.web.run import serve
 
     out = Output.of(context)
     level = logging.WARNING if out.quiet else logging.INFO
@@ -132,8 +132,8 @@ def invite(
     ] = None,
 ) -> None:
     """Prints the one line that a site's operator pastes into fedsite enroll."""
-    from fedsite.server.enrolment import invite as make
     from fedsite.server.federation import open_federation
+    from fedsite.server.members.enrolment import invite as make
 
     federation = open_federation(folder)
     lifetime = timedelta(seconds=duration(expires))

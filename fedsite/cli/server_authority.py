@@ -10,7 +10,7 @@ from fedsite.cli.federation import HERE, Folder
 from fedsite.cli.output import Output
 
 if TYPE_CHECKING:
-    from fedsite.server.authority import Authority
+    from fedsite.server.authority.authority import Authority
 
 app = Commands("The federation's certificate authority.")
 
@@ -53,7 +53,7 @@ def supplied(ca_key: Path | None, ca_chain: Path | None) -> tuple[Path, Path] | 
 
 def described(authority: "Authority") -> tuple[dict[str, Any], str]:
     """An authority for programs and for people."""
-    from fedsite.server.authority import described as name
+    from fedsite.server.authority.authority import described as name
     from fedsite.wire.enrolment import fingerprint
 
     data = {

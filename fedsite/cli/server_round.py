@@ -42,10 +42,10 @@ def open_round(
     """Signs a plan and opens the first of its rounds; the others follow by themselves."""
     from fedsite.jobs import tasks
     from fedsite.jobs.plan import algorithms
-    from fedsite.server import screen, stops
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import round_report
-    from fedsite.server.series import open_series
+    from fedsite.server.rounds import screen, stops
+    from fedsite.server.rounds.reports import round_report
+    from fedsite.server.rounds.series import open_series
     from fedsite.wire.payload import layout_of
     from fedsite.wire.plans import read_draft
 
@@ -68,7 +68,7 @@ def open_round(
 def list_rounds(context: typer.Context, folder: Folder = HERE) -> None:
     """Lists the rounds, and says how the newest series stands."""
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import rounds
+    from fedsite.server.rounds.reports import rounds
 
     found = rounds(open_federation(folder))
     columns = ["round", "plan", "status", "updates", "quorum", "opened", "expires", "reason"]
@@ -91,7 +91,7 @@ def show(
     """Shows a round: which sites took part, and what became of each other one; what its screen found."""
     from fedsite.cli.watching import follow
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import round_report
+    from fedsite.server.rounds.reports import round_report
 
     out, federation = Output.of(context), open_federation(folder)
     report = follow(out, federation, number, _round_text) if watch else round_report(federation, number)
@@ -108,7 +108,7 @@ def write_report(
     """Writes the page of a round: who, when, how much; refusals, screen, and where its model comes from."""
     from fedsite.jobs.pages import round_page
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import model_report, round_report
+    from fedsite.server.rounds.reports import model_report, round_report
 
     federation = open_federation(folder)
     report = round_report(federation, number)
@@ -124,8 +124,8 @@ def close(
     without: Without = None,
 ) -> None:
     """Closes a round now, as its deadline would: aggregated with a quorum, failed without."""
-    from fedsite.server import rounds
     from fedsite.server.federation import open_federation
+    from fedsite.server.rounds import rounds
 
     federation = open_federation(folder)
     rounds.close_now(federation, number, without or [])
@@ -140,8 +140,8 @@ def release(
     without: Without = None,
 ) -> None:
     """Goes on with a round that its screen holds: with all updates, or without those of some sites."""
-    from fedsite.server import rounds
     from fedsite.server.federation import open_federation
+    from fedsite.server.rounds import rounds
 
     federation = open_federation(folder)
     rounds.release(federation, number, without or [])
@@ -159,9 +159,9 @@ def abort(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
 ) -> None:
     """Ends a round without a model, and pauses its series. What sites have spent of their privacy stays spent."""
-    from fedsite.server import rounds
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import round_report
+    from fedsite.server.rounds import rounds
+    from fedsite.server.rounds.reports import round_report
 
     out, federation = Output.of(context), open_federation(folder)
     reason = _one_line(reason)
@@ -188,8 +188,8 @@ def pause(
     ] = False,
 ) -> None:
     """Opens no further round until `resume`; the open one ends as ever."""
-    from fedsite.server import series
     from fedsite.server.federation import open_federation
+    from fedsite.server.rounds import series
 
     row = series.pause(open_federation(folder), after_this_round=after_this_round)
     data = {"state": row.state, "reason": row.reason, "withheld": row.withheld}
@@ -200,9 +200,9 @@ def pause(
 @app.command()
 def resume(context: typer.Context, folder: Folder = HERE) -> None:
     """Lets a paused series go on from its last model: after a pause, an aborted round, or one that has failed."""
-    from fedsite.server import series
     from fedsite.server.federation import open_federation
-    from fedsite.server.reports import round_report
+    from fedsite.server.rounds import series
+    from fedsite.server.rounds.reports import round_report
 
     federation = open_federation(folder)
     row = series.resume(federation)
@@ -213,7 +213,7 @@ def resume(context: typer.Context, folder: Folder = HERE) -> None:
 
 def _show_now(context: typer.Context, outcome: str, federation: "Federation", number: int, **more: str) -> None:
     """The result of a command that has changed a round: how it stands now."""
-    from fedsite.server.reports import round_report
+    from fedsite.server.rounds.reports import round_report
 
     report = round_report(federation, number)
     Output.of(context).result(outcome, report | more, _round_text(report))

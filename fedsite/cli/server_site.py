@@ -12,7 +12,7 @@ from fedsite.cli.output import Output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedsite.server.enrolment import SiteStanding
+    from fedsite.server.members.enrolment import SiteStanding
 
 app = Commands("The federation's sites.")
 
@@ -23,8 +23,8 @@ COLUMNS = ["site", "status", "last_seen", "certificate_days", "contributions", "
 @app.command("list")
 def list_sites(context: typer.Context, folder: Folder = HERE) -> None:
     """Lists the sites: last seen, days of the certificate, contributions, refusals; keys that await approval."""
-    from fedsite.server.enrolment import standings
     from fedsite.server.federation import open_federation
+    from fedsite.server.members.enrolment import standings
 
     federation = open_federation(folder)
     found = standings(federation)
@@ -56,8 +56,8 @@ def approve(
     ] = "",
 ) -> None:
     """Says yes to the key that asks for a site's certificate; compare its SHA-256 by telephone first."""
-    from fedsite.server.enrolment import approve as consent
     from fedsite.server.federation import open_federation
+    from fedsite.server.members.enrolment import approve as consent
 
     approved = consent(open_federation(folder), site, key)
     text = f"{site} is approved with the key of SHA-256 {approved}.\nNext, at the site: the same fedsite enroll again."
@@ -74,9 +74,9 @@ def import_certificate(
     folder: Folder = HERE,
 ) -> None:
     """Takes in a site's certificate that another authority of the same root has made (fedsite enroll --csr-only)."""
-    from fedsite.server.enrolment import register
+    from fedsite.server.authority.intermediate import read_chain
     from fedsite.server.federation import open_federation
-    from fedsite.server.intermediate import read_chain
+    from fedsite.server.members.enrolment import register
 
     ends = register(open_federation(folder), site, read_chain(certificate))
     data = {"site": site, "certificate_expires": ends.isoformat()}
@@ -87,8 +87,8 @@ def import_certificate(
 @app.command()
 def revoke(context: typer.Context, site: Name, folder: Folder = HERE) -> None:
     """Revokes a site's certificates and invitations: from its next request on, and in the middle of an upload."""
-    from fedsite.server.enrolment import revoke as withdraw
     from fedsite.server.federation import open_federation
+    from fedsite.server.members.enrolment import revoke as withdraw
 
     count = withdraw(open_federation(folder), site)
     data = {"site": site, "certificates": count}

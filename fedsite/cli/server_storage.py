@@ -25,8 +25,8 @@ def backup(
     folder: Folder = HERE,
 ) -> None:
     """Backs the federation up while it runs; into the folder of the backup before goes only what is new."""
-    from fedsite.server import backups
     from fedsite.server.federation import open_federation
+    from fedsite.server.keeping import backups
 
     made = backups.backup(open_federation(folder), to)
     text = (
@@ -42,7 +42,7 @@ def restore(
     database: Database = "",
 ) -> None:
     """Makes a federation from a backup: on SQLite, or on PostgreSQL, wherever it was before."""
-    from fedsite.server import backups
+    from fedsite.server.keeping import backups
 
     newest = backups.restore(backup, folder, database)
     text = (
@@ -58,7 +58,7 @@ def upgrade(
     dumped: Annotated[bool, typer.Option("--dumped", help="A dump of the PostgreSQL database has been made.")] = False,
 ) -> None:
     """Brings the database of an older fedsite up to date, after a copy. Stop fedsite server run first."""
-    from fedsite.server import upgrades
+    from fedsite.server.keeping import upgrades
 
     copy = upgrades.upgrade(folder, dumped=dumped)
     text = "The database is up to date." + (f" What it was before is in {copy}." if copy else "")

@@ -27,7 +27,7 @@ def follow(out: Output, federation: "Federation", number: int, text: Callable[[R
 
     Raises UsageError when there is no such round, TryAgainLater when its time is long over and nothing happens.
     """
-    from fedsite.server.reports import round_report
+    from fedsite.server.rounds.reports import round_report
     from fedsite.server.rows import UNFINISHED
 
     report, changed = round_report(federation, number), time.monotonic()

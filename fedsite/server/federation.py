@@ -38,11 +38,11 @@ from fedsite.files import (
     make_folder,
     write_atomically,
 )
-from fedsite.server import intermediate
-from fedsite.server.authority import Authority, unencrypted_pem
-from fedsite.server.blobs import Blobs, FolderBlobs
-from fedsite.server.database import BEFORE_MIGRATIONS, Database, postgresql_url, sqlite_url
-from fedsite.server.storage import REVISION, FederationRow
+from fedsite.server.authority import intermediate
+from fedsite.server.authority.authority import Authority, unencrypted_pem
+from fedsite.server.store.blobs import Blobs, FolderBlobs
+from fedsite.server.store.database import BEFORE_MIGRATIONS, Database, postgresql_url, sqlite_url
+from fedsite.server.store.storage import REVISION, FederationRow
 from fedsite.wire.enrolment import Invitation, new_secret, to_pem
 from fedsite.wire.messages import MAX_AGREEMENT, Name, utc_now
 

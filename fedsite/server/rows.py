@@ -8,7 +8,7 @@ from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fedsite.server.federation import Federation
-from fedsite.server.storage import RoundRow, SeriesRow, UploadRow
+from fedsite.server.store.storage import RoundRow, SeriesRow, UploadRow
 from fedsite.wire.messages import Envelope, parse
 from fedsite.wire.plans import Plan
 from fedsite.wire.signing import PLAN, open_envelope, public_key

@@ -13,8 +13,9 @@ from sqlalchemy import select
 from support.federation import Server, model_file, plan_file
 
 from fedsite.server import federation as federations
-from fedsite.server import participation, reports
-from fedsite.server.storage import RoundRow
+from fedsite.server.exchange import participation
+from fedsite.server.rounds import reports
+from fedsite.server.store.storage import RoundRow
 from fedsite.wire.messages import Arrival, utc_now
 
 SHAPES = {"first.weight": (160, 160), "first.bias": (160,), "last.weight": (40, 5, 3)}

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from commands import SERVER_STOP_SECONDS
 
-from fedsite.server.tls import server_context
+from fedsite.server.authority.context import server_context
 from fedsite.wire.payload import Layout, chunks, read_values
 from fedsite.wire.transport import TlsIdentity
 from transfer.processes import cpu_seconds

@@ -16,8 +16,8 @@ from commands import Fedsite, StepFailed, free_port, running_server
 from fedsite.files import write_atomically
 from fedsite.privacy import mechanism
 from fedsite.privacy.mechanism import Floats, Gate, Rounded, Sealed
-from fedsite.server import enrolment as admissions
 from fedsite.server.federation import DATABASE, open_federation
+from fedsite.server.members import enrolment as admissions
 from fedsite.wire import enrolment, payload
 from fedsite.wire.enrolment import Invitation
 from fedsite.wire.norms import largest_honest_norm

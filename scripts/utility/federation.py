@@ -19,7 +19,7 @@ from torch import nn
 from fedsite.dataset.cases import Case
 from fedsite.privacy import mechanism
 from fedsite.privacy.dpsgd import PrivateGradient, Settings
-from fedsite.server import aggregation
+from fedsite.server.rounds import aggregation
 from fedsite.tasks import networks, parts, registry
 from fedsite.tasks.description import Task
 from fedsite.training import algorithms, inference, loop, metrics, sampling, schedules, steps, weights

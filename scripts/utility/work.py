@@ -33,7 +33,7 @@ _TRAINS = (
     _FEDSITE / "training",
     _FEDSITE / "privacy/dpsgd.py",
     _FEDSITE / "privacy/mechanism.py",
-    _FEDSITE / "server/aggregation.py",
+    _FEDSITE / "server/rounds/aggregation.py",
     _FEDSITE / "wire",
 )
 

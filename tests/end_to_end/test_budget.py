@@ -8,7 +8,7 @@ from support.federation import Server, dp_sgd, plan_file
 from support.site import Site, prepare_blobs
 
 from fedsite.privacy.statement import NOT_PRIVATE, guarantee
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 from fedsite.site.policy import NO_PRIVACY_SENTENCE
 
 LOCAL = {"steps": 3, "batch_size": 1, "patch_voxels": [16, 16, 16]}

@@ -6,7 +6,7 @@ from pathlib import Path
 from support.federation import Server
 from support.site import Site
 
-from fedsite.server import enrolment as admissions
+from fedsite.server.members import enrolment as admissions
 
 
 def files_of(site: Site) -> dict[str, bytes]:

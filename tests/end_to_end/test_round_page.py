@@ -13,9 +13,11 @@ from support.federation import Server, draft, make, model_file, tensors, update_
 from fedsite.errors import UsageError
 from fedsite.files import sha256_of
 from fedsite.jobs.pages import round_page
-from fedsite.server import enrolment, participation, reports, rounds, series, uploads
+from fedsite.server.exchange import participation, uploads
 from fedsite.server.federation import Federation
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused
+from fedsite.server.rounds import reports, rounds, series
 from fedsite.wire.enrolment import new_key, signing_request
 from fedsite.wire.messages import ParticipationRequest, Refusal, utc_now
 

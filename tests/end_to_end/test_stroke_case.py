@@ -7,7 +7,7 @@ from support.federation import Server, plan_file
 from support.site import Site
 
 from fedsite.privacy.statement import NO_MEANINGFUL_GUARANTEE
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 from fedsite.wire.payload import layout_of
 
 PREPARATION = {"input_state": "skull-stripped", "spacing_mm": [2.0, 2.0, 2.0]}

@@ -17,9 +17,9 @@ from fedsite.jobs.identity import renew
 from fedsite.jobs.progress import Progress, Steps
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.server import enrolment as admissions
-from fedsite.server.authority import LIFETIME
-from fedsite.server.reports import round_report
+from fedsite.server.authority.authority import LIFETIME
+from fedsite.server.members import enrolment as admissions
+from fedsite.server.rounds.reports import round_report
 from fedsite.site import identity
 from fedsite.wire import transfer
 

@@ -14,7 +14,7 @@ from support.federation import Server
 from support.processes import FEDSITE
 from support.site import Site
 
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 
 PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},

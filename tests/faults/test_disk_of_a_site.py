@@ -20,7 +20,7 @@ from fedsite.errors import CannotWrite, Unreachable
 from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 
 PLAN = {
     "local": {"steps": 0, "patch_voxels": [16, 16, 16]},

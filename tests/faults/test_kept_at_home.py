@@ -20,7 +20,8 @@ from fedsite.jobs.models import initial, kept
 from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.server import participation, reports
+from fedsite.server.exchange import participation
+from fedsite.server.rounds import reports
 from fedsite.site.policy import NO_PRIVACY_SENTENCE
 from fedsite.site.state import State
 from fedsite.wire.messages import Ticket

@@ -20,8 +20,10 @@ from fedsite.errors import ConfigurationError, SourceMissing, UsageError
 from fedsite.files import sha256_of
 from fedsite.jobs import init
 from fedsite.jobs.site import open_site
-from fedsite.server import backups, participation, reports, rounds, series
+from fedsite.server.exchange import participation
 from fedsite.server.federation import Federation, open_federation
+from fedsite.server.keeping import backups
+from fedsite.server.rounds import reports, rounds, series
 
 HOW = pytest.mark.parametrize("what", ["kill-before", "kill-within", "power-cut"])
 TWO = {"rounds": {"quorum": 2, "enough": 2, "deadline_seconds": 600}}

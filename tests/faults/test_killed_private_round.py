@@ -12,7 +12,7 @@ from support.federation import Server, dp_sgd, plan_file
 from support.site import Site, prepare_blobs
 
 from fedsite.dataset import manifest
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 
 PREPARATION = {"input_state": "whole-head", "spacing_mm": [3.0, 3.0, 3.0]}
 STEPS = 3

@@ -11,7 +11,7 @@ from support.federation import Server
 from support.site import Site
 
 from fedsite.files import sha256_of
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 
 STATES = ("offered", "fetched", "trained", "reserved", "released", "uploading", "acknowledged")
 PLAN = {

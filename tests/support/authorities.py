@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from fedsite.server.authority import Authority, unencrypted_pem
+from fedsite.server.authority.authority import Authority, unencrypted_pem
 from fedsite.wire.enrolment import new_key, to_pem
 from fedsite.wire.messages import utc_now
 

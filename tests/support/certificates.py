@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import Server, running
 from support.site import Site
 
-from fedsite.server import enrolment as admissions
 from fedsite.server import federation as federations
+from fedsite.server.members import enrolment as admissions
 from fedsite.site import versions
 from fedsite.site.identity import Choice, IdentityFiles
 from fedsite.site.secrets import Place

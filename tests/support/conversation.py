@@ -32,11 +32,11 @@ from support.listeners import listening, speaking_tls
 import fedsite
 from fedsite.errors import FedsiteError
 from fedsite.files import PRIVATE_FILE, sha256_of, write_atomically
-from fedsite.server import enrolment as admissions
 from fedsite.server import federation as federations
-from fedsite.server import rounds, series
-from fedsite.server.app import create_app
 from fedsite.server.federation import Federation
+from fedsite.server.members import enrolment as admissions
+from fedsite.server.rounds import rounds, series
+from fedsite.server.web.app import create_app
 from fedsite.wire import enrolment, signing, transfer
 from fedsite.wire.client import FederationClient, TlsIdentity
 from fedsite.wire.enrolment import EST, Invitation

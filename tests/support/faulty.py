@@ -433,7 +433,7 @@ if __name__ == "__main__":
     from fedsite.cli.main import main
 
     if "server" in sys.argv:
-        from fedsite.server import run
+        from fedsite.server.web import run
 
         run.AFTER_FAILURE_SECONDS = 0.5  # who walks through a hundred failing disks does not wait for minutes
 

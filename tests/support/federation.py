@@ -21,10 +21,10 @@ from support import processes
 from support.processes import FEDSITE, SERVER, Process
 
 from fedsite.errors import UsageError
-from fedsite.server import enrolment as admissions
 from fedsite.server import federation as federations
-from fedsite.server import reports, rounds, series
 from fedsite.server.federation import Federation
+from fedsite.server.members import enrolment as admissions
+from fedsite.server.rounds import reports, rounds, series
 from fedsite.wire import enrolment
 from fedsite.wire.client import FederationClient, TlsIdentity
 from fedsite.wire.enrolment import Invitation

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from fedsite.server.authority.context import server_context
 from fedsite.server.federation import Federation
-from fedsite.server.tls import server_context
 
 Lie = Callable[[bytes], Iterator[bytes]]
 """From the head of a request to what is sent, piece by piece; whoever wants a pause sleeps."""

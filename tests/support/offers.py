@@ -15,7 +15,7 @@ from support.impostor import Impostor
 from support.site import Site
 
 from fedsite.server.rows import envelope_of
-from fedsite.server.storage import RoundRow, SeriesRow
+from fedsite.server.store.storage import RoundRow, SeriesRow
 from fedsite.site import identity
 from fedsite.site.identity import IdentityFiles
 from fedsite.wire import signing

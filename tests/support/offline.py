@@ -8,9 +8,10 @@ import numpy as np
 from support.federation import draft, model_file, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server import series, uploads
+from fedsite.server.exchange import uploads
 from fedsite.server.federation import Federation
-from fedsite.server.storage import UploadRow
+from fedsite.server.rounds import series
+from fedsite.server.store.storage import UploadRow
 from fedsite.wire.messages import utc_now
 
 

@@ -39,7 +39,7 @@ SITE = (
     ),
     *("httpcore", "jinja2"),
 )
-SERVER = ("fedsite.cli.main", "fedsite.server.run", "fedsite.server.app", "sqlalchemy.dialects.sqlite")
+SERVER = ("fedsite.cli.main", "fedsite.server.web.run", "fedsite.server.web.app", "sqlalchemy.dialects.sqlite")
 """What a parent of commands has imported, and what one of servers."""
 Modules = tuple[str, ...]
 FAKED_TIME = (

@@ -23,7 +23,7 @@ from support.processes import FEDSITE, SERVER, Running
 
 from fedsite.errors import TryAgainLater
 from fedsite.files import sha256_of
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 from fedsite.wire.client import FederationClient, TlsIdentity
 from fedsite.wire.messages import Envelope, ParticipationRequest, Result, Ticket
 from fedsite.wire.signing import unverified

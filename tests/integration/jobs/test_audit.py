@@ -10,7 +10,7 @@ import pytest
 from support.federation import NAME, Server, running
 from support.site import Site
 
-from fedsite.server import backups
+from fedsite.server.keeping import backups
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
 PRIVACY = {"mechanism": "gaussian-update", "clip_norm": 1.0, "noise_multiplier": 40.0}

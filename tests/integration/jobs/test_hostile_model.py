@@ -8,7 +8,7 @@ import pytest
 from support.federation import Server, plan_file, tensors
 from support.site import Site
 
-from fedsite.server import series
+from fedsite.server.rounds import series
 from fedsite.wire.payload import write_model
 
 

@@ -26,8 +26,8 @@ from fedsite.errors import DataNotFit, UsageError
 from fedsite.files import sha256_of
 from fedsite.jobs.models import bundle, choice, initial
 from fedsite.jobs.models.evaluate import Segmenter
-from fedsite.server import series
 from fedsite.server.federation import Federation
+from fedsite.server.rounds import series
 from fedsite.tasks import registry
 from fedsite.wire import payload
 from fedsite.wire.plans import PlanDraft, read_draft

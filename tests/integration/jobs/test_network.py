@@ -17,7 +17,7 @@ from support.proxies import BASIC, NTLM, free_port, squid
 from support.site import Site, prepare_blobs
 
 from fedsite.errors import NotAuthorised
-from fedsite.server.tls import server_context
+from fedsite.server.authority.context import server_context
 from fedsite.wire.client import FederationClient
 from fedsite.wire.enrolment import Invitation, encode_certificates, fingerprint
 

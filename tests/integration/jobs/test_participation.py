@@ -20,7 +20,7 @@ from fedsite.jobs.plan import verification
 from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.site import open_site
-from fedsite.server import reports, series
+from fedsite.server.rounds import reports, series
 from fedsite.wire import payload
 from fedsite.wire.payload import tensors_of
 

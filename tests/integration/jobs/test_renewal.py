@@ -23,8 +23,8 @@ from fedsite.jobs.identity import enroll as enrolling
 from fedsite.jobs.identity import renew
 from fedsite.jobs.lock import only_run
 from fedsite.jobs.site import open_site
-from fedsite.server import enrolment as admissions
-from fedsite.server.authority import Authority
+from fedsite.server.authority.authority import Authority
+from fedsite.server.members import enrolment as admissions
 from fedsite.site import identity, versions
 from fedsite.site.identity import Certificate
 from fedsite.wire import enrolment

@@ -19,7 +19,7 @@ from fedsite.jobs.progress import Progress
 from fedsite.jobs.round import participate
 from fedsite.jobs.round.guard import Guard
 from fedsite.jobs.site import open_site
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 
 LOCAL = {"steps": 0, "patch_voxels": [16, 16, 16]}
 PLAN = {"local": LOCAL, "rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600}}

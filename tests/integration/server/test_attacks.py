@@ -24,10 +24,10 @@ import pytest
 from support.attacks import Attack, cases
 from support.federation import Server, model_file, running, tensors, update_file
 
-from fedsite.server import enrolment as admissions
-from fedsite.server.limits import DEFAULT_LIMITS
-from fedsite.server.rounds import close_now
-from fedsite.server.storage import ModelRow, RoundRow, UploadRow
+from fedsite.server.members import enrolment as admissions
+from fedsite.server.rounds.rounds import close_now
+from fedsite.server.store.storage import ModelRow, RoundRow, UploadRow
+from fedsite.server.web.limits import DEFAULT_LIMITS
 from fedsite.wire.client import TlsIdentity
 from fedsite.wire.messages import MAX_DEPTH
 from fedsite.wire.payload import tensors_of

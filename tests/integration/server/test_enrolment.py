@@ -20,11 +20,11 @@ from support.authorities import chain_of_three, write
 from support.federation import Server, enrol, environment, running, tensors, update_file, write_identity
 
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol, TryAgainLater, UsageError
-from fedsite.server import enrolment as admissions
-from fedsite.server.app import create_app
-from fedsite.server.authority import Authority
-from fedsite.server.door import OPEN
-from fedsite.server.storage import UploadRow
+from fedsite.server.authority.authority import Authority
+from fedsite.server.members import enrolment as admissions
+from fedsite.server.store.storage import UploadRow
+from fedsite.server.web.app import create_app
+from fedsite.server.web.door import OPEN
 from fedsite.wire import enrolment, transfer
 from fedsite.wire.client import TlsIdentity, ask_federation
 from fedsite.wire.enrolment import EST, Invitation

@@ -21,7 +21,7 @@ from support.liar import Liar, Lie, lying
 
 from fedsite.errors import FedsiteError, NotAuthorised, ServerBrokeProtocol, TryAgainLater, Unreachable
 from fedsite.files import sha256_of
-from fedsite.server.authority import Authority
+from fedsite.server.authority.authority import Authority
 from fedsite.server.federation import Federation
 from fedsite.wire import enrolment, transport, watchdog
 from fedsite.wire.client import FederationClient, TlsIdentity

@@ -12,8 +12,8 @@ from support.federation import NAME, Server, tensors, update_file
 from fedsite.errors import NotAuthorised, ServerBrokeProtocol
 from fedsite.files import sha256_of
 from fedsite.jobs.plan.verification import open_offer, verify_chain
-from fedsite.server.enrolment import revoke
-from fedsite.server.reports import round_report
+from fedsite.server.members.enrolment import revoke
+from fedsite.server.rounds.reports import round_report
 from fedsite.wire.client import TlsIdentity
 from fedsite.wire.messages import Participation, ParticipationRequest
 from fedsite.wire.payload import tensors_of

@@ -14,7 +14,7 @@ import pytest
 from support.federation import Server, make, tensors, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server import reports
+from fedsite.server.rounds import reports
 from fedsite.wire.client import TlsIdentity
 from fedsite.wire.enrolment import Invitation
 

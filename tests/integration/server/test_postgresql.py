@@ -28,11 +28,14 @@ from support.processes import FEDSITE
 
 from fedsite.errors import CannotWrite, TryAgainLater, Unreachable, UsageError
 from fedsite.files import sha256_of
-from fedsite.server import backups, database, rounds, series, upgrades, uploads
-from fedsite.server.database import Database, postgresql_url
+from fedsite.server.exchange import uploads
 from fedsite.server.federation import Federation, open_federation
-from fedsite.server.reports import round_report
-from fedsite.server.storage import CertificateRow, FederationRow, RoundRow, SeriesRow
+from fedsite.server.keeping import backups, upgrades
+from fedsite.server.rounds import rounds, series
+from fedsite.server.rounds.reports import round_report
+from fedsite.server.store import database
+from fedsite.server.store.database import Database, postgresql_url
+from fedsite.server.store.storage import CertificateRow, FederationRow, RoundRow, SeriesRow
 from fedsite.wire.client import TlsIdentity
 
 LARGE = {"weight": (1024, 2304)}  # of 9 MB: more than is made durable at once

@@ -9,7 +9,7 @@ import pytest
 from support.federation import SHAPES, Server, tensors, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server.reports import round_report
+from fedsite.server.rounds.reports import round_report
 from fedsite.wire.client import TlsIdentity
 from fedsite.wire.payload import tensors_of
 

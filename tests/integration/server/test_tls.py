@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from support.federation import make, write_identity
 
-from fedsite.server import tls
+from fedsite.server.web import tls
 from fedsite.wire import enrolment
 from fedsite.wire.messages import utc_now
 from fedsite.wire.transport import trusting

@@ -15,8 +15,8 @@ from support.federation import Server, model_file, running, tensors, update_file
 
 from fedsite.errors import NotAuthorised, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, UpdateRefused
 from fedsite.files import sha256_of
-from fedsite.server import enrolment as admissions
-from fedsite.server.reports import round_report
+from fedsite.server.members import enrolment as admissions
+from fedsite.server.rounds.reports import round_report
 from fedsite.wire import transfer
 from fedsite.wire.client import FederationClient, TlsIdentity
 from fedsite.wire.messages import Envelope, Participation, ParticipationRequest, Receipt, Result, Ticket, parse

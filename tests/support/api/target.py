@@ -19,12 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import draft, make, model_file, tensors, update_file
 
 from fedsite.files import sha256_of
-from fedsite.server import enrolment, rounds, series, uploads
-from fedsite.server.app import create_app
-from fedsite.server.authority import unencrypted_pem
+from fedsite.server.authority.authority import unencrypted_pem
+from fedsite.server.authority.context import server_context
+from fedsite.server.exchange import uploads
 from fedsite.server.federation import Federation
-from fedsite.server.limits import Allowance, Limits
-from fedsite.server.tls import protocol, server_context
+from fedsite.server.members import enrolment
+from fedsite.server.rounds import rounds, series
+from fedsite.server.web.app import create_app
+from fedsite.server.web.limits import Allowance, Limits
+from fedsite.server.web.tls import protocol
 from fedsite.wire.enrolment import new_key, signing_request, to_pem
 from fedsite.wire.transfer import repr_digest
 

@@ -21,8 +21,8 @@ from support.federation import plan
 from support.hostile.documents import bytes_like, json_like, yaml_like
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.server import enrolment as admissions
-from fedsite.server.authority import Authority
+from fedsite.server.authority.authority import Authority
+from fedsite.server.members import enrolment as admissions
 from fedsite.server.problems import Refused
 from fedsite.site.config import SiteConfig, load
 from fedsite.wire import payload, signing

@@ -15,8 +15,9 @@ from fedsite.cli.output import Output
 from fedsite.cli.server_round import _round_text
 from fedsite.errors import TryAgainLater, UsageError
 from fedsite.files import sha256_of
-from fedsite.server import rounds, series, uploads
+from fedsite.server.exchange import uploads
 from fedsite.server.federation import Federation
+from fedsite.server.rounds import rounds, series
 from fedsite.wire.messages import utc_now
 
 

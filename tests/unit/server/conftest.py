@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.federation import make
 from support.offline import Bench, Clock
 
-from fedsite.server import enrolment
-from fedsite.server.app import create_app
-from fedsite.server.limits import DEFAULT_LIMITS, Limits
+from fedsite.server.members import enrolment
+from fedsite.server.web.app import create_app
+from fedsite.server.web.limits import DEFAULT_LIMITS, Limits
 from fedsite.wire.enrolment import new_key, signing_request
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.federation import model_file, tensors, update_file
 
-from fedsite.server.aggregation import Rules, Start, Update, following, why_unfit
+from fedsite.server.rounds.aggregation import Rules, Start, Update, following, why_unfit
 from fedsite.wire.messages import MalformedMessage
 from fedsite.wire.payload import layout_of, tensors_of
 

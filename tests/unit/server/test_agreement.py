@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from fedsite.cli.main import app
 from fedsite.cli.output import Output
 from fedsite.errors import UsageError
-from fedsite.server import enrolment
 from fedsite.server.federation import open_federation
+from fedsite.server.members import enrolment
 from fedsite.wire.messages import MalformedMessage, PublicKey, Trust, parse
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

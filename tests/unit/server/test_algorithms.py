@@ -8,9 +8,10 @@ from support.federation import tensors
 
 from fedsite.errors import UsageError
 from fedsite.server import federation as federations
-from fedsite.server import participation, rounds
-from fedsite.server.reports import models, round_report
-from fedsite.server.storage import ControlRow
+from fedsite.server.exchange import participation
+from fedsite.server.rounds import rounds
+from fedsite.server.rounds.reports import models, round_report
+from fedsite.server.store.storage import ControlRow
 from fedsite.wire.messages import ParticipationRequest, Ticket
 from fedsite.wire.payload import layout_of, tensors_of
 from fedsite.wire.signing import TICKET, open_envelope, public_key

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from fedsite.server import participation
+from fedsite.server.exchange import participation
 from fedsite.wire.bandwidth import MAX_PROBE_BYTES, PROBE
 from fedsite.wire.messages import MAX_MESSAGE_BYTES, Problem, parse
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedsite.errors import UsageError
-from fedsite.server import enrolment
-from fedsite.server.app import create_app
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused
+from fedsite.server.web.app import create_app
 from fedsite.wire.enrolment import EST, Invitation, new_key, signing_request, spki_sha256
 
 

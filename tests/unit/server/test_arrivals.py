@@ -3,7 +3,7 @@
 import pytest
 from support.federation import tensors
 
-from fedsite.server import participation
+from fedsite.server.exchange import participation
 from fedsite.server.problems import Refused
 from fedsite.wire import signing
 from fedsite.wire.messages import ParticipationRequest, Receipt

@@ -8,10 +8,11 @@ import pytest
 from support.federation import make, tensors
 
 from fedsite.errors import DataNotFit, SourceMissing, TryAgainLater, UsageError
-from fedsite.server import backups, rounds
 from fedsite.server.federation import open_federation
-from fedsite.server.reports import round_report
-from fedsite.server.storage import MomentsRow
+from fedsite.server.keeping import backups
+from fedsite.server.rounds import rounds
+from fedsite.server.rounds.reports import round_report
+from fedsite.server.store.storage import MomentsRow
 
 TWO = {"rounds": {"quorum": 2, "enough": 2, "deadline_seconds": 600}}
 ADAM = {"server_adam": {"learning_rate": 0.05, "beta1": 0.8, "beta2": 0.9, "tau": 0.01}}

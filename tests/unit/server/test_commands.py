@@ -250,7 +250,7 @@ def test_a_taken_port_is_named(folder: Path) -> None:
 
 def _ask_for_a_certificate(folder: Path, invitation: Invitation) -> str:
     """The SHA-256 of the key that asks."""
-    from fedsite.server import enrolment
+    from fedsite.server.members import enrolment
 
     key = new_key()
     request = signing_request(key, invitation.site).public_bytes(Encoding.DER)
@@ -259,7 +259,7 @@ def _ask_for_a_certificate(folder: Path, invitation: Invitation) -> str:
 
 
 def _deliver(folder: Path, site: str, number: int, tmp_path: Path) -> None:
-    from fedsite.server import uploads
+    from fedsite.server.exchange import uploads
 
     federation = open_federation(folder)
     update = update_file(tmp_path / "update", tensors(1))

@@ -6,9 +6,9 @@ from sqlalchemy.exc import IntegrityError
 from support.federation import make
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.server import database
-from fedsite.server.database import Database, postgresql_url
-from fedsite.server.storage import InvitationRow
+from fedsite.server.store import database
+from fedsite.server.store.database import Database, postgresql_url
+from fedsite.server.store.storage import InvitationRow
 
 
 @pytest.mark.parametrize(

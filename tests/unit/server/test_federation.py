@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from support.federation import make, tensors, update_file
 
 from fedsite.errors import CannotWrite, ConfigurationError, SourceMissing, UsageError
-from fedsite.server import enrolment, federation, uploads
-from fedsite.server.authority import is_strong
-from fedsite.server.blobs import FolderBlobs
+from fedsite.server import federation
+from fedsite.server.authority.authority import is_strong
+from fedsite.server.exchange import uploads
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused
-from fedsite.server.storage import FederationRow
+from fedsite.server.store.blobs import FolderBlobs
+from fedsite.server.store.storage import FederationRow
 from fedsite.wire.enrolment import new_key, signing_request
 
 REQUEST = signing_request(new_key(), "site-a").public_bytes(Encoding.DER)

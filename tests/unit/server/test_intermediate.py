@@ -15,9 +15,10 @@ from support.federation import make, write_identity
 
 from fedsite.errors import ConfigurationError, FedsiteError, SourceMissing, UsageError
 from fedsite.files import sha256_of
-from fedsite.server import federation, intermediate
-from fedsite.server.authority import Authority, unencrypted_pem
-from fedsite.server.tls import server_context
+from fedsite.server import federation
+from fedsite.server.authority import intermediate
+from fedsite.server.authority.authority import Authority, unencrypted_pem
+from fedsite.server.authority.context import server_context
 from fedsite.wire.enrolment import key_to_pem, new_key, to_pem
 from fedsite.wire.messages import utc_now
 

@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from fedsite.server import bodies, limits, tls
-from fedsite.server.app import create_app
-from fedsite.server.limits import Allowance, Limits, Meter
+from fedsite.server.web import bodies, limits, tls
+from fedsite.server.web.app import create_app
+from fedsite.server.web.limits import Allowance, Limits, Meter
 
 PKCS10 = {"Content-Type": "application/pkcs10"}
 Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from fedsite.errors import CannotWrite
-from fedsite.server.logs import JsonLines
+from fedsite.server.web.logs import JsonLines
 
 
 def told(message: str, *values: object, error: Exception | None = None) -> dict[str, Any]:

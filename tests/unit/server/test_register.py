@@ -12,9 +12,9 @@ from support.authorities import certificate_of, chain_of_three, write
 from support.federation import make
 
 from fedsite.errors import UsageError
-from fedsite.server import enrolment
-from fedsite.server.authority import Authority
+from fedsite.server.authority.authority import Authority
 from fedsite.server.federation import Federation
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused
 from fedsite.wire.enrolment import new_key
 from fedsite.wire.messages import utc_now

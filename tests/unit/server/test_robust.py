@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from support.federation import model_file, tensors, update_file
 
-from fedsite.server import aggregation
-from fedsite.server.aggregation import Rules, Start, Update, following
+from fedsite.server.rounds import aggregation
+from fedsite.server.rounds.aggregation import Rules, Start, Update, following
 from fedsite.wire.payload import SCALES, Layout, Tensor, layout_of, tensors_of
 from fedsite.wire.server_rules import Aggregation, NormBounded, TrimmedMean
 

@@ -9,9 +9,11 @@ import pytest
 from support.federation import draft, model_file, tensors, update_file
 
 from fedsite.errors import ConfigurationError, DataNotFit, SourceMissing, UsageError
-from fedsite.server import enrolment, participation, rounds, series, uploads
+from fedsite.server.exchange import participation, uploads
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused
-from fedsite.server.reports import find_model, models, round_report
+from fedsite.server.rounds import rounds, series
+from fedsite.server.rounds.reports import find_model, models, round_report
 from fedsite.wire.enrolment import new_key
 from fedsite.wire.messages import ParticipationRequest, Refusal, Ticket, parse
 from fedsite.wire.payload import tensors_of, write_model

@@ -8,9 +8,10 @@ from support.authorities import chain_of_three, write
 from support.federation import make
 
 from fedsite.errors import ConfigurationError
-from fedsite.server import rounds, run
-from fedsite.server.run import Ticker, serve
-from fedsite.server.tls import server_context
+from fedsite.server.authority.context import server_context
+from fedsite.server.rounds import rounds
+from fedsite.server.web import run
+from fedsite.server.web.run import Ticker, serve
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.federation import dp_sgd, draft, update_file
 
-from fedsite.server import aggregation, screen
-from fedsite.server.screen import Measured
+from fedsite.server.rounds import aggregation, screen
+from fedsite.server.rounds.screen import Measured
 from fedsite.wire.payload import layout_of
 from fedsite.wire.plans import PlanDraft
 from fedsite.wire.server_rules import Screen

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from fedsite.cli import server
 from fedsite.cli.output import Output
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.server import participation, rounds
-from fedsite.server.reports import round_report
+from fedsite.server.exchange import participation
+from fedsite.server.rounds import rounds
+from fedsite.server.rounds.reports import round_report
 from fedsite.wire.messages import ParticipationRequest
 from fedsite.wire.payload import tensors_of
 

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from fedsite.cli import server
 from fedsite.cli.output import Output
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.server import participation, rounds, series, stops, uploads
+from fedsite.server.exchange import participation, uploads
 from fedsite.server.problems import Refused
-from fedsite.server.reports import round_report
+from fedsite.server.rounds import rounds, series, stops
+from fedsite.server.rounds.reports import round_report
 from fedsite.server.rows import round_of
 from fedsite.wire.messages import ParticipationRequest
 from fedsite.wire.plans import read_draft

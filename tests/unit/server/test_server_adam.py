@@ -6,10 +6,10 @@ from sqlalchemy import select
 from support.federation import tensors
 
 from fedsite.server import federation as federations
-from fedsite.server import rounds
-from fedsite.server.reports import models, round_report
+from fedsite.server.rounds import rounds
+from fedsite.server.rounds.reports import models, round_report
 from fedsite.server.rows import round_of
-from fedsite.server.storage import MomentsRow
+from fedsite.server.store.storage import MomentsRow
 from fedsite.wire.payload import layout_of, tensors_of
 
 ADAM = {"learning_rate": 0.05, "beta1": 0.8, "beta2": 0.9, "tau": 0.01}

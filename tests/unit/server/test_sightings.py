@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from fedsite.errors import CannotWrite
-from fedsite.server.sightings import Sightings, last_seen
+from fedsite.server.members.sightings import Sightings, last_seen
 
 
 def status(app, path: str) -> int:

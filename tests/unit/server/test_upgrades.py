@@ -12,10 +12,10 @@ from support import faulty
 from support.faulty import Fault
 
 from fedsite.errors import CannotWrite, ConfigurationError, DataNotFit, SourceMissing
-from fedsite.server import backups, upgrades
-from fedsite.server.database import Database, sqlite_url
 from fedsite.server.federation import open_federation
-from fedsite.server.storage import REVISION
+from fedsite.server.keeping import backups, upgrades
+from fedsite.server.store.database import Database, sqlite_url
+from fedsite.server.store.storage import REVISION
 
 NEXT = '''"""A later table."""
 
@@ -56,7 +56,7 @@ def later(folder: Path, monkeypatch: pytest.MonkeyPatch, statement: str = "SELEC
     shutil.copytree(upgrades.MIGRATIONS, folder)
     (folder / "versions" / "next.py").write_text(NEXT.format(before=REVISION, statement=statement))
     monkeypatch.setattr(upgrades, "MIGRATIONS", folder)
-    for module in ("upgrades", "federation"):
+    for module in ("keeping.upgrades", "federation"):
         monkeypatch.setattr(f"fedsite.server.{module}.REVISION", "9999")
 
 

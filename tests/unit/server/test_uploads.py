@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from support.federation import tensors, update_file
 
-from fedsite.server import receiver, rounds, uploads
+from fedsite.server.exchange import uploads
 from fedsite.server.problems import Refused
-from fedsite.server.receiver import Receiver
-from fedsite.server.storage import UploadRow
+from fedsite.server.rounds import rounds
+from fedsite.server.store.storage import UploadRow
+from fedsite.server.web import receiver
+from fedsite.server.web.receiver import Receiver
 
 OPEN = {"rounds": {"quorum": 1, "enough": 9, "deadline_seconds": 600}}
 

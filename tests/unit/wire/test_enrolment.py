@@ -13,7 +13,7 @@ from support.authorities import certificate_of, chain_of_three
 from support.federation import write_identity
 
 from fedsite.errors import NotAuthorised, RecordsDamaged, ServerBrokeProtocol, TryAgainLater, Unreachable, UsageError
-from fedsite.server.authority import Authority
+from fedsite.server.authority.authority import Authority
 from fedsite.wire import enrolment
 from fedsite.wire.diagnosis import Trouble
 from fedsite.wire.enrolment import Invitation

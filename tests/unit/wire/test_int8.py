@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from fedsite.server.aggregation import why_unfit
+from fedsite.server.rounds.aggregation import why_unfit
 from fedsite.wire import payload
 from fedsite.wire.messages import MalformedMessage
 from fedsite.wire.payload import SCALES, Layout, Tensor

@@ -19,11 +19,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fedsite.errors import UsageError
-from fedsite.server.authority import STRONG_KEYS, described, is_strong, why_unfit
+from fedsite.server.authority.authority import STRONG_KEYS, described, is_strong, why_unfit
 from fedsite.server.federation import Federation
+from fedsite.server.members.sightings import last_seen
 from fedsite.server.problems import Refused
-from fedsite.server.sightings import last_seen
-from fedsite.server.storage import AttendanceRow, CertificateRow, InvitationRow, UploadRow
+from fedsite.server.store.storage import AttendanceRow, CertificateRow, InvitationRow, UploadRow
 from fedsite.wire.enrolment import Invitation, fingerprint, new_secret, path_from, spki_sha256
 from fedsite.wire.messages import Trust
 from fedsite.wire.signing import public_key

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from fedsite.server.door import OPEN
 from fedsite.server.problems import MEDIA_TYPE
+from fedsite.server.web.door import OPEN
 from fedsite.wire.enrolment import EST
 from fedsite.wire.messages import Closed, Problem
 

@@ -23,10 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import fedsite
 from fedsite.errors import CannotWrite
-from fedsite.server.enrolment import SiteStanding, standings
 from fedsite.server.federation import Federation
+from fedsite.server.members.enrolment import SiteStanding, standings
 from fedsite.server.rows import UNFINISHED, counted, plan_of, series_of
-from fedsite.server.storage import RoundRow
+from fedsite.server.store.storage import RoundRow
 
 HOST, PATH = "127.0.0.1", "/metrics"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -10,10 +10,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
-from fedsite.server import enrolment
-from fedsite.server.bodies import read_body
 from fedsite.server.federation import Federation
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused
+from fedsite.server.web.bodies import read_body
 from fedsite.wire.enrolment import EST, MAX_REQUEST_BYTES, PKCS7_TYPE, PKCS10_TYPE, encode_certificates
 
 RETRY_SECONDS = 60

@@ -35,9 +35,9 @@ from sqlalchemy.orm import Session
 
 from fedsite.errors import TryAgainLater, UsageError
 from fedsite.files import PRIVATE_FILE
-from fedsite.server import making, screen, series
-from fedsite.server.aggregation import Update
 from fedsite.server.federation import Federation
+from fedsite.server.rounds import making, screen, series
+from fedsite.server.rounds.aggregation import Update
 from fedsite.server.rows import (
     UNFINISHED,
     accepted,
@@ -50,7 +50,7 @@ from fedsite.server.rows import (
     takes_until,
     update_path,
 )
-from fedsite.server.storage import RoundRow, ScreenRow, UploadRow
+from fedsite.server.store.storage import RoundRow, ScreenRow, UploadRow
 from fedsite.wire.payload import layout_of
 from fedsite.wire.plans import Plan
 

@@ -12,11 +12,11 @@ from alembic.config import Config
 
 from fedsite.errors import DataNotFit, UsageError
 from fedsite.files import copy_database, fsync_folder
-from fedsite.server.database import Database
 from fedsite.server.federation import DATABASE, check_revision, is_older, open_database
-from fedsite.server.storage import REVISION
+from fedsite.server.store.database import Database
+from fedsite.server.store.storage import REVISION
 
-MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Path(__file__).parent.with_name("store") / "migrations"
 
 
 def upgrade(folder: Path, *, dumped: bool = False) -> Path | None:

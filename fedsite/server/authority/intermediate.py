@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from fedsite.errors import ConfigurationError, SourceMissing
 from fedsite.files import PRIVATE_FILE, is_private, write_atomically
-from fedsite.server.authority import STRONG_KEYS, Authority, SigningKey, described, is_strong, unencrypted_pem
+from fedsite.server.authority.authority import STRONG_KEYS, Authority, SigningKey, described, is_strong, unencrypted_pem
 from fedsite.wire.enrolment import MAX_CERTIFICATES, new_key, to_pem
 from fedsite.wire.transport import trusting
 
@@ -122,7 +122,7 @@ def _judge(certificate: x509.Certificate, below: int, now: datetime) -> None:
 
 def _rehearse(authority: Authority, hosts: Sequence[str], now: datetime) -> None:
     """Lets a server and a site meet in memory, each with a certificate of this authority."""
-    from fedsite.server.tls import server_context
+    from fedsite.server.authority.context import server_context
 
     with tempfile.TemporaryDirectory(prefix="fedsite-") as name:
         folder, key = Path(name), new_key()

@@ -21,11 +21,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fedsite.errors import ConfigurationError, DataNotFit, SourceMissing, UsageError
-from fedsite.server import making, stops
 from fedsite.server.federation import Federation
-from fedsite.server.making import Made
+from fedsite.server.rounds import making, stops
+from fedsite.server.rounds.making import Made
 from fedsite.server.rows import UNSUCCESSFUL, accepted, plan_of, running, series_of
-from fedsite.server.storage import RoundRow, SeriesRow
+from fedsite.server.store.storage import RoundRow, SeriesRow
 from fedsite.wire.messages import MalformedMessage, Ticket
 from fedsite.wire.norms import largest_honest_norm
 from fedsite.wire.payload import check_finite, layout_of

@@ -11,11 +11,11 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedsite.errors import TryAgainLater
-from fedsite.server import enrolment
 from fedsite.server.federation import Federation
-from fedsite.server.limits import Limits, Meter, hurried
+from fedsite.server.members import enrolment
+from fedsite.server.members.sightings import Sightings
 from fedsite.server.problems import Refused, busy
-from fedsite.server.sightings import Sightings
+from fedsite.server.web.limits import Limits, Meter, hurried
 from fedsite.wire.enrolment import EST
 
 OPEN = frozenset(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_such_round
 from fedsite.server.rows import counted, envelope_of, running, series_of
-from fedsite.server.storage import AttendanceRow, ModelRow, RoundRow, SeriesRow, UploadRow
+from fedsite.server.store.storage import AttendanceRow, ModelRow, RoundRow, SeriesRow, UploadRow
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,
     Arrival,

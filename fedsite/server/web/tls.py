@@ -1,4 +1,4 @@
-"""TLS for the application: the server's context, and the peer's certificate in the ASGI scope.
+"""TLS for the application: the peer's certificate in the ASGI scope.
 
 uvicorn gives an application no peer certificate. Both of its HTTP/1.1 protocols read `self.app` for every request,
 so a wrapper put there when a connection is made can add ASGI's TLS extension
@@ -8,29 +8,15 @@ so a wrapper put there when a connection is made can add ASGI's TLS extension
 import asyncio
 import ssl
 from asyncio import sslproto
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedsite.server.limits import BoundedHeadH11, BoundedHeadHttpTools
+from fedsite.server.web.limits import BoundedHeadH11, BoundedHeadHttpTools
 
 BUFFER_BYTES = 1 << 16
 """Of a connection, each way: asyncio's own sizes add up to a megabyte and more, for each of many sites at once."""
-
-
-def server_context(certificate: Path, ca: Path) -> ssl.SSLContext:
-    """TLS 1.2 or later. Client certificates are asked for; one that our root has not issued ends the handshake.
-
-    Who shows none is let through to the application, which opens only enrolment to them.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate)
-    context.load_verify_locations(ca)
-    context.verify_mode = ssl.CERT_OPTIONAL
-    return context
 
 
 @runtime_checkable

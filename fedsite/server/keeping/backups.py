@@ -30,7 +30,6 @@ from fedsite.files import (
     sweep,
     write_atomically,
 )
-from fedsite.server.database import Database, sqlite_url
 from fedsite.server.federation import (
     DATABASE,
     Federation,
@@ -41,7 +40,8 @@ from fedsite.server.federation import (
     write_sqlite,
 )
 from fedsite.server.rows import kept_updates
-from fedsite.server.storage import ControlRow, ModelRow, MomentsRow, RoundRow, Table
+from fedsite.server.store.database import Database, sqlite_url
+from fedsite.server.store.storage import ControlRow, ModelRow, MomentsRow, RoundRow, Table
 
 BACKUP = "backup.db"
 FOLDERS = ("keys", "models", "updates")
@@ -212,7 +212,7 @@ def _up_to_date(draft: Path, source: Path) -> Database:
     database = Database(sqlite_url(draft))
     found = database.revision()
     if is_older(found):
-        from fedsite.server.upgrades import migrate  # alembic takes a second to import
+        from fedsite.server.keeping.upgrades import migrate  # alembic takes a second to import
 
         migrate(database)
     else:

@@ -8,10 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedsite.errors import UsageError
-from fedsite.server import roll, stops
 from fedsite.server.federation import Federation
+from fedsite.server.rounds import roll, stops
 from fedsite.server.rows import counted, plan_of, series_of, takes_until
-from fedsite.server.storage import ModelRow, RoundRow, ScreenRow, SeriesRow
+from fedsite.server.store.storage import ModelRow, RoundRow, ScreenRow, SeriesRow
 from fedsite.wire.plans import Plan
 
 

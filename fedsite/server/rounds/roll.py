@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fedsite.server.storage import AttendanceRow, CertificateRow, RoundRow, UploadRow
+from fedsite.server.store.storage import AttendanceRow, CertificateRow, RoundRow, UploadRow
 
 Entry = dict[str, Any]
 

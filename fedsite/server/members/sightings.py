@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from fedsite.errors import FedsiteError
 from fedsite.server.federation import Federation
-from fedsite.server.storage import SightingRow
+from fedsite.server.store.storage import SightingRow
 
 PAUSE = timedelta(minutes=1)
 """What a site does within it is one sighting: a write for each request would be many, and nobody asks for seconds."""

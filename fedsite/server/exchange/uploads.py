@@ -18,13 +18,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedsite.files import PRIVATE_FILE, fsync_folder, sha256_of
-from fedsite.server.aggregation import why_unfit
-from fedsite.server.enrolment import refuse_revoked
+from fedsite.server.exchange.headers import LENGTH, SEQUENCE, malformed, read_digest, read_weight
 from fedsite.server.federation import Federation
-from fedsite.server.headers import LENGTH, SEQUENCE, malformed, read_digest, read_weight
+from fedsite.server.members.enrolment import refuse_revoked
 from fedsite.server.problems import Refused, no_such_round, round_closed
+from fedsite.server.rounds.aggregation import why_unfit
 from fedsite.server.rows import plan_of, series_of, takes_until, update_path
-from fedsite.server.storage import RoundRow, UploadRow
+from fedsite.server.store.storage import RoundRow, UploadRow
 from fedsite.wire.messages import Receipt
 from fedsite.wire.payload import Layout, layout_of
 from fedsite.wire.plans import Plan

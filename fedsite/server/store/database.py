@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fedsite.errors import CannotWrite, ConfigurationError, DataNotFit, FedsiteError, TryAgainLater, UsageError
-from fedsite.server.storage import REVISION, FederationRow, Table
+from fedsite.server.store.storage import REVISION, FederationRow, Table
 
 LOCK_SECONDS = 10
 _LOCK = 0x66656473697465  # the bytes of "fedsite", as the number that advisory locks are named by

@@ -16,11 +16,13 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
 from fedsite.errors import CannotWrite, ConfigurationError, TryAgainLater
-from fedsite.server import metrics, rounds
-from fedsite.server.app import create_app
-from fedsite.server.authority import LIFETIME
+from fedsite.server.authority.authority import LIFETIME
+from fedsite.server.authority.context import server_context
 from fedsite.server.federation import Federation, renew_server_certificate
-from fedsite.server.tls import protocol, server_context
+from fedsite.server.rounds import rounds
+from fedsite.server.web import metrics
+from fedsite.server.web.app import create_app
+from fedsite.server.web.tls import protocol
 
 TICK_SECONDS = 0.5
 RENEWAL_INTERVAL = timedelta(minutes=1)

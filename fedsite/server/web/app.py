@@ -18,17 +18,18 @@ from starlette.routing import Match
 
 import fedsite
 from fedsite.errors import CannotWrite, TryAgainLater
-from fedsite.server import enrolment, participation, uploads
-from fedsite.server.bodies import blocks, read_body
-from fedsite.server.document import PROBLEMS, body, describe, takes
-from fedsite.server.door import Door
-from fedsite.server.est import add_enrolment
+from fedsite.server.exchange import participation, uploads
+from fedsite.server.exchange.headers import ANNOUNCEMENT, OFFSET
 from fedsite.server.federation import Federation
-from fedsite.server.headers import ANNOUNCEMENT, OFFSET
-from fedsite.server.limits import DEFAULT_LIMITS, Limits
+from fedsite.server.members import enrolment
 from fedsite.server.problems import Refused, busy, no_space
-from fedsite.server.receiver import Receiver
-from fedsite.server.storage import ControlRow, ModelRow, UploadRow
+from fedsite.server.store.storage import ControlRow, ModelRow, UploadRow
+from fedsite.server.web.bodies import blocks, read_body
+from fedsite.server.web.document import PROBLEMS, body, describe, takes
+from fedsite.server.web.door import Door
+from fedsite.server.web.est import add_enrolment
+from fedsite.server.web.limits import DEFAULT_LIMITS, Limits
+from fedsite.server.web.receiver import Receiver
 from fedsite.wire.bandwidth import MAX_PROBE_BYTES, PROBE
 from fedsite.wire.messages import (
     PROTOCOL_VERSIONS,

@@ -14,9 +14,9 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from fedsite.server.aggregation import SLICE, Controls, Moments, Rules, Start, Update, following
 from fedsite.server.federation import Federation
-from fedsite.server.storage import ControlRow, ModelRow, MomentsRow, RoundRow, UploadRow
+from fedsite.server.rounds.aggregation import SLICE, Controls, Moments, Rules, Start, Update, following
+from fedsite.server.store.storage import ControlRow, ModelRow, MomentsRow, RoundRow, UploadRow
 from fedsite.wire.messages import Envelope, Ticket, parse
 from fedsite.wire.payload import Layout, chunks, layout_of, read_values
 from fedsite.wire.plans import Plan

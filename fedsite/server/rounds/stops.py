@@ -11,9 +11,9 @@ import math
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fedsite.server.rounds.screen import noise_ratio
 from fedsite.server.rows import counted
-from fedsite.server.screen import noise_ratio
-from fedsite.server.storage import RoundRow, SeriesRow
+from fedsite.server.store.storage import RoundRow, SeriesRow
 from fedsite.wire.plans import PlanDraft
 
 

@@ -1,8 +1,8 @@
-"""What alembic runs: the migrations, in the transaction that `server.upgrades` has begun."""
+"""What alembic runs: the migrations, in the transaction that `server.keeping.upgrades` has begun."""
 
 from alembic import context
 
-from fedsite.server.storage import Table
+from fedsite.server.store.storage import Table
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)
 context.run_migrations()

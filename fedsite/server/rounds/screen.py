@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsite.server.aggregation import slice_length, stacked
+from fedsite.server.rounds.aggregation import slice_length, stacked
 from fedsite.wire.algorithms import Values, coordinate_median
 from fedsite.wire.payload import Layout, chunks
 from fedsite.wire.plans import DpSgd, PlanDraft

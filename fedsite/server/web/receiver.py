@@ -9,10 +9,10 @@ from http import HTTPStatus
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from fedsite.server import uploads
+from fedsite.server.exchange import uploads
 from fedsite.server.federation import Federation
 from fedsite.server.problems import Refused, no_space
-from fedsite.server.storage import UploadRow
+from fedsite.server.store.storage import UploadRow
 
 STALL_SECONDS = 60.0
 BLOCK_BYTES = 1 << 17
