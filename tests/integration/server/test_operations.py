@@ -100,7 +100,8 @@ def test_the_metrics_say_what_happened(watched: Watched, identity: TlsIdentity, 
     assert figures['fedsite_answers_total{code="201"}'] >= 1
     listed = watched.run("server", "site", "list", "--json")
     (site,) = json.loads(listed.stdout)["data"]["sites"]
-    assert (site["certificate_days"], site["contributions"], site["refusals"], site["rejected"]) == (89, 1, 0, 0)
+    assert site["certificate_days"] in (89, 90), "seconds are rounded"
+    assert (site["contributions"], site["refusals"], site["rejected"]) == (1, 0, 0)
     assert site["last_seen"] is not None
     watched.close_rounds()
     assert reports.round_report(watched.federation, number)["status"] == "aggregated"

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from support.federation import make, write_identity
 
+from fedsite.server.authority.context import server_context
 from fedsite.server.web import tls
 from fedsite.wire import enrolment
 from fedsite.wire.messages import utc_now
@@ -37,7 +38,7 @@ def test_the_application_is_told_of_the_peer(tmp_path: Path, kind: str, monkeypa
     key = enrolment.new_key()
     certificate = enrolment.to_pem([federation.authority.issue_site(key.public_key(), "site-a", utc_now())])
     identity = write_identity(tmp_path, certificate, enrolment.key_to_pem(key, "a passphrase"), root)
-    context = tls.server_context(federation.server_certificate, federation.ca_certificate)
+    context = server_context(federation.server_certificate, federation.ca_certificate)
     assert context.verify_mode == ssl.CERT_OPTIONAL
     config = uvicorn.Config(
         tells_the_peer, http=tls.protocol(), lifespan="off", log_config=None,

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,6 +21,14 @@ class Callback:
         signal.raise_signal(self._number)
         for _ in range(1000):  # somewhere here the handler is called
             pass
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Ctrl-C is ignored by what a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_it_is_raised_and_all_is_as_before() -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,9 @@ def test_a_patch_touches_only_what_it_needs(tmp_path: Path, inputs):
     known = "a" if inputs == "a" else "abcd"
     empty = content_of(np.zeros((len(known), *shape), np.float16), np.zeros(shape, np.uint8), known)
     file, _ = cases.write_case(tmp_path, "e-abc", empty)
-    with (tmp_path / file).open("rb") as stored:  # out of the page cache, where it lies in large pieces
+    # Out of the page cache, where it lies in large pieces; first onto the disk, also where our own fsync is none.
+    subprocess.run(["sync", tmp_path / file], env={"PATH": os.environ["PATH"]}, check=True)
+    with (tmp_path / file).open("rb") as stored:
         os.posix_fadvise(stored.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     case = cases.open_case(tmp_path / file, inputs)
     assert resident(tmp_path / file) == 0
