@@ -7,6 +7,7 @@ version is a number in the database (`pragma user_version`); the table `made_by`
 stays as it is in all versions to come, so that an older fedsite can name the one that it takes.
 """
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 BACKUPS = "backups"
 KEPT_VERSIONS = 3
+_KEPT = re.compile(r"version-([0-9]+)\.[0-9TZ]+")
 WITHOUT_HEAD = 1  # fedsite 0.1.0 remembered nowhere else where its chains ended
 _MADE_BY = "create table made_by (fedsite text not null) strict"
 
@@ -79,12 +81,13 @@ def newer_than_this(database: sqlite3.Connection) -> tuple[str, str]:
 def bring_up_to_date(state: "State", database: sqlite3.Connection) -> None:
     """All steps or none, once a backup is there and whole; said in the audit, and in a line to the operator.
 
-    Nothing is done where another process has been first. Raises TryAgainLater while one is at it, CannotWrite,
-    RecordsDamaged where the chains are not whole: damage is mended by `fedsite privacy recover`, not by a new version.
+    Nothing is done where another process has been first, perhaps a newer fedsite. Raises TryAgainLater while one is at
+    it, CannotWrite, RecordsDamaged where the chains are not whole: damage is mended by `fedsite privacy recover`, not
+    by a new version.
     """
     with state.transaction():
         before = version_of(database)
-        if before == VERSION:
+        if before >= VERSION:
             return
         kept = _backed_up(state, before)
         take_steps(state, database, before)
@@ -112,30 +115,36 @@ def _backed_up(state: "State", version: int) -> Path:
     make_folder(home, PRIVATE_FOLDER)
     shutil.rmtree(draft, ignore_errors=True)
     make_folder(draft, PRIVATE_FOLDER)
-    copy_database(state.folder / "state.db", draft / "state.db")
-    _require_whole(state, draft)
     try:
+        copy_database(state.folder / "state.db", draft / "state.db")
+        _require_whole(state, draft)
         with suppress(FileNotFoundError):
             write_atomically(draft / head.NAME, (state.folder / head.NAME).read_bytes(), PRIVATE_FILE)
         draft.rename(kept)
         fsync_folder(home)
         fsync_folder(state.folder)
-        _remove_the_oldest(home)
+        _remove_the_oldest(home, kept)
     except OSError as error:
         raise cannot_write(kept, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # where it got no name: nobody would come back for it
     return kept
 
 
 def _require_whole(state: "State", copy: Path) -> None:
     """Its chains are recomputed, and end where those of the database do."""
-    with closing(sqlite3.connect(f"file:{copy / 'state.db'}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(copy / "state.db")) as database:
         type(state)(copy, database, state.heads()).verify()
 
 
-def _remove_the_oldest(home: Path) -> None:
-    """Of each version the newest backup stays, and of those the three newest versions'."""
-    by_version = {path.name.partition(".")[0]: path for path in sorted(home.glob("version-*"))}
-    newest = sorted(by_version, key=lambda name: int(name.removeprefix("version-")))[-KEPT_VERSIONS:]
-    for path in home.glob("version-*"):
-        if path not in [by_version[name] for name in newest]:
+def _remove_the_oldest(home: Path, made: Path) -> None:
+    """Of each version the newest backup stays, and of those the three newest versions'; always the one just `made`.
+
+    By their names: after a clock was put back, or an old version, it may be neither.
+    """
+    backups = {path: int(found[1]) for path in sorted(home.iterdir()) if (found := _KEPT.fullmatch(path.name))}
+    newest = {version: path for path, version in backups.items()}
+    kept = [made, *(newest[version] for version in sorted(newest)[-KEPT_VERSIONS:])]
+    for path in backups:
+        if path not in kept:
             shutil.rmtree(path)

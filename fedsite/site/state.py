@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,24 +126,27 @@ class State:
             database.close()
             raise NotOurs(*newer) if newer else RecordsDamaged("state.db holds no records of fedsite's.", MEND)
         if looking:
-            return cls._copy_of(folder, database, version)
-        state = cls(folder, database)
-        try:
+            with closing(database):
+                return cls._copy_of(folder, database)
+        with cls(folder, database) as state:
             migrations.bring_up_to_date(state, database)
-        except BaseException:
-            state.close()
-            raise
-        return state
+        return cls.open(folder)
 
     @classmethod
-    def _copy_of(cls, folder: Path, database: sqlite3.Connection, version: int) -> "State":
+    def _copy_of(cls, folder: Path, database: sqlite3.Connection) -> "State":
         """An older database as it would be. SQLite keeps the copy itself, and drops it when it is closed."""
-        with closing(database):
-            copy = sqlite3.connect("", isolation_level=None)
-            database.backup(copy)
-        kept = head.read(folder, MEND) if version > migrations.WITHOUT_HEAD else cls(folder, copy).heads()
-        state = cls(folder, copy, kept)
-        migrations.take_steps(state, copy, version)
+        # First the ends, then the copy: others may write meanwhile, and ends that lie behind harm nothing.
+        kept = head.read(folder, MEND) if migrations.version_of(database) > migrations.WITHOUT_HEAD else None
+        with ExitStack() as unless_done:
+            copy = unless_done.enter_context(closing(sqlite3.connect("", isolation_level=None)))
+            try:
+                database.backup(copy)
+            except sqlite3.OperationalError as error:
+                raise _explained(error, "copied") from error
+            state = cls(folder, copy, cls(folder, copy).heads() if kept is None else kept)
+            with state.transaction():
+                migrations.take_steps(state, copy, migrations.version_of(copy))
+            unless_done.pop_all()
         return state
 
     def close(self) -> None:

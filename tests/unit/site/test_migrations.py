@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import faulty
@@ -276,19 +277,95 @@ def test_a_copy_that_is_not_what_was_copied_stops_it(
         State.open(folder)
     with closing(sqlite3.connect(folder / "state.db")) as database:
         assert migrations.version_of(database) == 2
-    assert list((folder / BACKUPS).glob("version-*")) == []
+    assert list((folder / BACKUPS).iterdir()) == []
 
 
 def test_of_backups_the_newest_of_each_version_stays_and_not_for_ever(
     older: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = older(2)
-    for name in ("version-2.20250101T000000000000Z", "version-1.20250101T000000000000Z", "version-10.2025"):
+    others = {"version-2-mine", "notes"}
+    for name in ("version-2.20250101T000000000000Z", "version-1.20250101T000000000000Z", "version-10.2025", *others):
         (folder / BACKUPS / name).mkdir(parents=True)
     with State.open(folder) as state:
         made = state.last("audit").body["backup"]
     found = {path.name for path in (folder / BACKUPS).iterdir()}
-    assert found == {made, "version-1.20250101T000000000000Z", "version-10.2025"}
+    assert found == {made, "version-1.20250101T000000000000Z", "version-10.2025", *others}
     monkeypatch.setattr(migrations, "KEPT_VERSIONS", 2)
-    migrations._remove_the_oldest(folder / BACKUPS)
-    assert {path.name for path in (folder / BACKUPS).iterdir()} == {made, "version-10.2025"}
+    migrations._remove_the_oldest(folder / BACKUPS, folder / BACKUPS / made)
+    assert {path.name for path in (folder / BACKUPS).iterdir()} == {made, "version-10.2025", *others}
+
+
+@pytest.mark.parametrize("others", [["2.2999"], ["3.2025", "4.2025", "5.2025"]], ids=["clock", "version"])
+def test_the_backup_just_made_stays_after_a_clock_or_a_version_was_put_back(
+    older: Callable[[int], Path], others: list[str]
+) -> None:
+    folder = older(2)
+    for name in others:
+        (folder / BACKUPS / f"version-{name}").mkdir(parents=True)
+    with State.open(folder) as state:
+        assert (folder / BACKUPS / state.last("audit").body["backup"] / "state.db").is_file()
+
+
+def test_a_folder_may_have_any_name(older: Callable[[int], Path], tmp_path: Path) -> None:
+    folder = older(1).rename(tmp_path / "50% #1?mode=x")
+    with State.open(folder) as state:
+        assert state.verify() == AFTER
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_who_looks_while_another_process_upgrades_sees_the_records(
+    older: Callable[[int], Path], version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = older(version)
+    copy_of = State._copy_of
+
+    def late(*arguments: Any) -> State:
+        monkeypatch.setattr(State, "_copy_of", copy_of)
+        opened(folder)
+        return copy_of(*arguments)
+
+    monkeypatch.setattr(State, "_copy_of", late)
+    with State.open(folder, looking=True) as state:
+        assert state.verify() == AFTER
+
+
+def test_who_looks_while_another_process_writes_hears_of_no_loss(
+    older: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older fedsite may be at work still."""
+    folder = older(2)
+    read = head.read
+
+    def written_meanwhile(*arguments: Any) -> Any:
+        ends = read(*arguments)
+        with (
+            closing(sqlite3.connect(folder / "state.db", isolation_level=None)) as database,
+            monkeypatch.context() as at,
+        ):
+            at.setattr(head, "read", read)
+            State(folder, database).audit("written meanwhile")
+        return ends
+
+    monkeypatch.setattr(head, "read", written_meanwhile)
+    with State.open(folder, looking=True) as state:
+        monkeypatch.undo()
+        assert state.verify() == AFTER
+
+
+def test_a_newer_fedsite_that_comes_first_is_not_undone(
+    older: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = older(2)
+    upgrade = migrations.bring_up_to_date
+
+    def late(state: State, database: sqlite3.Connection) -> None:
+        with closing(sqlite3.connect(folder / "state.db", isolation_level=None)) as newer:
+            newer.execute("pragma user_version = 99")
+        upgrade(state, database)
+
+    monkeypatch.setattr(migrations, "bring_up_to_date", late)
+    with pytest.raises(NotOurs, match="version 99"):
+        State.open(folder)
+    with closing(sqlite3.connect(folder / "state.db")) as database:
+        assert migrations.version_of(database) == 99
