@@ -94,7 +94,7 @@ class _Line:
 
     def _fitting(self, offers: Iterable[Offer], current: str | None = None) -> list[Offer]:
         begun = self.current if current is None else current
-        return [(word, what) for word, what in offers if word.startswith(begun) and PLAIN.fullmatch(word)]
+        return [(word, _in_a_line(what)) for word, what in offers if word.startswith(begun) and PLAIN.fullmatch(word)]
 
     def _option(self, name: str) -> Any:  # noqa: ANN401
         return next((one for one in self._every_option() if name in (*one.opts, *one.secondary_opts)), None)
@@ -121,6 +121,11 @@ class _Line:
             return "words", self._fitting(NAMES[kind](self.given), current)
         items = parameter.shell_complete(typer.Context(self.command), current)
         return "words", self._fitting(((str(item.value), item.help or "") for item in items), current)
+
+
+def _in_a_line(text: str) -> str:
+    """What stands beside a word may be anybody's too, such as the title of a task file: a new line would be a word."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def _first_words(text: str | None) -> str:

@@ -77,7 +77,7 @@ PRIVACY = {
         },
         reads="The ledger, plans and receipts in the state folder.",
         writes="The file of --out.",
-        exits=ends(73, *OPENS),
+        exits=ends(*OPENS),
         see=("audit verify", "audit export"),
     ),
     "privacy attack": Page(
@@ -92,7 +92,7 @@ PRIVACY = {
         },
         reads="The prepared data.",
         writes="reports/attacks.html in the state folder, or the file of --report; it holds patients' images.",
-        exits=ends(65, 66, 73, *OPENS) | {1: "An attack found more than is stated; or a bug in fedsite."},
+        exits=ends(65, 66, *OPENS) | {1: "An attack found more than is stated; or a bug in fedsite."},
         see=("train-round", "privacy cost"),
     ),
 }
@@ -130,7 +130,7 @@ AUDIT = {
         },
         reads="The state folder.",
         writes="FILE (JSON Lines, signed by a key for this alone), and the file of --report.",
-        exits=ends(73, *OPENS),
+        exits=ends(*OPENS),
         see=("audit verify", "privacy export"),
     ),
     "audit tickets": Page(
@@ -141,7 +141,7 @@ AUDIT = {
         },
         reads="The state folder; FILE.",
         writes="The file of --out.",
-        exits=ends(65, 66, 73, *OPENS) | {76: "The server has shown two truths; both files together prove it."},
+        exits=ends(65, 66, *OPENS) | {76: "The server has shown two truths; both files together prove it."},
         see=("audit verify",),
     ),
 }

@@ -2,9 +2,9 @@
 
 from fedsite.cli.manual.page import Page, ends
 
-OPENS = (74, 75, 77, 78)
-"""How opening a site may end: its configuration, its state folder, its ledger."""
-ASKS = (*OPENS, 69, 73, 76)
+OPENS = (73, 74, 75, 77, 78)
+"""How opening a site may end: its configuration, its state folder, its ledger; an older fedsite's, its backup."""
+ASKS = (*OPENS, 69, 76)
 """The same, and a question to the server."""
 
 FIRST_ROUND = (
@@ -159,7 +159,7 @@ DATA = {
         },
         reads="SOURCE; site.yaml, where there is one.",
         writes="index/ in the state folder (sealed headers, for the next scan); the folder of --volumes.",
-        exits=ends(65, 66, 73, *OPENS),
+        exits=ends(65, 66, *OPENS),
         see=("prepare-data", "data locate"),
     ),
     "prepare-data": Page(
@@ -174,7 +174,7 @@ DATA = {
         },
         reads="SOURCE; the masks of --labels; site.yaml.",
         writes="Cases, manifest.json and report.html in paths.data (--out); index/ in the state folder.",
-        exits=ends(65, 66, 69, 73, *OPENS) | {75: "Another preparation is at work there, or a worker was ended."},
+        exits=ends(65, 66, 69, *OPENS) | {75: "Another preparation is at work there, or a worker was ended."},
         see=("inspect", "tasks show", "data list"),
     ),
     "data list": Page(
@@ -187,7 +187,7 @@ DATA = {
         about="Paths may name patients: they are not written to a file, a pipe or JSON.",
         examples={"fedsite data locate e-ph7er6yvk32xssji /data/export": "The id as data list or a report has it."},
         reads="SOURCE; the key of the pseudonyms in the state folder.",
-        exits=ends(65, 66, 73, *OPENS),
+        exits=ends(65, 66, *OPENS),
         see=("data list",),
     ),
     "data exclude": Page(
@@ -201,7 +201,7 @@ DATA = {
         },
         reads="manifest.json in paths.data (--data).",
         writes="The audit, for ever; removes the patient's cases, what was measured on them, and models made of them.",
-        exits=ends(65, 66, 73, *OPENS),
+        exits=ends(65, 66, *OPENS),
         see=("data list", "audit show"),
     ),
 }
@@ -209,8 +209,8 @@ DATA = {
 ROUNDS = {
     "check": Page(
         about=(
-            "All checks are run before it fails; the exit code is that of the first that does. It trains nothing"
-            " and changes nothing."
+            "All checks are run before it fails; the exit code is that of the first that does. It trains nothing,"
+            " and changes nothing but an older fedsite's records, which it brings up to date."
         ),
         examples={
             "fedsite check": "",
@@ -298,7 +298,7 @@ ROUNDS = {
         examples={"fedsite report": "", "fedsite report --output /srv/intranet/fedsite.html": ""},
         reads="site.yaml, the state folder.",
         writes="reports/participation.html in the state folder, or the file of --output.",
-        exits=ends(73, *OPENS),
+        exits=ends(*OPENS),
         see=("status", "audit export"),
     ),
 }

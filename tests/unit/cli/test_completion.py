@@ -102,6 +102,13 @@ def test_a_word_that_a_shell_could_take_for_more_is_not_offered(
     assert ask("tasks", "show", "") == ("words", ["good-1.2"])
 
 
+def test_what_a_word_is_stays_beside_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    title = "Stroke\n$(reboot)\tDWI \x1b[2J\u202e \u00e9"
+    monkeypatch.setitem(completion.NAMES, "TASK", lambda _given: iter([("good", title)]))
+    completion.answer(ROOT, ["tasks", "show", ""])
+    assert capsys.readouterr().out == "words\ngood\tStroke $(reboot) DWI [2J \u00e9\n"
+
+
 def test_a_federation_elsewhere_is_not_asked(
     ask: Callable[..., tuple[str, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
