@@ -69,7 +69,7 @@ def verify(path: Path) -> dict[str, Any]:
         raise DataNotFit(f"{path} is no exported ledger.", _NO_EXPORT)
     try:
         return _verified(document)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise RecordsDamaged("The exported ledger is incomplete.", _ASK_AGAIN) from error
 
 

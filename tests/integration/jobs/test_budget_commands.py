@@ -176,6 +176,14 @@ def other_payload(bodies: list[dict[str, Any]]) -> None:
     next(body for body in bodies if body["kind"] == "released")["payload_sha256"] = "0" * 64
 
 
+def no_body(bodies: list[dict[str, Any]]) -> None:
+    bodies[-1] = []
+
+
+def no_totals(bodies: list[dict[str, Any]]) -> None:
+    next(body for body in bodies if body["kind"] == "reserved")["after"] = 1
+
+
 HARMS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a byte": lambda document: document["records"][1].update(
         body=document["records"][1]["body"].replace("40.0", "41.0")
@@ -185,6 +193,8 @@ HARMS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "less noise said than asked for": lambda document: chained(document, quieter),
     "a lower total": lambda document: chained(document, cheaper),
     "another payload": lambda document: chained(document, other_payload),
+    "a list for a record": lambda document: chained(document, no_body),
+    "a number for totals": lambda document: chained(document, no_totals),
     "another guarantee": lambda document: document.update(guarantee="epsilon 0.1"),
     "another summary": lambda document: document["spent"].update(releases=1),
     "a forged key": lambda document: document.update(plan_keys=["0" * 64]),
