@@ -120,7 +120,7 @@ def tidy(state: State, federation: str, unfinished: frozenset[int]) -> None:
     needed |= {_place(state, kind, number) for number in unfinished for kind in ("control", "layers")}
     for file in _folder(state).iterdir():
         if file not in needed:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def forget_layers(state: State) -> None:

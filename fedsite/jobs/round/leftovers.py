@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from fedsite.files import remove
 from fedsite.jobs.models import kept
 from fedsite.jobs.round.state_machine import FINAL, PENDING, Round, payload_of
 
@@ -32,7 +33,7 @@ def clear_overtaken(here: Round) -> None:
 
 
 def _keep(folder: Path, is_needed: Callable[[Path], bool]) -> None:
-    """Leaves nothing else in a folder."""
+    """Leaves nothing else in a folder. Another command may be fetching a model, or renaming one, at that moment."""
     for file in folder.iterdir():
         if not is_needed(file):
-            file.unlink()
+            remove(file)
