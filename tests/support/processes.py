@@ -103,7 +103,9 @@ class Running:
     def _number(self) -> int:
         line = b""
         while not line.endswith(b"\n"):
-            line += self._mine.recv(1)
+            if not (digit := self._mine.recv(1)):
+                raise EOFError("the parent of this process has ended")
+            line += digit
         return int(line)
 
 
