@@ -19,7 +19,7 @@ from fedsite.jobs.site import client_of, open_site
 from fedsite.site import identity, versions
 from fedsite.wire.enrolment import Invitation
 
-MOST_STEPS = 60
+MOST_STEPS = 120
 
 
 @pytest.fixture(scope="module")
