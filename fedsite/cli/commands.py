@@ -4,12 +4,16 @@ A value is called by what it is (FILE, DURATION, TASK ...): help shows that name
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fedsite.errors import UsageError
+
+if TYPE_CHECKING:  # typer's own classes, by which it calls ours; at run time nothing depends on where it keeps them
+    from typer._click.core import Context, Parameter
+    from typer._click.formatting import HelpFormatter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,12 +25,12 @@ EVERYWHERE = "--config FILE, --json, --quiet, --verbose: see fedsite --help."
 class Command(TyperCommand):
     """A command whose --help is a page of the manual (`fedsite.cli.manual`)."""
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer keeps its contexts' class to itself
+    def collect_usage_pieces(self, ctx: "Context") -> list[str]:
         """`[OPTIONS] SOURCE [FILE]`."""
         arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
         return ["[OPTIONS]", *(_called(one) if one.required else f"[{_called(one)}]" for one in arguments)]
 
-    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+    def format_help_text(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """What it does, in a sentence, then whatever else there is to say."""
         from fedsite.cli import manual
 
@@ -36,13 +40,13 @@ class Command(TyperCommand):
             with formatter.indentation():
                 formatter.write_text(about)
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+    def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Arguments and options, by the names of their values."""
         _write_parameters(self, ctx, formatter)
         with formatter.section("As with every command"):
             formatter.write_text(EVERYWHERE)
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+    def format_epilog(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Examples, files, exit codes, and what to read next."""
         from fedsite.cli import manual
 
@@ -52,18 +56,18 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """Commands that belong together. Called without one of them it shows its help."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         """Called by typer with what follows the group's name. Raises UsageError where a program forgot the command."""
         if not args and ctx.parent is not None:
             show_help(ctx, ctx.find_root().obj.as_json)
         return super().parse_args(ctx, args)
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+    def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Options, then the commands."""
         _write_parameters(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002
+    def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:  # noqa: ARG002 - the base class has it
         """The commands in the order of their use, each with the first part of its sentence, under what they are for."""
         sections: dict[str, list[tuple[str, str]]] = {}
         widest = max(map(len, self.commands))
@@ -87,7 +91,7 @@ class Commands(typer.Typer):
         return super().command(name, cls=Command, **options)
 
 
-def show_help(ctx: Any, as_json: bool) -> None:  # noqa: ANN401
+def show_help(ctx: "Context", as_json: bool) -> None:
     """What a group without a command answers: its help to a person, UsageError to a program. Ends the command."""
     if as_json:
         raise UsageError("A command is missing.", f"{ctx.command_path} --help lists the commands.")
@@ -103,11 +107,11 @@ def gist(text: str) -> str:
     return sentence.partition(": ")[0].partition("; ")[0]
 
 
-def _called(parameter: Any) -> str:  # noqa: ANN401
+def _called(parameter: "Parameter") -> str:
     return str(parameter.metavar or parameter.name.upper())
 
 
-def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+def _write_parameters(command: "TyperCommand | TyperGroup", ctx: "Context", formatter: "HelpFormatter") -> None:
     arguments, options = [], []
     for one in command.get_params(ctx):
         record = one.get_help_record(ctx)

@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from fedsite.cli.commands import gist
 from fedsite.cli.output import Output
+
+if TYPE_CHECKING:
+    from fedsite.server.federation import Federation
 
 ASKED = "__complete"
 FILES = {"FILE", "SOURCE", "STUDY", "CERTIFICATE"}  # and whatever has a suffix, such as PLAN.yaml
@@ -35,7 +39,7 @@ def completion(
     Output.of(context).result("shown", {"shell": shell, "script": script}, script.rstrip("\n"))
 
 
-def answer(root: Any, words: list[str]) -> None:  # noqa: ANN401 - typer keeps its commands' classes to itself
+def answer(root: TyperGroup, words: list[str]) -> None:
     """Prints what may stand in place of the last word."""
     kind: str = "words"
     offers: list[Offer] = []
@@ -47,12 +51,13 @@ def answer(root: Any, words: list[str]) -> None:  # noqa: ANN401 - typer keeps i
 class _Line:
     """What was typed so far: the command, its options, and where the cursor is."""
 
-    def __init__(self, root: Any, words: list[str]) -> None:  # noqa: ANN401
+    def __init__(self, root: TyperGroup, words: list[str]) -> None:
         *before, self.current = words or [""]
-        self.command, self.root = root, root
+        self.command: TyperCommand | TyperGroup = root
+        self.root = root
         self.given: dict[str, str] = {}
         self.arguments = 0
-        self.open_option: Any = None  # an option whose value is being typed
+        self.open_option: TyperOption | None = None  # an option whose value is being typed
         self.only_arguments = False
         rest = iter(before)
         for word in rest:
@@ -69,8 +74,8 @@ class _Line:
                 self.open_option = option if after is None else None
                 value = after or ""
             self.given[name] = value
-        elif word in getattr(self.command, "commands", {}):
-            self.command = self.command.commands[word]
+        elif word in self._commands():
+            self.command = self._commands()[word]
         else:
             self.arguments += 1
 
@@ -80,14 +85,15 @@ class _Line:
         if self.open_option is not None:
             return self._values(self.open_option, self.current)
         if self.current.startswith("--") and equals and not self.only_arguments:
-            kind, found = self._values(self._option(name), value)
+            option = self._option(name)
+            kind, found = self._values(option, value) if option is not None else ("words", [])
             return kind, [(f"{name}={word}", what) for word, what in found]
         if self.current.startswith("-") and not self.only_arguments:
             return "words", self._fitting(self._options())
-        if hasattr(self.command, "commands"):
-            inner = {} if self.arguments else self.command.commands  # after an unknown command nothing is known
+        if isinstance(self.command, TyperGroup):
+            inner = {} if self.arguments else self._commands()  # after an unknown command nothing is known
             return "words", self._fitting((name, gist(command.help or "")) for name, command in inner.items())
-        arguments = [one for one in self.command.params if one.param_type_name == "argument"]
+        arguments = [one for one in self.command.params if isinstance(one, TyperArgument)]
         return (
             self._values(arguments[self.arguments], self.current) if self.arguments < len(arguments) else ("words", [])
         )
@@ -96,12 +102,18 @@ class _Line:
         begun = self.current if current is None else current
         return [(word, _in_a_line(what)) for word, what in offers if word.startswith(begun) and PLAIN.fullmatch(word)]
 
-    def _option(self, name: str) -> Any:  # noqa: ANN401
+    def _commands(self) -> dict[str, TyperCommand | TyperGroup]:
+        if not isinstance(self.command, TyperGroup):
+            return {}
+        inner = self.command.commands.items()
+        return {name: one for name, one in inner if isinstance(one, TyperCommand | TyperGroup)}
+
+    def _option(self, name: str) -> TyperOption | None:
         return next((one for one in self._every_option() if name in (*one.opts, *one.secondary_opts)), None)
 
-    def _every_option(self) -> list[Any]:
+    def _every_option(self) -> list[TyperOption]:
         commands = [self.command] if self.command is self.root else [self.command, self.root]
-        return [one for command in commands for one in command.params if one.param_type_name == "option"]
+        return [one for command in commands for one in command.params if isinstance(one, TyperOption)]
 
     def _options(self) -> Iterator[Offer]:
         """The options that may still be given, long names alone."""
@@ -111,7 +123,7 @@ class _Line:
                 yield from ((name, _first_words(one.help)) for name in names if name.startswith("--"))
         yield "--help", "Show the page of the manual"
 
-    def _values(self, parameter: Any, current: str) -> tuple[str, list[Offer]]:  # noqa: ANN401
+    def _values(self, parameter: TyperOption | TyperArgument, current: str) -> tuple[str, list[Offer]]:
         kind = parameter.metavar or ""
         if kind in FOLDERS:
             return "folders", []
@@ -184,7 +196,7 @@ def _rounds(given: dict[str, str]) -> Iterator[Offer]:
     yield from ((str(one["round"]), f"{one['plan']}, {one['status']}") for one in rounds(_federation(given)))
 
 
-def _federation(given: dict[str, str]) -> Any:  # noqa: ANN401
+def _federation(given: dict[str, str]) -> "Federation":
     """The federation of --dir, whose database is a file: one elsewhere would be a question to the network."""
     from fedsite.server.federation import DATABASE, open_federation
 
