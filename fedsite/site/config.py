@@ -189,10 +189,15 @@ def find_any(explicit: Path | None, environment: Mapping[str, str] = os.environ)
         return None
 
 
-def load(explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> SiteConfig:
-    """Reads, checks and freezes the configuration. Raises ConfigurationError naming key and mend."""
+def load(
+    explicit: Path | None = None, environment: Mapping[str, str] = os.environ, user: int | None = None
+) -> SiteConfig:
+    """Reads, checks and freezes the configuration; for `user`, who is whoever runs this where none is named.
+
+    Raises ConfigurationError naming key and mend.
+    """
     path = find(explicit, environment)
-    check_owner(path)
+    check_owner(path, user)
     settings = read_yaml(path)
     _require_known_version(settings.get("version"), path.name)
     _apply_environment(settings, environment)
@@ -316,10 +321,13 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def check_owner(path: Path) -> None:
-    """A file that somebody else can change would let them decide in the site's name: raises ConfigurationError."""
+def check_owner(path: Path, user: int | None = None) -> None:
+    """A file that somebody else than `user` or root can change would let them decide in the site's name.
+
+    Raises ConfigurationError.
+    """
     status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid() if user is None else user):
         raise ConfigurationError(f"{path} belongs to another user.", "It must belong to root or to the user who runs.")
     if status.st_mode & 0o022:
         whom = "every user" if status.st_mode & 0o002 else "every user of its group"

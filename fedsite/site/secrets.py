@@ -57,7 +57,7 @@ class Place:
 
 
 def choose(wanted: Wanted) -> Place:
-    """The place for a new passphrase. Raises ConfigurationError where no keyring can be used.
+    """The place for a new passphrase. Raises ConfigurationError where no keyring can be used, or nobody can tell.
 
     `auto` never takes a keyring: those open when a person logs in, which an unattended machine must not wait for.
     """
@@ -149,7 +149,12 @@ def service_environment() -> dict[str, str]:
 def _credential() -> Path | None:
     folder = service_environment().get("CREDENTIALS_DIRECTORY")
     path = Path(folder, CREDENTIAL) if folder else None
-    return path if path and path.is_absolute() and path.is_file() else None
+    try:
+        return path if path and path.is_absolute() and path.is_file() else None
+    except OSError as error:
+        raise ConfigurationError(
+            f"$CREDENTIALS_DIRECTORY names a folder that cannot be looked into: {error.strerror}.", _BY_SERVICE
+        ) from None
 
 
 def _read_credential() -> str:

@@ -114,7 +114,16 @@ def next_run(state: Path) -> datetime | None:
 
 
 def _read(config_path: Path | None) -> tuple[Path, SiteConfig]:
-    return configuration.find(config_path).absolute(), configuration.load(config_path)
+    """A site's configuration, for root also one that belongs to the user who takes part: it decides for nobody else."""
+    path = configuration.find(config_path).absolute()
+    owner = path.stat().st_uid if os.geteuid() == 0 else None
+    config = configuration.load(path, user=owner)
+    if owner and config.paths.state.is_dir() and config.paths.state.stat().st_uid != owner:
+        raise ConfigurationError(
+            f"{path} belongs to another user than the state folder that it names, {config.paths.state}.",
+            "Both must belong to the user who takes part, or the file to root.",
+        )
+    return path, config
 
 
 def _places() -> list[Place]:

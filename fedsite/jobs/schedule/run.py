@@ -24,6 +24,8 @@ Scope = Literal["system", "user"]
 COMPUTING = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 GIVEN = Path("/run/credentials")
 KEPT = Path("/etc/credstore.encrypted")
+OWN = "fedsite-"
+"""How the names of credentials begin that a site may ask for."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ def _credentials(config: SiteConfig) -> tuple[str, ...]:
             raise ConfigurationError(
                 f"network.proxy_login names a credential of another service: {login}.",
                 f"Write {GIVEN / unit / login.name} there.",
+            )
+        if not login.name.startswith(OWN):  # root gives it: a site's user must not come by others' in this way
+            raise ConfigurationError(
+                f"network.proxy_login names a credential that is not fedsite's: {login.name}.",
+                f"Its name must begin with {OWN}, such as {OWN}proxy-login.",
             )
         names.append(login.name)
     return tuple(names)

@@ -186,6 +186,14 @@ def test_a_relative_folder_of_credentials_is_none(tmp_path: Path, monkeypatch: p
         secrets.read(Place("credentials"), tmp_path)
 
 
+def test_a_folder_of_credentials_that_cannot_be_looked_into_is_never_taken_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/" + 300 * "a")
+    with pytest.raises(ConfigurationError, match="cannot be looked into: File name too long"):
+        secrets.choose("auto")
+
+
 # --- keyrings -------------------------------------------------------------------------------------------------------
 
 
