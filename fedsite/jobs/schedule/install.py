@@ -24,6 +24,7 @@ from fedsite.site import hours
 from fedsite.site.config import SiteConfig
 from fedsite.site.hours import Hours
 
+TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - whose names it takes to refuse them
 LATER = "What is installed waits for it."
 
 
@@ -77,6 +78,8 @@ def install(config_path: Path | None, asked: Asked, warn: Warn = unheard) -> Don
     _require_open(schedule, config, warn)
     wanted = run.of(path, config, schedule)
     place, reason = _choose(asked, wanted)
+    if (place.way, place.scope) == ("systemd", "system"):
+        _require_seen(Path(wanted.command[0]), path, config.paths.state, config.paths.data)
     others = [one for one in _places() if (one.way, one.scope) != (place.way, place.scope) and one.find(wanted.name)]
     known = place.find(wanted.name) is not None
     if place.holds(wanted) and not others:
@@ -170,6 +173,16 @@ def _choose(asked: Asked, wanted: Run) -> tuple[Place, str]:
         "Neither does systemd run here, nor is cron installed.",
         "Install cron; or write units for a systemd to come: --with systemd",
     )
+
+
+def _require_seen(*needed: Path) -> None:
+    """A service of the system's has temporary folders of its own. Raises ConfigurationError for what lies in others."""
+    for path in needed:
+        if any(path.is_relative_to(folder) for folder in TEMPORARY):
+            raise ConfigurationError(
+                f"{path} lies in a temporary folder, which a service of the system's does not see.",
+                "Move it to a folder that stays, such as /var/lib/fedsite; or use --with cron.",
+            )
 
 
 def _place(way: Way, scope: Scope) -> Place:

@@ -66,3 +66,11 @@ def test_root_takes_a_user_s_file_for_what_is_that_user_s(own: Site, monkeypatch
 
     os.chown(own.config, 0, 0)
     assert install.show(own.config) == [], "root's own may name any state folder"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs for the system")
+def test_a_service_is_not_installed_for_what_it_would_not_see(own: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "TEMPORARY", (own.data,))
+    with pytest.raises(ConfigurationError, match="does not see") as caught:
+        install.install(own.config, install.Asked(360, way="systemd", scope="system"))
+    assert str(own.data) in caught.value.message
