@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,10 @@ from fedsite.cli.output import Output
 from fedsite.cli.termination import Terminated, heeded
 from fedsite.errors import FedsiteError, Interrupted, UsageError
 
+if TYPE_CHECKING:  # as in `commands`
+    from typer._click.core import Context
+    from typer._click.formatting import HelpFormatter
+
 FLAGS = ("--json", "--quiet", "--verbose", "--version")
 
 
@@ -49,11 +53,11 @@ class FedsiteGroup(Group):
         # typer puts groups behind commands; a person wants both in the order of their use.
         self.commands = {name: self.commands[name] for commands in SECTIONS.values() for name in commands}
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its contexts' class to itself
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         """Called by typer with everything that follows `fedsite`."""
         return super().parse_args(ctx, hoist(args))
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002
+    def format_epilog(self, ctx: "Context", formatter: "HelpFormatter") -> None:  # noqa: ARG002 - the base class has it
         """What holds for all commands."""
         from fedsite.cli import manual
 

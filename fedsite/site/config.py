@@ -154,13 +154,14 @@ class SiteConfig(Section):
 
     version: Literal[1] = Field(default=1, description="Of this file's form; a newer fedsite may know another.")
     paths: Paths
-    preparation: PreparationSettings = PreparationSettings()
-    training: TrainingSettings = TrainingSettings()
-    personalization: PersonalizationSettings = PersonalizationSettings()
-    network: NetworkSettings = NetworkSettings()
-    notifications: NotificationSettings = NotificationSettings()
-    hooks: HookSettings = HookSettings()
-    policy: Policy = Policy()
+    # Factories: a default that is there already would have its class built before anybody asks for it.
+    preparation: PreparationSettings = Field(default_factory=PreparationSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    personalization: PersonalizationSettings = Field(default_factory=PersonalizationSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
+    notifications: NotificationSettings = Field(default_factory=NotificationSettings)
+    hooks: HookSettings = Field(default_factory=HookSettings)
+    policy: Policy = Field(default_factory=Policy)
     privacy: PrivacySettings
 
 

@@ -1,9 +1,12 @@
 """The manual: of each command what --help says beyond its sentence and its options. Read only when it is asked for."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fedsite.cli.manual import coordinator, records, site
 from fedsite.cli.manual.page import CODES, Page
+
+if TYPE_CHECKING:  # as in `fedsite.cli.commands`
+    from typer._click.formatting import HelpFormatter
 
 PAGES: dict[str, Page] = site.PAGES | records.PAGES | coordinator.PAGES
 """By the command's full name, without `fedsite`."""
@@ -14,7 +17,7 @@ def page(command_path: str) -> Page:
     return PAGES[command_path.removeprefix("fedsite ")]
 
 
-def write(shown: Page, formatter: Any) -> None:  # noqa: ANN401 - typer keeps its formatter's class to itself
+def write(shown: Page, formatter: "HelpFormatter") -> None:
     """What follows the options."""
     with formatter.section("Examples"):
         for line, meaning in shown.examples.items():
@@ -35,7 +38,7 @@ def write(shown: Page, formatter: Any) -> None:  # noqa: ANN401 - typer keeps it
             formatter.write_text(", ".join(f"fedsite {name}" for name in shown.see))
 
 
-def write_root(formatter: Any) -> None:  # noqa: ANN401
+def write_root(formatter: "HelpFormatter") -> None:
     """What follows the commands in `fedsite --help`."""
     for title, rows in (("Exit codes", {str(code): text for code, text in CODES.items()}), ("Files", site.FILES)):
         with formatter.section(title):
