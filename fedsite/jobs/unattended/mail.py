@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from email.message import EmailMessage
+from pathlib import Path
 
 from fedsite.errors import SourceMissing
 
@@ -26,16 +27,12 @@ def send(to: Sequence[str], sender: str | None, subject: str, text: str, seconds
     message["To"], message["From"], message["Subject"] = ", ".join(to), sender or _user(), subject
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday notice is wanted
     message.set_content(text)
-    if program := program_found():
-        try:
-            _by_program(program, message, to, seconds)
-        except NotDelivered:
-            # A service without new privileges may not run a sendmail that takes those of its queue's group.
-            if not server_listens():
-                raise
-        else:
-            return
-    _by_server(message, to, seconds)
+    program = program_found()
+    # Many a sendmail takes the rights of its queue's group, and waits for them in vain in a service that gains none.
+    if program and not (gains_nothing() and server_listens()):
+        _by_program(program, message, to, seconds)
+    else:
+        _by_server(message, to, seconds)
 
 
 def program_found() -> str | None:
@@ -51,6 +48,12 @@ def server_listens() -> bool:
     except OSError:
         return False
     return True
+
+
+def gains_nothing() -> bool:
+    """Whether what this process starts gains no rights by its file's owner or group (no_new_privs of prctl(2))."""
+    status = Path("/proc/self/status").read_text()
+    return "\nNoNewPrivs:\t1\n" in status
 
 
 def _by_program(program: str, message: EmailMessage, to: Sequence[str], seconds: float) -> None:
@@ -78,7 +81,7 @@ def _by_server(message: EmailMessage, to: Sequence[str], seconds: float) -> None
     except (OSError, smtplib.SMTPException) as error:
         # A server's refusal may repeat addresses: its kind is enough.
         raise NotDelivered(
-            f"There is no sendmail program, and port {PORT} of this machine takes no mail ({type(error).__name__})."
+            f"Port {PORT} of this machine takes no mail ({type(error).__name__}), and no sendmail program can be used."
         ) from None
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -13,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from support.inbox import inbox, sendmail
 from support.listeners import listening, silent
+from support.tools import require
 
 from fedsite.errors import OUTCOMES, DataNotFit, FedsiteError
 from fedsite.jobs.unattended import endings, mail, notices, notify
@@ -126,9 +129,10 @@ def test_mail_by_sendmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (folder / "arguments").read_text() == "-i a@h.example b@h.example\n"
 
 
-def test_where_sendmail_fails_the_mail_server_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_gains_nothing_asks_the_mail_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(sendmail(tmp_path / "bin", code=75)), prepend=":")
     asked = settings(mail_to=["a@h.example"])
+    monkeypatch.setattr(mail, "gains_nothing", lambda: True)
     monkeypatch.setattr(mail, "server_listens", lambda: False)
     (made,) = notify.tell(asked, DIRECT, Notice("test"), aloud=True)
     assert made.problem.endswith("sendmail ended with code 75.")
@@ -150,6 +154,14 @@ def test_where_sendmail_fails_the_mail_server_is_asked(tmp_path: Path, monkeypat
     assert b"rcpt TO:<a@h.example>\r\n" in heard
     (made,) = notify.tell(asked, DIRECT, Notice("test"), aloud=True)
     assert "takes no mail (ConnectionRefusedError)" in made.problem
+    assert (tmp_path / "bin" / "messages").read_text().count("Subject") == 1, "of the program nobody wanted more"
+
+
+@pytest.mark.parametrize(("options", "gains"), [([], "False"), (["--no-new-privs"], "True")])
+def test_whether_a_process_gains_nothing(options: list[str], gains: str) -> None:
+    ask = [sys.executable, "-c", "from fedsite.jobs.unattended import mail; print(mail.gains_nothing())"]
+    told = subprocess.run([require("setpriv", "util-linux"), *options, *ask], capture_output=True, text=True)
+    assert told.stdout == f"{gains}\n", told.stderr
 
 
 @pytest.mark.parametrize(
