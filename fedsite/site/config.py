@@ -190,15 +190,10 @@ def find_any(explicit: Path | None, environment: Mapping[str, str] = os.environ)
         return None
 
 
-def load(
-    explicit: Path | None = None, environment: Mapping[str, str] = os.environ, user: int | None = None
-) -> SiteConfig:
-    """Reads, checks and freezes the configuration; for `user`, who is whoever runs this where none is named.
-
-    Raises ConfigurationError naming key and mend.
-    """
+def load(explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> SiteConfig:
+    """Reads, checks and freezes the configuration. Raises ConfigurationError naming key and mend."""
     path = find(explicit, environment)
-    check_owner(path, user)
+    check_owner(path)
     settings = read_yaml(path)
     _require_known_version(settings.get("version"), path.name)
     _apply_environment(settings, environment)
@@ -322,14 +317,13 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def check_owner(path: Path, user: int | None = None) -> None:
-    """A file that somebody else than `user` or root can change would let them decide in the site's name.
-
-    Raises ConfigurationError.
-    """
+def check_owner(path: Path) -> None:
+    """A file that somebody else can change would let them decide in the site's name: raises ConfigurationError."""
     status = path.stat()
-    if status.st_uid not in (0, os.geteuid() if user is None else user):
-        raise ConfigurationError(f"{path} belongs to another user.", "It must belong to root or to the user who runs.")
+    if status.st_uid not in (0, os.geteuid()):
+        whose = "It must belong to root or to the user who runs."
+        by_root = f" As root: chown root {path}, and let that user's group read it (README, Operations)."
+        raise ConfigurationError(f"{path} belongs to another user.", whose + (by_root if os.geteuid() == 0 else ""))
     if status.st_mode & 0o022:
         whom = "every user" if status.st_mode & 0o002 else "every user of its group"
         raise ConfigurationError(f"{path} can be changed by {whom}.", f"Run: chmod go-w {path}")

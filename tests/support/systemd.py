@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,14 @@ BOOT = Path(__file__).with_name("boot_systemd")
 SHARED = Path("/srv/hospital")
 USER = "hospital"
 NAMESPACES = ("--mount", "--pid", "--cgroup", "--uts", "--ipc")
+UNSHARE = ("unshare", *NAMESPACES, "--fork", "--kill-child", "--propagation=private")
+PROBE = """
+set -e
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/changes /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/changes,workdir=/mnt/work /mnt/root
+mknod /mnt/null c 1 3
+"""
 WITHOUT = "-sys_time,-sys_module,-sys_boot,-net_admin"
 """Capabilities that nobody there has: what they change would be this machine's own."""
 CGROUPS = Path("/sys/fs/cgroup")
@@ -72,20 +80,14 @@ class Machine:
 @contextmanager
 def booted(scratch: Path) -> Iterator[Machine]:
     """Boots one, with a user `hospital`. Skips with the reason where this machine does not let us."""
-    for program, package in (("systemctl", "systemd"), ("dbus-daemon", "dbus"), ("setpriv", "util-linux")):
-        require(program, package)
-    if os.geteuid() != 0:
-        pytest.skip("only root can boot a systemd of its own")
-    if Path(FEDSITE).is_relative_to("/tmp") or Path(FEDSITE).is_relative_to("/var/tmp"):
-        pytest.skip("the checkout lies in a temporary folder, which a service of systemd's does not see")
+    _require_possible()
     view, shared = scratch / "view", scratch / "shared"
     view.mkdir()
     shared.mkdir()
     group = _cgroup(scratch.name)
     with (scratch / "boot.log").open("w") as log:
-        unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--propagation=private"]
         process = subprocess.Popen(
-            [*unshare, str(BOOT), str(view), str(shared), WITHOUT],
+            [*UNSHARE, str(BOOT), str(view), str(shared), WITHOUT],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             preexec_fn=lambda: (group / "cgroup.procs").write_text("0"),
         )  # fmt: skip
@@ -100,11 +102,27 @@ def booted(scratch: Path) -> Iterator[Machine]:
         _remove(group)
 
 
+def _require_possible() -> None:
+    """Skips with the reason where no machine can be booted; what goes wrong later is a failure."""
+    for program, package in (("systemctl", "systemd"), ("dbus-daemon", "dbus"), ("setpriv", "util-linux")):
+        require(program, package)
+    if os.geteuid() != 0:
+        pytest.skip("only root can boot a systemd of its own")
+    program = Path(FEDSITE)
+    if any(program.is_relative_to(folder) for folder in ("/tmp", "/var/tmp")):
+        pytest.skip("the checkout lies in a temporary folder, which a service of systemd's does not see")
+    if {path.stat().st_dev for path in (program, Path(sys.executable).resolve())} != {Path("/").stat().st_dev}:
+        pytest.skip("the checkout, or its Python, lies on another file system than /, of which the machine is a view")
+    tried = subprocess.run([*UNSHARE, "sh", "-c", PROBE], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"this machine lets nobody have namespaces and overlays: {tried.stderr.strip()}")
+
+
 def _cgroup(name: str) -> Path:
     """A control group for it, below which systemd makes its own."""
     root = next((path for path in (CGROUPS, CGROUPS / "unified") if (path / "cgroup.procs").is_file()), None)
-    if root is None or "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("this kernel has no cgroup2, or no overlayfs, mounted for us")
+    if root is None:
+        pytest.skip("no cgroup2 is mounted here")
     group = root / f"fedsite-test-{os.getpid()}-{name}"
     try:
         group.mkdir()
@@ -117,11 +135,11 @@ def _first(process: "subprocess.Popen[bytes]", log: Path) -> int:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
-        if process.poll() is not None:
-            pytest.skip(f"no systemd boots here: {log.read_text().strip()}")
-        for child in children.read_text().split():
-            if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                return int(child)
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError):  # one of them has ended meanwhile
+            for child in children.read_text().split():
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return int(child)
         time.sleep(0.05)
     raise AssertionError(log.read_text())
 

@@ -5,6 +5,8 @@ places themselves: nothing is kept beside them that could come to differ.
 """
 
 import os
+import pwd
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,8 +81,11 @@ def install(config_path: Path | None, asked: Asked, warn: Warn = unheard) -> Don
     wanted = run.of(path, config, schedule)
     place, reason = _choose(asked, wanted)
     if (place.way, place.scope) == ("systemd", "system"):
-        _require_seen(Path(wanted.command[0]), path, config.paths.state, config.paths.data)
+        _require_seen(Path(wanted.command[0]), path, *_named(config))
+    if place.scope == "system":
+        _require_reached(wanted.user, path, Path(wanted.command[0]))
     others = [one for one in _places() if (one.way, one.scope) != (place.way, place.scope) and one.find(wanted.name)]
+    _require_own(others, wanted.name)
     known = place.find(wanted.name) is not None
     if place.holds(wanted) and not others:
         return Done("unchanged", _installed(place, wanted.name), reason)
@@ -106,6 +111,7 @@ def remove(config_path: Path | None) -> list[str]:
     """Removes every schedule of a configuration; gives where they were. Raises CannotWrite."""
     name = name_of(_read(config_path)[1].paths.state)
     found = [place for place in _places() if place.find(name)]
+    _require_own(found, name)
     for place in found:
         place.remove(name)
     return [place.where(name) for place in found]
@@ -117,16 +123,7 @@ def next_run(state: Path) -> datetime | None:
 
 
 def _read(config_path: Path | None) -> tuple[Path, SiteConfig]:
-    """A site's configuration, for root also one that belongs to the user who takes part: it decides for nobody else."""
-    path = configuration.find(config_path).absolute()
-    owner = path.stat().st_uid if os.geteuid() == 0 else None
-    config = configuration.load(path, user=owner)
-    if owner and config.paths.state.is_dir() and config.paths.state.stat().st_uid != owner:
-        raise ConfigurationError(
-            f"{path} belongs to another user than the state folder that it names, {config.paths.state}.",
-            "Both must belong to the user who takes part, or the file to root.",
-        )
-    return path, config
+    return configuration.find(config_path).absolute(), configuration.load(config_path)
 
 
 def _places() -> list[Place]:
@@ -160,8 +157,13 @@ def _choose(asked: Asked, wanted: Run) -> tuple[Place, str]:
                 "As root: fedsite schedule install --with systemd --system. Or: fedsite identity renew --key-storage"
                 " file",
             )
-        return Units("system"), "only systemd gives this site its credentials"
+        return Units("system"), f"only systemd gives {wanted.user} {' and '.join(wanted.credentials)}"
     if asked.way:
+        if (asked.way, scope) == ("systemd", "user") and presence.BOOTED.is_dir() and not presence.systemd_runs(scope):
+            raise ConfigurationError(
+                f"No service manager of {wanted.user}'s runs here.",
+                f"loginctl enable-linger {wanted.user}; then run the command again. Or use --with cron.",
+            )
         return _place(asked.way, scope), "as asked for"
     if presence.systemd_runs(scope):
         if scope == "user" and presence.lingers(wanted.user) is False and presence.cron_runs():
@@ -175,13 +177,45 @@ def _choose(asked: Asked, wanted: Run) -> tuple[Place, str]:
     )
 
 
+def _require_own(places: list[Place], name: str) -> None:
+    """Raises ConfigurationError where a schedule is root's to take away, before anything is changed."""
+    for place in places:
+        if place.scope == "system" and os.geteuid() != 0:
+            raise ConfigurationError(
+                f"Root has scheduled this site: {place.where(name)}.", "Leave it; or as root: fedsite schedule remove"
+            )
+
+
+def _named(config: SiteConfig) -> list[Path]:
+    """Every file and folder that a run needs and the configuration names."""
+    paths, hooks, network = config.paths, config.hooks, config.network
+    named = (paths.state, paths.data, *paths.tasks, hooks.before_round, hooks.after_round)
+    return [path for path in (*named, network.proxy_ca, network.proxy_login) if path]
+
+
 def _require_seen(*needed: Path) -> None:
     """A service of the system's has temporary folders of its own. Raises ConfigurationError for what lies in others."""
     for path in needed:
-        if any(path.is_relative_to(folder) for folder in TEMPORARY):
+        if any(place.is_relative_to(folder) for place in (path, path.resolve()) for folder in TEMPORARY):
             raise ConfigurationError(
                 f"{path} lies in a temporary folder, which a service of the system's does not see.",
                 "Move it to a folder that stays, such as /var/lib/fedsite; or use --with cron.",
+            )
+
+
+def _require_reached(user: str, config_path: Path, program: Path) -> None:
+    """Raises ConfigurationError where root schedules for a user what that user can neither read nor run."""
+    who = pwd.getpwnam(user)
+    if who.pw_uid == 0:
+        return
+    groups = os.getgrouplist(user, who.pw_gid)
+    for verb, permission, path in (("read", "-r", config_path), ("run", "-x", program)):
+        test = ["/usr/bin/test", permission, str(path)]
+        tried = subprocess.run(test, user=who.pw_uid, group=who.pw_gid, extra_groups=groups, cwd="/", check=False)
+        if tried.returncode:
+            raise ConfigurationError(
+                f"{user}, to whom the state folder belongs, cannot {verb} {path}.",
+                f"Such as: chown root:$(id -gn {user}) {path}; chmod g+r {path}; and see the folders above it.",
             )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -24,13 +25,16 @@ Scope = Literal["system", "user"]
 COMPUTING = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 GIVEN = Path("/run/credentials")
 KEPT = Path("/etc/credstore.encrypted")
-OWN = "fedsite-"
-"""How the names of credentials begin that a site may ask for."""
+NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+"""Of a credential, as it may stand in a unit: no specifier, no separator, no second line."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One site's scheduled participation. `credentials` are those that systemd must give it, by name."""
+    """One site's scheduled participation.
+
+    `credentials` are those that systemd must give it, by name; `made_up`: a start that was missed comes later.
+    """
 
     schedule: Schedule
     command: tuple[str, ...]
@@ -38,6 +42,7 @@ class Run:
     user: str
     environment: dict[str, str] = field(default_factory=dict)
     credentials: tuple[str, ...] = ()
+    made_up: bool = True
 
     @property
     def name(self) -> str:
@@ -58,11 +63,13 @@ def of(config_path: Path, config: SiteConfig, schedule: Schedule, environment: M
         for name, value in sorted(environment.items())
         if name in COMPUTING or (name.startswith("FEDSITE_") and "__" in name)
     }
-    if not all(text.isprintable() for text in (*command, str(state), *brought.values())):
+    user, credentials = _owner(state), _credentials(config)
+    if not all(text.isprintable() for text in (*command, str(state), user, *credentials, *brought.values())):
         raise ConfigurationError(
             "A path or variable of this schedule holds a line break, or what nobody can print.", "Rename it."
         )
-    return Run(schedule, command, state, _owner(state), brought, _credentials(config))
+    made_up = schedule.may_be_made_up(config.policy)
+    return Run(schedule, command, state, user, brought, credentials, made_up)
 
 
 def _program() -> tuple[str, ...]:
@@ -73,7 +80,16 @@ def _program() -> tuple[str, ...]:
 
 
 def _owner(state: Path) -> str:
-    number = state.stat().st_uid
+    """Who takes part. For root, only where nobody else could put another folder, and so another user, in that place."""
+    real = state.resolve()
+    number = real.stat().st_uid
+    if os.geteuid() == 0:
+        for path in (real, *real.parents):
+            if path.lstat().st_uid not in (0, number):
+                raise ConfigurationError(
+                    f"{path}, in which the state folder lies, belongs to neither root nor that folder's owner.",
+                    "Move the state folder, or give that folder to one of them.",
+                )
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -93,10 +109,10 @@ def _credentials(config: SiteConfig) -> tuple[str, ...]:
                 f"network.proxy_login names a credential of another service: {login}.",
                 f"Write {GIVEN / unit / login.name} there.",
             )
-        if not login.name.startswith(OWN):  # root gives it: a site's user must not come by others' in this way
+        if not NAME.fullmatch(login.name):
             raise ConfigurationError(
-                f"network.proxy_login names a credential that is not fedsite's: {login.name}.",
-                f"Its name must begin with {OWN}, such as {OWN}proxy-login.",
+                "network.proxy_login names a credential with characters that no unit can hold.",
+                "Letters, digits, dots, hyphens and underscores will do, such as fedsite-proxy-login.",
             )
         names.append(login.name)
     return tuple(names)

@@ -39,8 +39,10 @@ class Units(Place):
         return found[0] if len(found) == 2 and found[0] == found[1] else Found(None)
 
     def runs(self, name: str) -> bool:
-        """Whether systemd is waiting for the timer's next time."""
-        return presence.systemd_runs(self.scope) and self._systemctl("is-active", f"{name}.timer").returncode == 0
+        """Whether systemd is waiting for the timer's next time, and will after a boot."""
+        asked = ("is-active", "is-enabled")
+        answers = (self._systemctl(one, "--quiet", f"{name}.timer").returncode for one in asked)
+        return presence.systemd_runs(self.scope) and not any(answers)
 
     def holds(self, run: Run) -> bool:
         """Whether both files are exactly this, and the timer goes if it can."""
@@ -68,6 +70,8 @@ class Units(Place):
         running = presence.systemd_runs(self.scope)
         if shutil.which("systemctl") and timer.is_file():
             self._require("disable the timer", "disable", *(["--now"] if running else []), timer.name)
+            if running:  # else a schedule that comes later would make up for all the time without one
+                self._systemctl("clean", "--what=state", timer.name)
         presence.unlink(timer)
         presence.unlink(service)
         if running:

@@ -81,6 +81,11 @@ class Schedule:
         """Those of its starts at which the policy lets a run work."""
         return [one for one in self.starts if hours.are_open(policy.hours, policy.days, _moment(one))]
 
+    def may_be_made_up(self, policy: Policy) -> bool:
+        """Whether a start that was missed does no harm whenever it comes: what is closed here, the policy closes."""
+        moments = ((is_open, _moment(minute)) for minute, is_open in enumerate(self._open))
+        return not any(not is_open and hours.are_open(policy.hours, policy.days, when) for is_open, when in moments)
+
     @cached_property
     def _open(self) -> list[bool]:
         """Of every minute of the week, whether runs may start in it; that changes at midnight and at windows' ends."""

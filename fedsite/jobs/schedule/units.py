@@ -63,14 +63,21 @@ Description=fedsite: when this site looks whether a round is due
 
 [Timer]
 {calendar}
-# A start that was missed, because the machine was off or asleep, is made up for.
-Persistent=yes
+{missed}
 # By chance, so that sites that share a server do not come all at once.
 RandomizedDelaySec={jitter}
 
 [Install]
 WantedBy=timers.target
 """
+
+MADE_UP = """\
+# A start that was missed, because the machine was off or asleep, is made up for.
+Persistent=yes"""
+
+LEFT_OUT = """\
+# A start that was missed is not made up for: it would come outside of the windows, where the policy lets a run work.
+Persistent=no"""
 
 # A user's manager knows neither of them.
 AFTER = """\
@@ -98,7 +105,9 @@ def service(run: Run, scope: Scope) -> str:
 def timer(run: Run) -> str:
     """The text of NAME.timer (systemd.timer(5))."""
     lines = [f"OnCalendar={rule.calendar(run.schedule.zone)}" for rule in rules(run.schedule.starts)]
-    return sealed(run.name, run.schedule, TIMER.format(calendar="\n".join(lines), jitter=run.schedule.jitter_seconds))
+    missed = MADE_UP if run.made_up else LEFT_OUT
+    body = TIMER.format(calendar="\n".join(lines), missed=missed, jitter=run.schedule.jitter_seconds)
+    return sealed(run.name, run.schedule, body)
 
 
 def _word(text: str) -> str:

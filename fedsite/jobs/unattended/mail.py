@@ -6,7 +6,7 @@ import shutil
 import smtplib
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -27,12 +27,21 @@ def send(to: Sequence[str], sender: str | None, subject: str, text: str, seconds
     message["To"], message["From"], message["Subject"] = ", ".join(to), sender or _user(), subject
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday notice is wanted
     message.set_content(text)
-    program = program_found()
-    # Many a sendmail takes the rights of its queue's group, and waits for them in vain in a service that gains none.
-    if program and not (gains_nothing() and server_listens()):
-        _by_program(program, message, to, seconds)
+    program, problems = program_found(), list[str]()
+    ways: list[Callable[[], None]] = [lambda: _by_server(message, to, seconds)]
+    if program is None:
+        problems.append("There is no sendmail program.")
     else:
-        _by_server(message, to, seconds)
+        # Many a sendmail takes the rights of its queue's group, and waits for them in vain where none can be gained.
+        ways.insert(len(ways) if gains_nothing() else 0, lambda: _by_program(program, message, to, seconds))
+    for way in ways:
+        try:
+            way()
+        except NotDelivered as problem:
+            problems.append(problem.message)
+        else:
+            return
+    raise NotDelivered(" ".join(problems))
 
 
 def program_found() -> str | None:
@@ -80,9 +89,7 @@ def _by_server(message: EmailMessage, to: Sequence[str], seconds: float) -> None
             server.send_message(message, to_addrs=list(to))
     except (OSError, smtplib.SMTPException) as error:
         # A server's refusal may repeat addresses: its kind is enough.
-        raise NotDelivered(
-            f"Port {PORT} of this machine takes no mail ({type(error).__name__}), and no sendmail program can be used."
-        ) from None
+        raise NotDelivered(f"Port {PORT} of this machine takes no mail ({type(error).__name__}).") from None
 
 
 def _user() -> str:

@@ -21,6 +21,7 @@ from fedsite.site.policy import WEAK_PRIVACY_SENTENCE
 CONFIG = str(SHARED / "site.yaml")
 NAME = name_of(SHARED / "state")
 SERVICE, TIMER = f"{NAME}.service", f"{NAME}.timer"
+STAMP = Path(f"/var/lib/systemd/timers/stamp-{TIMER}")
 CREDENTIAL = Path("/etc/credstore.encrypted/fedsite-passphrase")
 ROUNDS = {"quorum": 1, "enough": 9, "deadline_seconds": 600}
 ERRORS = "--priority=err"
@@ -89,6 +90,8 @@ def hospital(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         machine.fedsite(
             *("init", *places, "--epsilon", "1e6", "--delta", "1e-6", "--nominal-patients", "100"), user=USER
         )
+        machine.ok("chown", f"root:{USER}", CONFIG)
+        machine.ok("chmod", "640", CONFIG)
         prepare_blobs(Site(machine.shared))
         machine.ok("chown", "-R", USER, str(SHARED / "data"))
         found = Hospital(machine, server)
@@ -123,15 +126,45 @@ def test_the_timer_takes_part_by_itself(hospital: Hospital, tmp_path: Path) -> N
     installed = machine.fedsite("schedule", "install", "--every", "1m", "--config", CONFIG)["data"]
     assert (installed["with"], installed["scope"], installed["runs"]) == ("systemd", "system", True)
     until(lambda: hospital.received(number) == 1, lambda: machine.ok("journalctl", "--no-pager", "-n", "50"))
+    machine.ok("systemctl", "stop", TIMER)
     until(lambda: machine.properties(SERVICE, "ActiveState")["ActiveState"] == "inactive", lambda: "still at work")
     assert machine.properties(SERVICE, "Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
     assert machine.journal(SERVICE) == [], "all went well: not a word"
+    assert machine.run("test", "-e", str(STAMP)).returncode == 0
     assert machine.fedsite("schedule", "remove", "--config", CONFIG)["outcome"] == "removed"
+    assert machine.run("test", "-e", str(STAMP)).returncode == 1, "else the next schedule would make up for it at once"
     assert machine.run("systemctl", "cat", SERVICE).returncode
     assert machine.properties(TIMER, "ActiveState", "LoadState") == {
         "ActiveState": "inactive",
         "LoadState": "not-found",
     }
+
+
+def test_root_and_the_user_do_not_take_from_each_other(hospital: Hospital) -> None:
+    machine = hospital.machine
+    machine.fedsite("schedule", "install", "--every", "24h", "--config", CONFIG)
+    try:
+        machine.ok("systemctl", "disable", TIMER)
+        (shown,) = machine.fedsite("schedule", "show", "--config", CONFIG)["data"]["installed"]
+        assert not shown["runs"], "after a boot nothing would start it"
+        again = machine.fedsite("schedule", "install", "--every", "24h", "--config", CONFIG)
+        assert (again["outcome"], again["data"]["runs"]) == ("replaced", True)
+        as_user = ("runuser", "-u", USER, "--", FEDSITE, "schedule")
+        refused = machine.run(*as_user, "remove", "--config", CONFIG)
+        assert refused.returncode == 78
+        assert "Root has scheduled this site" in refused.stderr
+        refused = machine.run(*as_user, "install", "--user", "--with", "systemd", "--config", CONFIG)
+        assert refused.returncode == 78
+    finally:
+        machine.fedsite("schedule", "remove", "--config", CONFIG)
+
+    machine.ok("chmod", "600", CONFIG)
+    try:
+        refused = machine.run(FEDSITE, "schedule", "install", "--config", CONFIG)
+        assert refused.returncode == 78
+        assert f"{USER}, to whom the state folder belongs, cannot read {CONFIG}" in refused.stderr.replace("\n", " ")
+    finally:
+        machine.ok("chmod", "640", CONFIG)
 
 
 @pytest.fixture
@@ -202,9 +235,7 @@ def test_stopped_in_the_midst_of_a_training(scheduled: Hospital, tmp_path: Path)
     machine.ok("systemctl", "start", "--no-block", SERVICE)
     kept = machine.shared / "state" / "checkpoints" / f"round-{number}.training.safetensors"
     until(kept.exists, lambda: machine.ok("journalctl", "--no-pager", "-n", "50"))
-    began = time.monotonic()
     machine.ok("systemctl", "stop", SERVICE)
-    assert time.monotonic() - began < 10 + 5, "ten seconds, and what systemd and this machine take"
     assert machine.properties(SERVICE, "Result", "ExecMainStatus", "ActiveState") == {
         "Result": "success",
         "ExecMainStatus": "143",

@@ -113,7 +113,7 @@ def test_the_sample_site_can_take_part_in_the_sample_plan() -> None:
 
 
 RUN = Run(
-    Schedule(360, ("20:00-06:00",)),
+    Schedule(360),
     ("/opt/fedsite/bin/fedsite", "--quiet", "train-round", "--config", "/etc/fedsite/site.yaml"),
     Path("/var/lib/fedsite/state"),
     "hospital",

@@ -1,4 +1,4 @@
-"""What a schedule runs, as whom, with which credentials, and whose file root may take for it."""
+"""What a schedule runs, as whom, with which credentials, and what root does not do for others."""
 
 import os
 from pathlib import Path
@@ -23,10 +23,14 @@ def own(tmp_path: Path) -> Site:
     return site
 
 
-def with_login(site: Site, login: Path) -> Run:
-    site.configure(network={"proxy": "http://proxy.example:3128", "proxy_login": str(login)})
+def scheduled(site: Site) -> Run:
     read = config.load(site.config)
     return run.of(site.config, read, Schedule.of(read.policy, 360, (), False))
+
+
+def with_login(site: Site, login: Path) -> Run:
+    site.configure(network={"proxy": "http://proxy.example:3128", "proxy_login": str(login)})
+    return scheduled(site)
 
 
 def test_a_proxy_s_login_is_a_credential_of_this_service(own: Site) -> None:
@@ -38,15 +42,17 @@ def test_a_proxy_s_login_is_a_credential_of_this_service(own: Site) -> None:
     ("place", "said"),
     [
         ("other.service/fedsite-proxy-login", "another service"),
-        ("{own}.service/backup-key", "not fedsite's: backup-key"),
+        ("{own}.service/fedsite:other", "no unit can hold"),
+        ("{own}.service/fedsite%n", "no unit can hold"),
+        ("{own}.service/fedsite-x\nExecStartPre=+sh -c id\n#", "no unit can hold"),
     ],
 )
-def test_nobody_comes_by_another_s_credential(own: Site, place: str, said: str) -> None:
+def test_what_is_no_credential_of_this_service(own: Site, place: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         with_login(own, GIVEN / place.format(own=name_of(own.state)))
 
 
-def test_no_line_of_a_unit_can_be_smuggled_in(own: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_cannot_add_a_line_to_a_unit(own: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDSITE_TRAINING__DEVICE", "cpu\nUser=root")
     read = config.load(own.config, environment={})
     with pytest.raises(ConfigurationError, match="line break"):
@@ -54,18 +60,30 @@ def test_no_line_of_a_unit_can_be_smuggled_in(own: Site, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_root_takes_a_user_s_file_for_what_is_that_user_s(own: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "_places", list)
+def test_root_takes_no_file_of_a_user_s(own: Site) -> None:
     os.chown(own.config, NOBODY, NOBODY)
-    with pytest.raises(ConfigurationError, match="another user than the state folder"):
+    with pytest.raises(ConfigurationError, match="belongs to another user") as caught:
         install.show(own.config)
-    os.chown(own.state, NOBODY, NOBODY)
-    assert install.show(own.config) == []
-    with pytest.raises(ConfigurationError, match="belongs to another user"):
-        config.load(own.config)
+    assert f"chown root {own.config}" in caught.value.mend
 
-    os.chown(own.config, 0, 0)
-    assert install.show(own.config) == [], "root's own may name any state folder"
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_nobody_can_put_another_folder_in_the_state_folder_s_place(own: Site) -> None:
+    os.chown(own.home, NOBODY, NOBODY)
+    with pytest.raises(ConfigurationError, match="belongs to neither root nor that folder's owner"):
+        scheduled(own)
+    os.chown(own.state, NOBODY, NOBODY)
+    assert scheduled(own).user == "nobody"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs for others")
+def test_a_user_who_cannot_read_the_configuration_is_not_started_in_vain(
+    own: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "TEMPORARY", ())
+    os.chown(own.state, NOBODY, NOBODY)
+    with pytest.raises(ConfigurationError, match=f"nobody, to whom the state folder belongs, cannot read {own.config}"):
+        install.install(own.config, install.Asked(360, way="systemd", scope="system"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs for the system")

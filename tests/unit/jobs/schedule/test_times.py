@@ -128,3 +128,21 @@ def test_without_a_window_the_policys_hours_are_the_schedules() -> None:
     assert asked == Schedule(360, NIGHT, zone="Europe/Zurich")
     assert [start // DAY for start in asked.within(policy)] == [5, 5, 6, 6]
     assert Schedule(360, ("08:00-17:00",)).within(policy) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "windows", "weekends", "made_up"),
+    [
+        (Policy(), (), False, True),
+        (Policy(), ("20:00-06:00",), False, False),
+        (Policy(), (), True, False),
+        (Policy(hours=["20:00-06:00"]), (), False, True),
+        (Policy(hours=["20:00-06:00"]), ("20:00-06:00",), False, True),
+        (Policy(hours=["20:00-06:00"]), ("22:00-04:00",), False, False),
+        (Policy(hours=["20:00-06:00"], days=["mon"]), ("19:00-07:00",), False, True),
+    ],
+)
+def test_a_missed_start_is_made_up_for_where_the_policy_says_when(
+    policy: Policy, windows: tuple[str, ...], weekends: bool, made_up: bool
+) -> None:
+    assert Schedule.of(policy, 360, windows, weekends).may_be_made_up(policy) is made_up

@@ -86,6 +86,7 @@ def test_the_timer_makes_up_for_what_was_missed() -> None:
     assert "Persistent=yes" in text
     assert f"RandomizedDelaySec={SCHEDULE.jitter_seconds}" in text
     assert "OnCalendar=Sat,Sun *-*-* " in text
+    assert "Persistent=no" in units.timer(replace(RUN, made_up=False))
 
 
 def test_in_a_folder_they_are_found_replaced_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,11 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert log.read_text().splitlines() == told
     assert place.holds(RUN)
     place.remove(RUN.name)
-    assert log.read_text().splitlines()[-2:] == [f"--system disable --now {timer}", "--system daemon-reload"]
+    assert log.read_text().splitlines()[-3:] == [
+        f"--system disable --now {timer}",
+        f"--system clean --what=state {timer}",
+        "--system daemon-reload",
+    ]
 
     program.write_text(SYSTEMCTL.format(log=log, active=3))
     place.install(RUN)
