@@ -193,7 +193,6 @@ def find_any(explicit: Path | None, environment: Mapping[str, str] = os.environ)
 def load(explicit: Path | None = None, environment: Mapping[str, str] = os.environ) -> SiteConfig:
     """Reads, checks and freezes the configuration. Raises ConfigurationError naming key and mend."""
     path = find(explicit, environment)
-    check_owner(path)
     settings = read_yaml(path)
     _require_known_version(settings.get("version"), path.name)
     _apply_environment(settings, environment)
@@ -213,9 +212,11 @@ def _require_known_version(found: object, name: str) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file; refuses duplicate keys. Raises ConfigurationError."""
+    """A YAML mapping from a file that nobody else can change; refuses duplicate keys. Raises ConfigurationError."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        with path.open(encoding="utf-8") as file:
+            check_owner(path, os.fstat(file.fileno()))  # of what is read, whatever the path leads to a moment later
+            content = yaml.load(file, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{path} cannot be read.", "It must be a UTF-8 text file that you may read."
@@ -317,9 +318,9 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def check_owner(path: Path) -> None:
+def check_owner(path: Path, status: os.stat_result | None = None) -> None:
     """A file that somebody else can change would let them decide in the site's name: raises ConfigurationError."""
-    status = path.stat()
+    status = status or path.stat()
     if status.st_uid not in (0, os.geteuid()):
         whose = "It must belong to root or to the user who runs."
         by_root = f" As root: chown root {path}, and let that user's group read it (README, Operations)."

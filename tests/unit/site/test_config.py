@@ -72,14 +72,9 @@ def test_a_named_file_that_is_absent_is_not_replaced_by_another(nowhere: Path, h
 
 def test_another_users_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path)
-    real = Path.stat
-
-    def foreign(self: Path, **options: bool) -> os.stat_result:
-        found = list(real(self, **options))
-        found[4] = os.geteuid() + 12345
-        return os.stat_result(found)
-
-    monkeypatch.setattr(Path, "stat", foreign)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 12345)
+    if path.stat().st_uid == 0:
+        os.chown(path, 12, 12)
     with pytest.raises(ConfigurationError, match="belongs to another user") as refused:
         config.load(path, {})
     assert refused.value.exit_code == 78
@@ -175,6 +170,23 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str, complain
     with pytest.raises(ConfigurationError) as refused:
         config.read_yaml(path)
     assert complaint in refused.value.message
+
+
+def test_what_was_looked_at_is_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(f"whose: {name}\n")
+    link = tmp_path / "site.yaml"
+    link.symlink_to("first")
+    check = config.check_owner
+
+    def then_swap(path: Path, status: os.stat_result | None = None) -> None:
+        check(path, status)
+        link.unlink()
+        link.symlink_to("second")
+
+    monkeypatch.setattr(config, "check_owner", then_swap)
+    assert config.read_yaml(link) == {"whose": "first"}
+    assert link.read_text() == "whose: second\n"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: \xe9\n"])
