@@ -72,10 +72,15 @@ class Units(Place):
             self._require("disable the timer", "disable", *(["--now"] if running else []), timer.name)
             if running:  # else a schedule that comes later would make up for all the time without one
                 self._systemctl("clean", "--what=state", timer.name)
+        at_work = running and self._is_at_work(name)
         presence.unlink(timer)
         presence.unlink(service)
-        if running:
+        if running and not at_work:  # else it would forget how to end the run: what 143 means, whom to send SIGTERM
             self._require("read its units anew", "daemon-reload")
+
+    def _is_at_work(self, name: str) -> bool:
+        state = self._systemctl("show", f"{name}.service", "--property=ActiveState", "--value").stdout.strip()
+        return state in ("activating", "active", "deactivating")
 
     def _texts(self, run: Run) -> dict[Path, bytes]:
         service, timer = self._files(run.name)

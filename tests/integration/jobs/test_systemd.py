@@ -229,18 +229,18 @@ def test_what_is_for_a_person_is_an_error_in_the_journal(scheduled: Hospital, tm
     assert said[0]["MESSAGE"].startswith("Error: "), said
 
 
-def test_stopped_in_the_midst_of_a_training(scheduled: Hospital, tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", [False, True], ids=["scheduled", "removed meanwhile"])
+def test_stopped_in_the_midst_of_a_training(scheduled: Hospital, tmp_path: Path, removed: bool) -> None:
     machine = scheduled.machine
     number = scheduled.open_round(tmp_path, steps=2000)
     machine.ok("systemctl", "start", "--no-block", SERVICE)
     kept = machine.shared / "state" / "checkpoints" / f"round-{number}.training.safetensors"
     until(kept.exists, lambda: machine.ok("journalctl", "--no-pager", "-n", "50"))
+    if removed:
+        machine.fedsite("schedule", "remove", "--config", CONFIG)
     machine.ok("systemctl", "stop", SERVICE)
-    assert machine.properties(SERVICE, "Result", "ExecMainStatus", "ActiveState") == {
-        "Result": "success",
-        "ExecMainStatus": "143",
-        "ActiveState": "inactive",
-    }
+    ended = machine.properties(SERVICE, "LoadState", "ActiveState", "Result")
+    assert ended == {"LoadState": "not-found" if removed else "loaded", "ActiveState": "inactive", "Result": "success"}
     assert kept.is_file()
     assert machine.run("pgrep", "-u", USER).stdout == "", "no process of its own is left"
 

@@ -137,9 +137,10 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert log.read_text().splitlines() == told
     assert place.holds(RUN)
     place.remove(RUN.name)
-    assert log.read_text().splitlines()[-3:] == [
+    assert log.read_text().splitlines()[-4:] == [
         f"--system disable --now {timer}",
         f"--system clean --what=state {timer}",
+        f"--system show {RUN.name}.service --property=ActiveState --value",
         "--system daemon-reload",
     ]
 
