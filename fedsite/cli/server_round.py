@@ -59,9 +59,9 @@ def open_round(
         "screening": screen.outlook(draft, values),
         "stopping": stops.outlook(draft, values),
     }
-    lines = [f"Round {row.number} of {rounds} is open until {row.expires}.", *filter(None, said.values())]
+    opened = f"Round {row.number} is open until {row.expires}, 1 of {rounds} in its series."
     report = round_report(federation, row.number)
-    Output.of(context).result("opened", report | said, "\n  ".join(lines))
+    Output.of(context).result("opened", report | said, "\n  ".join([opened, *filter(None, said.values())]))
 
 
 @app.command("list")

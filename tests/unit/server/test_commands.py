@@ -230,6 +230,13 @@ def test_errors_have_their_kind(folder: Path, plan_path: Path, tmp_path: Path) -
     assert not (tmp_path / "x").exists()
 
 
+def test_a_round_is_told_by_its_number_and_place_in_the_series(folder: Path, plan_path: Path, tmp_path: Path) -> None:
+    opening = ("round", "open", plan_path, "--model", model_file(tmp_path / "model.safetensors"), "--dir", folder)
+    assert ", 1 of 3 in its series." in say("server", *opening, "--rounds", 3).splitlines()[0]
+    say("server", "round", "close", 1, "--dir", folder)
+    assert say("server", *opening).startswith("Round 2 is open until 20")
+
+
 def test_a_damaged_model_is_not_exported(folder: Path, plan_path: Path, tmp_path: Path) -> None:
     first = model_file(tmp_path / "model.safetensors")
     say("server", "round", "open", plan_path, "--model", first, "--dir", folder)
