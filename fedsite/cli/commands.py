@@ -67,7 +67,7 @@ class Group(TyperGroup):
         _write_parameters(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
-    def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:  # noqa: ARG002 - the base class has it
+    def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:  # noqa: ARG002 - typer passes it
         """The commands in the order of their use, each with the first part of its sentence, under what they are for."""
         sections: dict[str, list[tuple[str, str]]] = {}
         widest = max(map(len, self.commands))

@@ -74,8 +74,8 @@ class _Line:
                 self.open_option = option if after is None else None
                 value = after or ""
             self.given[name] = value
-        elif word in self._commands():
-            self.command = self._commands()[word]
+        elif inner := self._commands().get(word):
+            self.command = inner
         else:
             self.arguments += 1
 

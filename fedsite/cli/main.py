@@ -57,7 +57,7 @@ class FedsiteGroup(Group):
         """Called by typer with everything that follows `fedsite`."""
         return super().parse_args(ctx, hoist(args))
 
-    def format_epilog(self, ctx: "Context", formatter: "HelpFormatter") -> None:  # noqa: ARG002 - the base class has it
+    def format_epilog(self, ctx: "Context", formatter: "HelpFormatter") -> None:  # noqa: ARG002 - typer passes it
         """What holds for all commands."""
         from fedsite.cli import manual
 

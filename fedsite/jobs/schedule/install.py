@@ -5,15 +5,13 @@ places themselves: nothing is kept beside them that could come to differ.
 """
 
 import os
-import pwd
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedsite.errors import ConfigurationError, UsageError
-from fedsite.jobs.schedule import presence, run
+from fedsite.jobs.schedule import presence, reach, run
 from fedsite.jobs.schedule.crontab import DropIn, Table
 from fedsite.jobs.schedule.place import Place
 from fedsite.jobs.schedule.record import name_of
@@ -26,7 +24,6 @@ from fedsite.site import hours
 from fedsite.site.config import SiteConfig
 from fedsite.site.hours import Hours
 
-TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - whose names it takes to refuse them
 LATER = "What is installed waits for it."
 
 
@@ -73,17 +70,16 @@ class Done:
 def install(config_path: Path | None, asked: Asked, warn: Warn = unheard) -> Done:
     """Installs a site's schedule in one place, and takes it out of the others.
 
-    Raises ConfigurationError, UsageError where no start would lie within the policy's hours, CannotWrite.
+    Raises ConfigurationError, also where what was installed could not work; UsageError where no start would lie within
+    the policy's hours; CannotWrite.
     """
     path, config = _read(config_path)
     schedule = Schedule.of(config.policy, asked.every, asked.windows, asked.weekends)
     _require_open(schedule, config, warn)
     wanted = run.of(path, config, schedule)
     place, reason = _choose(asked, wanted)
-    if (place.way, place.scope) == ("systemd", "system"):
-        _require_seen(Path(wanted.command[0]), path, *_named(config))
     if place.scope == "system":
-        _require_reached(wanted.user, path, Path(wanted.command[0]))
+        reach.require(place.way, wanted, path, config)
     others = [one for one in _places() if (one.way, one.scope) != (place.way, place.scope) and one.find(wanted.name)]
     _require_own(others, wanted.name)
     known = place.find(wanted.name) is not None
@@ -108,7 +104,10 @@ def show(config_path: Path | None) -> list[Installed]:
 
 
 def remove(config_path: Path | None) -> list[str]:
-    """Removes every schedule of a configuration; gives where they were. Raises CannotWrite."""
+    """Removes every schedule of a configuration; gives where they were.
+
+    Raises CannotWrite, and ConfigurationError where one of them is root's to remove.
+    """
     name = name_of(_read(config_path)[1].paths.state)
     found = [place for place in _places() if place.find(name)]
     _require_own(found, name)
@@ -183,39 +182,6 @@ def _require_own(places: list[Place], name: str) -> None:
         if place.scope == "system" and os.geteuid() != 0:
             raise ConfigurationError(
                 f"Root has scheduled this site: {place.where(name)}.", "Leave it; or as root: fedsite schedule remove"
-            )
-
-
-def _named(config: SiteConfig) -> list[Path]:
-    """Every file and folder that a run needs and the configuration names."""
-    paths, hooks, network = config.paths, config.hooks, config.network
-    named = (paths.state, paths.data, *paths.tasks, hooks.before_round, hooks.after_round)
-    return [path for path in (*named, network.proxy_ca, network.proxy_login) if path]
-
-
-def _require_seen(*needed: Path) -> None:
-    """A service of the system's has temporary folders of its own. Raises ConfigurationError for what lies in others."""
-    for path in needed:
-        if any(place.is_relative_to(folder) for place in (path, path.resolve()) for folder in TEMPORARY):
-            raise ConfigurationError(
-                f"{path} lies in a temporary folder, which a service of the system's does not see.",
-                "Move it to a folder that stays, such as /var/lib/fedsite; or use --with cron.",
-            )
-
-
-def _require_reached(user: str, config_path: Path, program: Path) -> None:
-    """Raises ConfigurationError where root schedules for a user what that user can neither read nor run."""
-    who = pwd.getpwnam(user)
-    if who.pw_uid == 0:
-        return
-    groups = os.getgrouplist(user, who.pw_gid)
-    for verb, permission, path in (("read", "-r", config_path), ("run", "-x", program)):
-        test = ["/usr/bin/test", permission, str(path)]
-        tried = subprocess.run(test, user=who.pw_uid, group=who.pw_gid, extra_groups=groups, cwd="/", check=False)
-        if tried.returncode:
-            raise ConfigurationError(
-                f"{user}, to whom the state folder belongs, cannot {verb} {path}.",
-                f"Such as: chown root:$(id -gn {user}) {path}; chmod g+r {path}; and see the folders above it.",
             )
 
 

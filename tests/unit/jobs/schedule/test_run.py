@@ -7,7 +7,7 @@ import pytest
 from support.site import Site
 
 from fedsite.errors import ConfigurationError
-from fedsite.jobs.schedule import install, run
+from fedsite.jobs.schedule import install, reach, run
 from fedsite.jobs.schedule.record import name_of
 from fedsite.jobs.schedule.run import GIVEN, Run
 from fedsite.jobs.schedule.times import Schedule
@@ -80,7 +80,7 @@ def test_nobody_can_put_another_folder_in_the_state_folder_s_place(own: Site) ->
 def test_a_user_who_cannot_read_the_configuration_is_not_started_in_vain(
     own: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "TEMPORARY", ())
+    monkeypatch.setattr(reach, "TEMPORARY", ())
     os.chown(own.state, NOBODY, NOBODY)
     with pytest.raises(ConfigurationError, match=f"nobody, to whom the state folder belongs, cannot read {own.config}"):
         install.install(own.config, install.Asked(360, way="systemd", scope="system"))
@@ -88,7 +88,7 @@ def test_a_user_who_cannot_read_the_configuration_is_not_started_in_vain(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs for the system")
 def test_a_service_is_not_installed_for_what_it_would_not_see(own: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "TEMPORARY", (own.data,))
+    monkeypatch.setattr(reach, "TEMPORARY", (own.data,))
     with pytest.raises(ConfigurationError, match="does not see") as caught:
         install.install(own.config, install.Asked(360, way="systemd", scope="system"))
     assert str(own.data) in caught.value.message
